@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Cofferdam: a type-1 partitioning hypervisor for 64-bit Arm.
+//!
+//! The rooms, from the ground up (`tests/layering.rs` holds the order):
+//!
+//! - L0, vocabulary: [`addr`], [`bits`], [`id`], [`spec`];
+//! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`percpu`], [`drivers`];
+//! - L2, models, plain state machines: [`memory`], [`gic`], [`psci`], [`smccc`], [`console`],
+//!   [`trace`], [`plan`];
+//! - L3, composition: [`vm`], [`vcpu`], [`boot`].
+#![no_std]
+#![warn(clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::indexing_slicing))]
+
+#[cfg(any(test, not(target_os = "none")))]
+extern crate std;
+
+extern crate alloc;
+
+pub mod addr;
+pub mod bits;
+pub mod id;
+pub mod spec;
+
+pub mod arch;
+pub mod drivers;
+pub mod mmio;
+pub mod percpu;
+pub mod sync;
+
+pub mod console;
+pub mod gic;
+pub mod memory;
+pub mod plan;
+pub mod psci;
+pub mod smccc;
+pub mod trace;
+
+pub mod boot;
+pub mod vcpu;
+pub mod vm;

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The plan: what the host tool has worked out and EL2 checks and carries out.
+//!
+//! The same types serve both sides; on the wire they are postcard behind a version number. A plan
+//! is an *allegation* until [`check`] has compared it with the live machine: everything in it may
+//! be wrong or hostile, so the types here have bounded sizes and no pointer of any kind.
+#![forbid(unsafe_code)]
+
+pub mod check;
+mod list;
+
+pub use list::List;
+
+use crate::addr::{Ipa, IpaRange, Pa, PaRange};
+use crate::id::{Mpidr, Pintid, Vintid};
+use heapless::String;
+use serde::{Deserialize, Serialize};
+
+/// The version of this schema; a plan of another version is refused.
+pub const FORMAT: u16 = 1;
+/// The most VMs in a plan.
+pub const VMS_MAX: usize = 16;
+/// The most vCPUs in a VM, and pCPUs in a machine.
+pub const CPUS_MAX: usize = 64;
+/// The most bytes in a name.
+pub const NAME_MAX: usize = 31;
+/// The most devices in a VM.
+pub const DEVICES_MAX: usize = 16;
+/// The most regions, and the most interrupts, of one device.
+pub const REGIONS_MAX: usize = 8;
+/// The most images in a VM.
+pub const IMAGES_MAX: usize = 8;
+/// The most bytes in an encoded plan; a longer one is refused before it is read.
+pub const PLAN_BYTES_MAX: usize = 32 << 10;
+
+/// A short name: ASCII letters, digits, `-` and `_`, as the host tool checks and EL2 checks again.
+pub type Name = String<NAME_MAX>;
+/// The path of a node in the host tree.
+pub type Path = String<127>;
+
+/// Everything that EL2 needs to know beyond the live tree.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// The board that the plan was made for, for messages only.
+    pub board: Name,
+    /// What the planner assumed about the machine.
+    pub machine: MachineClaim,
+    /// How the physical UART is shared.
+    pub console: ConsolePlan,
+    /// The VMs, in the order in which they start.
+    pub vms: List<VmPlan, VMS_MAX>,
+    /// Knobs for tests, which the shipped image honours.
+    pub knobs: Knobs,
+}
+
+/// What the planner read in the board's tree and the live tree must confirm.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MachineClaim {
+    /// The bytes of memory in all banks.
+    pub memory_bytes: u64,
+    /// The interrupt controller.
+    pub gic: GicClaim,
+    /// The physical UART, where the plan needs one.
+    pub uart: Option<UartClaim>,
+}
+
+/// Which interrupt controller, and where.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum GicClaim {
+    /// GICv2: distributor and CPU interface.
+    V2 {
+        /// GICD.
+        gicd: Pa,
+    },
+    /// GICv3 or later.
+    V3 {
+        /// GICD.
+        gicd: Pa,
+    },
+}
+
+/// Where the physical UART is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct UartClaim {
+    /// Its node in the host tree.
+    pub path: Path,
+    /// Its registers.
+    pub registers: PaRange,
+}
+
+/// How the guests' consoles share the physical UART.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ConsolePlan {
+    /// What goes out.
+    pub mode: ConsoleMode,
+    /// The byte that moves the focus to the next VM, 0x1d (Ctrl-]) unless told otherwise.
+    pub escape: u8,
+}
+
+/// What goes out on the physical UART.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ConsoleMode {
+    /// Every VM's lines, each behind the VM's name.
+    Tagged,
+    /// The bytes of the VM that has the focus.
+    Focus,
+}
+
+/// One VM.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VmPlan {
+    /// Its name.
+    pub name: Name,
+    /// The pCPU of each vCPU; no other VM may name it.
+    pub vcpus: List<Mpidr, CPUS_MAX>,
+    /// Its memory as the guest sees it; EL2 places it, with one owner for each page.
+    pub memory: IpaRange,
+    /// What is copied into its memory at every start.
+    pub images: List<ImagePlan, IMAGES_MAX>,
+    /// Where vCPU 0 starts, with the address of the device tree in x0.
+    pub entry: Ipa,
+    /// Where the guest's device tree is: x0 at entry.
+    pub tree: Ipa,
+    /// The virtual devices and where they stand.
+    pub layout: Layout,
+    /// Physical devices that the guest drives itself.
+    pub devices: List<DevicePlan, DEVICES_MAX>,
+    /// What is done when the guest asks for a reset.
+    pub on_reboot: OnReboot,
+}
+
+/// One image of the bundle and where it goes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ImagePlan {
+    /// The name of the image's node in the bundle, under `/images`.
+    pub name: Name,
+    /// Where its first byte goes.
+    pub ipa: Ipa,
+    /// Its size in bytes, which the bundle must confirm.
+    pub size_bytes: u64,
+}
+
+/// Where a VM's virtual devices stand.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Layout {
+    /// The virtual distributor, 64 KiB.
+    pub vdist: Ipa,
+    /// The virtual redistributors, 128 KiB for each vCPU, one behind the other.
+    pub vredist: Ipa,
+    /// The virtual PL011, 4 KiB.
+    pub vuart: Ipa,
+    /// The virtual PL011's interrupt, an SPI.
+    pub vuart_interrupt: Vintid,
+}
+
+/// A physical device that a guest drives itself: registers mapped, interrupts hardware-linked.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DevicePlan {
+    /// Its node in the host tree.
+    pub path: Path,
+    /// Its registers: where they are and where the guest sees them. Whole pages.
+    pub regions: List<(PaRange, Ipa), REGIONS_MAX>,
+    /// Its interrupts, all SPIs, and their numbers in the guest.
+    pub interrupts: List<(Pintid, Vintid), REGIONS_MAX>,
+}
+
+/// What is done when a guest asks for a reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum OnReboot {
+    /// The VM starts again; nobody else notices.
+    Restart,
+    /// The VM stays off.
+    Stop,
+}
+
+/// What tests turn; the defaults are what ships.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Knobs {
+    /// Use no more than this many list registers.
+    pub list_registers_max: Option<u8>,
+    /// Use no more than this many bits of VMID.
+    pub vmid_bits_max: Option<u8>,
+    /// Leave out the mitigations that a core needs, for the first column of the bench.
+    pub mitigations_off: bool,
+    /// Reports the cost of each VM reset on the log.
+    pub report_reset_cost: bool,
+    /// Makes EL2 fault once the given VM starts, to show the dump.
+    pub fault_at_start: Option<FaultKind>,
+}
+
+/// How EL2 faults on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FaultKind {
+    /// A Rust panic.
+    Panic,
+    /// A write to read-only memory.
+    WriteToText,
+    /// A call to memory that is not executable.
+    ExecuteData,
+    /// A stack that runs into its guard page.
+    StackOverflow,
+}
+
+/// Why bytes are not a plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DecodeError {
+    /// The plan is of another version of the schema: its number.
+    Format(u16),
+    /// The bytes do not decode, or something follows them.
+    Malformed,
+}
+
+impl Plan {
+    /// Reads a plan: two bytes of version, little-endian, then postcard, then nothing.
+    ///
+    /// # Errors
+    /// Says what is wrong; what `bytes` can make this allocate is bounded by
+    /// the maxima of this module.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > PLAN_BYTES_MAX {
+            return Err(DecodeError::Malformed);
+        }
+        let (format, rest) = bytes.split_first_chunk().ok_or(DecodeError::Malformed)?;
+        let format = u16::from_le_bytes(*format);
+        if format != FORMAT {
+            return Err(DecodeError::Format(format));
+        }
+        match postcard::take_from_bytes(rest) {
+            Ok((plan, [])) => Ok(plan),
+            _ => Err(DecodeError::Malformed),
+        }
+    }
+
+    /// Writes the plan into `buffer` and returns the bytes used; `None` when it does not fit.
+    pub fn encode<'a>(&self, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+        let (format, rest) = buffer.split_first_chunk_mut()?;
+        *format = FORMAT.to_le_bytes();
+        let used = postcard::to_slice(self, rest).ok()?.len() + 2;
+        buffer.get(..used)
+    }
+}
