@@ -5,3 +5,6 @@
 pub mod esr;
 pub mod exception;
 pub mod idregs;
+pub mod pl011;
+pub mod psci;
+pub mod smccc;
