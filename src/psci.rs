@@ -149,7 +149,7 @@ impl Psci {
     }
 }
 
-/// CPU_SUSPEND (DEN 0022 section 5.4). Power down may be answered with standby, section 5.4.2,
+/// CPU_SUSPEND (DEN 0022 section 5.4). Power down may be answered with standby,
 /// but only once the parameters are known to be good.
 fn suspend(
     power_state: u32,
@@ -165,7 +165,7 @@ fn suspend(
     Ok(Action::Suspend)
 }
 
-/// SYSTEM_RESET2 (DEN 0022 section 5.12). No vendor type is known, so all of them are invalid.
+/// SYSTEM_RESET2 (DEN 0022 section 5.1.12). No vendor type is known, so all of them are invalid.
 fn reset_2(reset_type: u32) -> Result<Action, Status> {
     match reset_type {
         SYSTEM_WARM_RESET => Ok(Action::SystemReset(Reset::Warm)),
@@ -173,7 +173,7 @@ fn reset_2(reset_type: u32) -> Result<Action, Status> {
     }
 }
 
-/// PSCI_FEATURES (DEN 0022 section 5.15). No function has a feature flag set: CPU_SUSPEND takes
+/// PSCI_FEATURES (DEN 0022 section 5.16). No function has a feature flag set: CPU_SUSPEND takes
 /// the original format and knows no OS-initiated mode.
 fn features(asked: FunctionId) -> Result<Action, Status> {
     if asked == smccc::VERSION || Function::decode(asked).is_some() {

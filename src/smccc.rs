@@ -13,7 +13,7 @@ use crate::spec::{
 /// How Cofferdam names itself to a guest that asks for the call UID:
 /// c4f2ddea-a330-4f8f-b2b8-8e8bf742aedf, made at random once (RFC 4122, version 4).
 ///
-/// W0 to W3 hold the 16 bytes of the UUID, four to a word, lowest first (DEN 0028 section 6.2).
+/// W0 to W3 hold the 16 bytes of the UUID, four to a word, lowest first (DEN 0028 table 6-3).
 pub const CALL_UID: [u32; 4] = [0xeadd_f2c4, 0x8f4f_30a3, 0x8b8e_b8b2, 0xdfae_42f7];
 /// The revision of our vendor specific hypervisor services: major in W0, minor in W1.
 pub const REVISION: [u32; 4] = [0, 1, 0, 0];

@@ -43,7 +43,6 @@ impl FunctionId {
 /// Returns the low 32 bits: what a 32-bit parameter is in either convention.
 #[must_use]
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the upper half is masked away on purpose")]
 pub const fn low_word(value: u64) -> u32 {
     (value & 0xffff_ffff) as u32
 }
@@ -58,7 +57,7 @@ pub const ARCH_WORKAROUND_1: FunctionId = FunctionId::new(0x8000_8000);
 pub const ARCH_WORKAROUND_2: FunctionId = FunctionId::new(0x8000_7fff);
 /// SMCCC_ARCH_WORKAROUND_3, against CVE-2017-5715 and CVE-2022-23960.
 pub const ARCH_WORKAROUND_3: FunctionId = FunctionId::new(0x8000_3fff);
-/// Call UID of the vendor specific hypervisor services (DEN 0028 section 6.2).
+/// Call UID of the vendor specific hypervisor services (DEN 0028 table 6-3).
 pub const VENDOR_HYP_CALL_UID: FunctionId = FunctionId::new(0x8600_ff01);
 /// Revision of the vendor specific hypervisor services.
 pub const VENDOR_HYP_REVISION: FunctionId = FunctionId::new(0x8600_ff03);
