@@ -11,8 +11,8 @@ mod power;
 use crate::addr::{Address, Ipa};
 use crate::id::{Mpidr, VcpuId};
 use crate::spec::psci::{
-    AffinityState, Function, MIGRATION_NOT_REQUIRED, SYSTEM_WARM_RESET, Status, VERSION_1_1,
-    is_core_power_state, is_power_down,
+    AffinityState, Function, MIGRATION_NOT_REQUIRED, PSCI_VERSION, SYSTEM_WARM_RESET, Status,
+    VERSION_1_1, is_core_power_state, is_power_down,
 };
 use crate::spec::smccc::{self, FunctionId, low_word};
 use alloc::boxed::Box;
@@ -62,29 +62,19 @@ impl Psci {
     /// Decides what a call does, given X1 to X3.
     ///
     /// `is_entry` says whether a vCPU may start at an address: whether the VM has memory there.
-    #[inline]
+    #[inline(always)]
     pub fn call(
         &self,
         function: FunctionId,
         arguments: [u64; 3],
         is_entry: impl FnOnce(Ipa) -> bool,
     ) -> Action {
-        // The 32-bit variants see the low halves only.
-        let [x1, x2, x3] = arguments.map(|argument| function.narrow(argument));
-        let result = match Function::decode(function) {
-            Some(Function::Version) => return Action::Return(VERSION_1_1),
-            Some(Function::CpuSuspend) => suspend(low_word(x1), x2, is_entry),
-            Some(Function::CpuOff) => Ok(Action::TurnOff),
-            Some(Function::CpuOn) => self.turn_on(x1, x2, x3, is_entry),
-            Some(Function::AffinityInfo) => self.affinity_info(x1, low_word(x2)),
-            Some(Function::MigrateInfoType) => Ok(Action::Return(MIGRATION_NOT_REQUIRED)),
-            Some(Function::SystemOff) => Ok(Action::SystemOff),
-            Some(Function::SystemReset) => Ok(Action::SystemReset(Reset::Cold)),
-            Some(Function::SystemReset2) => reset_2(low_word(x1)),
-            Some(Function::Features) => features(FunctionId::new(low_word(x1))),
-            None => Err(Status::NotSupported),
-        };
-        result.unwrap_or_else(|status| Action::Return(status.x0()))
+        // The cheapest of all calls is not to wait for the others' preparations.
+        if function == PSCI_VERSION {
+            return Action::Return(VERSION_1_1);
+        }
+        self.decide(function, arguments, is_entry)
+            .unwrap_or_else(|status| Action::Return(status.x0()))
     }
 
     /// Makes a vCPU start at `start` without a call: the first vCPU of a VM that boots.
@@ -117,6 +107,29 @@ impl Psci {
     /// Returns the state of a vCPU.
     pub fn state(&self, vcpu: VcpuId) -> Option<AffinityState> {
         Some(self.vcpus.get(vcpu.index())?.state())
+    }
+
+    #[inline(never)]
+    fn decide(
+        &self,
+        function: FunctionId,
+        arguments: [u64; 3],
+        is_entry: impl FnOnce(Ipa) -> bool,
+    ) -> Result<Action, Status> {
+        // The 32-bit variants see the low halves only.
+        let [x1, x2, x3] = arguments.map(|argument| function.narrow(argument));
+        match Function::decode(function).ok_or(Status::NotSupported)? {
+            Function::Version => Ok(Action::Return(VERSION_1_1)),
+            Function::CpuSuspend => suspend(low_word(x1), x2, is_entry),
+            Function::CpuOff => Ok(Action::TurnOff),
+            Function::CpuOn => self.turn_on(x1, x2, x3, is_entry),
+            Function::AffinityInfo => self.affinity_info(x1, low_word(x2)),
+            Function::MigrateInfoType => Ok(Action::Return(MIGRATION_NOT_REQUIRED)),
+            Function::SystemOff => Ok(Action::SystemOff),
+            Function::SystemReset => Ok(Action::SystemReset(Reset::Cold)),
+            Function::SystemReset2 => reset_2(low_word(x1)),
+            Function::Features => features(FunctionId::new(low_word(x1))),
+        }
     }
 
     /// CPU_ON (DEN 0022 section 5.6). The order of the checks is TF-A's: who, where, then state.

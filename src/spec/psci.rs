@@ -6,6 +6,8 @@
 
 use crate::spec::smccc::FunctionId;
 
+/// PSCI_VERSION.
+pub const PSCI_VERSION: FunctionId = FunctionId::new(0x8400_0000);
 /// What PSCI_VERSION returns for version 1.1.
 pub const VERSION_1_1: u64 = 0x1_0001;
 /// What MIGRATE_INFO_TYPE returns where no Trusted OS needs to be moved.
