@@ -8,3 +8,5 @@ pub mod idregs;
 pub mod pl011;
 pub mod psci;
 pub mod smccc;
+pub mod bundle;
+pub mod dtb;
