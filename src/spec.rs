@@ -10,3 +10,4 @@ pub mod psci;
 pub mod smccc;
 pub mod bundle;
 pub mod dtb;
+pub mod size;

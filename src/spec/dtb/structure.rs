@@ -103,7 +103,10 @@ fn item(block: &[u8], at: usize) -> Result<Item, DtbError> {
         BEGIN_NODE => 4 + name_at(block, at + 4).ok_or(DtbError::Name(at))?.len() + 1,
         PROP => {
             let value = word(block, at + 4).ok_or(DtbError::Token(at))?;
-            usize::try_from(value).ok().and_then(|v| v.checked_add(12)).ok_or(DtbError::Value(at))?
+            usize::try_from(value)
+                .ok()
+                .and_then(|v| v.checked_add(12))
+                .ok_or(DtbError::Value(at))?
         }
         _ => 4,
     };
