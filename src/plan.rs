@@ -8,6 +8,7 @@
 
 pub mod check;
 mod list;
+pub mod machine;
 
 pub use list::List;
 
