@@ -12,9 +12,12 @@ pub fn virt() -> Vec<u8> {
     virt_but(&[], |_| {})
 }
 
+/// A part of a tree: its name and what writes it.
+type Part = (&'static str, fn(&mut Builder));
+
 /// Writes [`virt`] without some of its parts and with what `fill` adds to the root.
 pub fn virt_but(without: &[&str], fill: impl FnOnce(&mut Builder)) -> Vec<u8> {
-    let parts: [(&str, fn(&mut Builder)); 6] = [
+    let parts: [Part; 6] = [
         ("psci", psci),
         ("memory", memory),
         ("devices", devices),

@@ -4,7 +4,6 @@
 use super::builder::Builder;
 use super::*;
 use std::string::{String, ToString};
-use std::vec;
 
 fn sample() -> Vec<u8> {
     Builder::tree(|b| {
@@ -245,5 +244,5 @@ fn total_size_needs_the_header_alone() {
     let bytes = sample();
     assert_eq!(total_size(&bytes[..8]), Ok(bytes.len()));
     assert_eq!(total_size(&bytes[..7]), Err(DtbError::Size(0)));
-    assert_eq!(total_size(&vec![0; 64]), Err(DtbError::Magic));
+    assert_eq!(total_size(&[0; 64]), Err(DtbError::Magic));
 }
