@@ -217,6 +217,14 @@ impl<'b, 'a> Found<'b, 'a> {
         if self.memory.is_empty() {
             return Err(missing("memory"));
         }
+        // Registers in memory would be handed to a guest.
+        for range in gic.gic.frames() {
+            if let Some((bank, _)) = self.memory.iter().find(|(_, bank)| bank.overlaps(range)) {
+                return Err(MachineError { node: gic.node, problem: Problem::Clash(bank) });
+            }
+        }
+        self.uarts
+            .retain(|uart| !self.memory.iter().any(|(_, bank)| bank.overlaps(uart.registers)));
         self.memory.sort_unstable_by_key(|(_, bank)| bank.start());
         let pmu = |pmu: &Specifiers<'_>| pmu.get(gic.domain, 0).and_then(|i| i.ppi());
         Ok(Machine {

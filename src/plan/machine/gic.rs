@@ -56,15 +56,7 @@ pub(super) fn read<'a>(
             maintenance,
         },
         Version::V3 => {
-            let count = match cell("#redistributor-regions") {
-                None => 1,
-                Some(Some(count @ 1..)) => usize::try_from(count).unwrap_or(usize::MAX),
-                Some(_) => return Err(error(Problem::Property("#redistributor-regions"))),
-            };
-            if count > REDISTRIBUTORS_MAX {
-                return Err(error(Problem::TooMany(REDISTRIBUTORS_MAX)));
-            }
-            let regions = (1..=count).map(|index| needed(frame(index, 0x2_0000)));
+            let regions = (1..=region_count(node)?).map(|index| needed(frame(index, 0x2_0000)));
             Gic::V3 {
                 gicd: needed(frame(0, 0x1_0000))?,
                 redistributors: regions.collect::<Result<Vec<_>, _>>()?,
@@ -76,6 +68,21 @@ pub(super) fn read<'a>(
     Ok(Found { node: node.name, gic, domain })
 }
 
+/// Returns how many regions of redistributors there are, at least one.
+fn region_count<'a>(node: FdtNode<'_, 'a>) -> Result<usize, MachineError<'a>> {
+    let name = "#redistributor-regions";
+    let error = |problem| MachineError { node: node.name, problem };
+    let count = match node.property(name).map(|property| value::cell(property.value)) {
+        None => 1,
+        Some(Some(count @ 1..)) => usize::try_from(count).unwrap_or(usize::MAX),
+        Some(_) => return Err(error(Problem::Property(name))),
+    };
+    (count <= REDISTRIBUTORS_MAX)
+        .then_some(count)
+        .ok_or(error(Problem::TooMany(REDISTRIBUTORS_MAX)))
+}
+
+/// Returns the bytes from one redistributor to the next, where the tree states them.
 fn stride<'a>(node: FdtNode<'_, 'a>) -> Result<Option<u64>, MachineError<'a>> {
     let name = "redistributor-stride";
     match node.property(name).map(|property| value::number(property.value)) {

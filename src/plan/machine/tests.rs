@@ -336,6 +336,18 @@ fn interrupts_out_of_range_are_none() {
     }
 }
 
+#[test]
+fn registers_in_memory_are_refused() {
+    let over_gic = virt_but(&[], |b| bank(b, "memory@8000000", &[0, 0x8ff_f000, 0, 0x1000]));
+    assert_eq!(
+        refusal(&over_gic),
+        "device tree: intc@8000000 and memory@8000000 contradict each other"
+    );
+    // A console that cannot be is none.
+    let over_uart = virt_but(&[], |b| bank(b, "memory@9000000", &[0, 0x900_0000, 0, 0x1000]));
+    assert_eq!(read(&over_uart).uart, None);
+}
+
 /// A console on a bus, one outside the bus's window, and one on a bus that is disabled.
 fn consoles(b: &mut Builder) {
     b.node("bus", |b| {

@@ -25,7 +25,7 @@ pub(super) enum Family {
 pub(super) struct Candidate<'a> {
     path: Path,
     kind: UartKind,
-    registers: PaRange,
+    pub registers: PaRange,
     interrupts: Specifiers<'a>,
 }
 
