@@ -11,3 +11,4 @@ pub mod smccc;
 pub mod bundle;
 pub mod dtb;
 pub mod size;
+pub mod gic;
