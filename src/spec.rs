@@ -3,3 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod vmsa;
+pub mod esr;
+pub mod exception;
+pub mod idregs;
+pub mod pl011;
+pub mod psci;
+pub mod smccc;
