@@ -2,10 +2,10 @@
 //! Encodings of the specifications, without state: what the words on the wire mean.
 #![forbid(unsafe_code)]
 
-pub mod vmsa;
 pub mod esr;
 pub mod exception;
 pub mod idregs;
 pub mod pl011;
 pub mod psci;
 pub mod smccc;
+pub mod vmsa;
