@@ -2,6 +2,8 @@
 //! Stage 2 and EL2's own map on the fake machine: what another core reaches, at any moment, is what
 //! was asked for. Each protection has a twin without it, and the machine notices.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use cofferdam::addr::{Address, HypVa, Ipa, IpaRange, Pa};
 use cofferdam::arch::fake::memory::{Context, TableMemory, Translation, Violation};
 use cofferdam::id::Vmid;

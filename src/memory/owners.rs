@@ -463,7 +463,7 @@ mod tests {
             }
             Step::Allocate(size, align, owner) => {
                 let at = |start: &u64| {
-                    start % align == 0
+                    start.is_multiple_of(align)
                         && pages(range(*start, size)).all(|page| model.get(&page) == Some(&FREE))
                 };
                 let expected = model.keys().copied().find(at).map(|start| range(start, size));

@@ -5,7 +5,7 @@
 //! Knows bits only: who may map what is not decided here. Without FEAT_LPA2 the 4 KiB granule ends
 //! at 48 bits of input and of output, and nothing here goes beyond. DDI 0487 D8.2 (translation
 //! process), D8.3 (descriptor formats), D8.4 (permissions), D8.6 (memory types), and D24.2 for
-//! MAIR_EL2, TCR_EL2, VTCR_EL2, VTTBR_EL2 and ID_AA64MMFR<n>_EL1.
+//! MAIR_EL2, TCR_EL2, VTCR_EL2, VTTBR_EL2 and ID_AA64MMFR0_EL1 to ID_AA64MMFR2_EL1.
 #![forbid(unsafe_code)]
 
 use crate::addr::{Address, PAGE_SIZE, Pa};
