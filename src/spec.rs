@@ -12,3 +12,4 @@ pub mod bundle;
 pub mod dtb;
 pub mod size;
 pub mod gic;
+pub mod vmsa;
