@@ -10,7 +10,7 @@ use crate::{boot, console, gic, irq, power, psci, println, test, timer, tree};
 use core::arch::asm;
 use core::mem::transmute;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 /// The most vCPUs that a guest uses.
 pub const CPUS_MAX: usize = 8;
@@ -28,6 +28,8 @@ pub struct PerCpu {
     pub(crate) guard: Guard,
     pub(crate) irq_handler: AtomicPtr<()>,
     job: AtomicPtr<()>,
+    /// From a successful `start` until the job has returned.
+    is_busy: AtomicBool,
 }
 
 /// The per-vCPU data, by index.
@@ -38,6 +40,7 @@ pub(crate) static PERCPU: [PerCpu; CPUS_MAX] = [const {
         guard: Guard::new(),
         irq_handler: AtomicPtr::new(null_mut()),
         job: AtomicPtr::new(null_mut()),
+        is_busy: AtomicBool::new(false),
     }
 }; CPUS_MAX];
 
@@ -87,13 +90,23 @@ pub fn start(index: usize, job: Job) -> Result<(), psci::Error> {
     let Some(percpu) = PERCPU.get(index) else { return Err(psci::Error::InvalidParameters) };
     // Pairs with the acquire in `secondary_main`.
     percpu.job.store(job as *mut (), Release);
-    psci::cpu_on(mpidr(index), boot::secondary_entry_address(), index as u64)
+    percpu.is_busy.store(true, Release);
+    let answer = psci::cpu_on(mpidr(index), boot::secondary_entry_address(), index as u64);
+    if answer.is_err() {
+        percpu.is_busy.store(false, Release);
+    }
+    answer
 }
 
-/// Waits until vCPU `index` is off; `false` when that takes too long.
+/// Waits until vCPU `index` has done its job and is off; `false` when that takes too long.
+///
+/// QEMU says OFF for a moment after a successful CPU_ON, so PSCI alone cannot be asked.
 #[must_use]
 pub fn wait_off(index: usize) -> bool {
-    timer::wait_for(timer::PATIENCE_MS, || psci::affinity_info(mpidr(index), 0) == Ok(1))
+    timer::wait_for(timer::PATIENCE_MS, || {
+        let is_busy = PERCPU.get(index).is_some_and(|percpu| percpu.is_busy.load(Acquire));
+        !is_busy && psci::affinity_info(mpidr(index), 0) == Ok(1)
+    })
 }
 
 /// Starts vCPU `index` at `job` and waits until it is off again; `false` when that fails.
@@ -127,6 +140,7 @@ pub(crate) extern "C" fn secondary_main(index: u64) -> ! {
         let job = unsafe { transmute::<*mut (), Job>(job) };
         test::protect(job);
     }
+    this.is_busy.store(false, Release);
     let error = psci::cpu_off();
     println!("vCPU {index} does not go off: {error:?}");
     loop {

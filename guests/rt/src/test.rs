@@ -68,14 +68,15 @@ macro_rules! check {
     };
 }
 
-/// Ends the test as failed unless both are equal; numbers are printed in hexadecimal.
+/// Ends the test as failed unless both are equal; numbers are printed in
+/// hexadecimal, without 0x.
 #[macro_export]
 macro_rules! check_eq {
     ($got:expr, $want:expr, $($what:tt)+) => {
         match (&$got, &$want) {
             (got, want) => if *got != *want {
                 return Err($crate::test::fail(format_args!(
-                    "{}: {:#x?}, not {:#x?}", format_args!($($what)+), got, want
+                    "{}: {:x?}, not {:x?}", format_args!($($what)+), got, want
                 )));
             }
         }
