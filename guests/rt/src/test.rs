@@ -159,10 +159,9 @@ pub fn run_one(test: &Test) -> Outcome {
         outcome = Some(Err(fail(format_args!("{}", given_up_message().as_str()))));
     }
     clean_up();
-    for index in 1..cpu::count() {
-        if !cpu::wait_off(index) {
-            outcome = Some(Err(fail(format_args!("vCPU {index} did not go off"))));
-        }
+    let all_off = cpu::stop_servers();
+    if matches!(outcome, Some(Ok(()))) && !all_off {
+        outcome = Some(Err(fail(format_args!("a vCPU did not go off"))));
     }
     if SECONDARY_GAVE_UP.swap(false, Acquire) {
         outcome = Some(Err(fail(format_args!("{}", given_up_message().as_str()))));

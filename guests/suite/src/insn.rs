@@ -92,6 +92,12 @@ impl Encoding {
         let Self(op0, op1, crn, crm, op2) = self;
         op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
     }
+    /// Returns whether it lies where FEAT_IDST reports an UNDEF read as a trapped access
+    /// (DDI 0487, FEAT_IDST: op0 3, op1 0, 1 or 3, CRn 0, CRm 0 to 7).
+    pub const fn is_id_space(self) -> bool {
+        let Self(op0, op1, crn, crm, _) = self;
+        op0 == 3 && matches!(op1, 0 | 1 | 3) && crn == 0 && crm < 8
+    }
     /// Returns `mrs x0, <register>`.
     pub const fn mrs(self) -> u32 {
         0xd520_0000 | self.bits()
