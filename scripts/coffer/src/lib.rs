@@ -5,6 +5,11 @@
 //! [`bundle`]; [`build`] does it all and builds the hypervisor's image too.
 #![forbid(unsafe_code)]
 
+pub mod board;
+pub mod bundle;
+pub mod elf;
 pub mod explain;
+pub mod image;
 pub mod manifest;
 pub mod message;
+pub mod tree;
