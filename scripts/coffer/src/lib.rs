@@ -6,10 +6,13 @@
 #![forbid(unsafe_code)]
 
 pub mod board;
+pub mod build;
 pub mod bundle;
+pub mod command;
 pub mod elf;
 pub mod explain;
 pub mod image;
 pub mod manifest;
 pub mod message;
+pub mod plan;
 pub mod tree;
