@@ -78,7 +78,8 @@ impl Qemu {
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {
         let memory = format!("{}K", self.memory_bytes >> 10);
-        let mut arguments: Vec<String> = ["-machine", &self.machine, "-cpu", &self.cpu].map(Into::into).into();
+        let mut arguments: Vec<String> =
+            ["-machine", &self.machine, "-cpu", &self.cpu].map(Into::into).into();
         arguments.extend(["-smp".into(), self.cpus.to_string(), "-m".into(), memory]);
         arguments.extend(self.arguments.iter().cloned());
         arguments

@@ -124,9 +124,8 @@ pub fn build_hypervisor() -> Result<PathBuf, Report> {
 /// Returns what a boot loader puts into memory. The program zeroes the rest by itself; how much
 /// that is stands in the Image header that it starts with.
 fn flatten_hypervisor(elf: &Path) -> Result<Vec<u8>, Message> {
-    let wrong = |why: String| {
-        Message::new(Code::E40, format!("{}: {why}", quote(&elf.to_string_lossy())))
-    };
+    let wrong =
+        |why: String| Message::new(Code::E40, format!("{}: {why}", quote(&elf.to_string_lossy())));
     let file = read_bytes(elf, ELF_BYTES_MAX).map_err(wrong)?;
     let flat = flatten(&file, By::VirtualAddress, MEMORY_BYTES_MAX);
     Ok(flat.map_err(|error| wrong(error.to_string()))?.bytes)

@@ -166,10 +166,7 @@ fn fit(images: &[&Image], positions: &[u32]) -> Vec<u8> {
     let nodes = images.iter().zip(positions).map(|(image, position)| {
         let hash = node(
             "hash-1",
-            [
-                property("algo", "crc32c"),
-                property("value", checksum.checksum(&image.bytes)),
-            ],
+            [property("algo", "crc32c"), property("value", checksum.checksum(&image.bytes))],
         );
         // `positions` has checked that every length has 32 bits; zero stands for none as yet.
         let size = u32::try_from(image.bytes.len()).unwrap_or(u32::MAX);
@@ -218,13 +215,14 @@ mod tests {
     use super::*;
     use crate::tree::Tree;
     use cofferdam::addr::{Address, Pa};
-    use cofferdam::plan::{
-        ConsoleMode, ConsolePlan, GicClaim, Knobs, List, MachineClaim, Name,
-    };
+    use cofferdam::plan::{ConsoleMode, ConsolePlan, GicClaim, Knobs, List, MachineClaim, Name};
 
     fn example() -> Bundle {
-        let machine =
-            MachineClaim { memory_bytes: 1 << 31, gic: GicClaim::V3 { gicd: Pa::new(0) }, uart: None };
+        let machine = MachineClaim {
+            memory_bytes: 1 << 31,
+            gic: GicClaim::V3 { gicd: Pa::new(0) },
+            uart: None,
+        };
         let plan = Plan {
             board: Name::try_from("board").unwrap(),
             machine,

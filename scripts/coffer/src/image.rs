@@ -156,7 +156,8 @@ fn image(
         warnings.push((Code::W03, text));
     }
     let (text_offset, needed) = if image_size == 0 {
-        warnings.push((Code::W02, "the kernel's header does not say how much memory it takes".into()));
+        warnings
+            .push((Code::W02, "the kernel's header does not say how much memory it takes".into()));
         (LEGACY_TEXT_OFFSET, file_bytes.saturating_add(LEGACY_SLACK))
     } else {
         (text_offset, image_size.max(file_bytes))
@@ -185,7 +186,8 @@ mod tests {
 
     fn header(text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
         let mut image = vec![0; HEADER_BYTES];
-        image[8..32].copy_from_slice(&[text_offset, image_size, flags].map(u64::to_le_bytes).concat());
+        image[8..32]
+            .copy_from_slice(&[text_offset, image_size, flags].map(u64::to_le_bytes).concat());
         image[56..60].copy_from_slice(b"ARM\x64");
         image
     }

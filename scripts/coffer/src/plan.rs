@@ -244,8 +244,7 @@ impl<'a> Planner<'a> {
             Err(why) => why,
         };
         let text = format!("{}: {why}", quote(&resolved.to_string_lossy()));
-        let mut message =
-            Message::new(Code::E07, text).at(self.manifest.mark(path.span(), ""));
+        let mut message = Message::new(Code::E07, text).at(self.manifest.mark(path.span(), ""));
         if let Some(near) = nearest_file(path.get_ref(), &resolved) {
             message = message.write(quote(&near).replace('`', "\""));
         }
@@ -310,25 +309,31 @@ impl<'a> Planner<'a> {
 
     fn devices(&mut self, vm: &Vm) -> Option<Vec<(DevicePlan, GuestDevice)>> {
         let mut window = devices::Window::default();
-        let assigned: Vec<_> = vm
-            .devices
-            .iter()
-            .map(|device| {
-                let name = device.get_ref();
-                let result = devices::find(&self.board.tree, name)
-                    .and_then(|node| devices::assign(self.board, name, node, &mut window));
-                result.or_else(|refusal| {
-                    let mark = self.manifest.mark(device.span(), "");
-                    let mut message = Message::new(refusal.code, refusal.text).at(mark);
-                    if let Some(write) = refusal.write {
-                        message = message.write(write);
-                    }
-                    self.report.push(message);
-                    Err(())
-                })
-            })
-            .collect();
-        assigned.into_iter().collect::<Result<_, ()>>().ok()
+        // Collected twice, so that the first refusal does not hide the others.
+        let assigned: Vec<_> =
+            vm.devices.iter().map(|device| self.device(device, &mut window)).collect();
+        assigned.into_iter().collect()
+    }
+
+    fn device(
+        &mut self,
+        device: &Spanned<String>,
+        window: &mut devices::Window,
+    ) -> Option<(DevicePlan, GuestDevice)> {
+        let name = device.get_ref();
+        let assigned = devices::find(&self.board.tree, name)
+            .and_then(|node| devices::assign(self.board, name, node, window));
+        match assigned {
+            Ok(assigned) => Some(assigned),
+            Err(refusal) => {
+                let mark = self.manifest.mark(device.span(), "");
+                let mut message = Message::new(refusal.code, refusal.text).at(mark);
+                if let Some(write) = refusal.write {
+                    message = message.write(write);
+                }
+                self.error(message)
+            }
+        }
     }
 
     /// Reports every device that is given away a second time.
@@ -347,10 +352,9 @@ impl<'a> Planner<'a> {
                     );
                     let message = Message::new(Code::E17, text)
                         .at(self.manifest.mark(device.span(), format!("{name} takes it again")))
-                        .at(self.manifest.mark(
-                            first.span(),
-                            format!("{} has it", owner.name.get_ref()),
-                        ));
+                        .at(self
+                            .manifest
+                            .mark(first.span(), format!("{} has it", owner.name.get_ref())));
                     self.report.push(message);
                 }
                 given.push((node, vm, device));
@@ -399,7 +403,9 @@ impl<'a> Planner<'a> {
 fn nearest_file(given: &Path, resolved: &Path) -> Option<String> {
     const LOOKED_AT_MAX: usize = 1000;
     let wanted = resolved.file_name()?.to_str()?;
-    let entries = std::fs::read_dir(resolved.parent()?).ok()?.flatten().take(LOOKED_AT_MAX);
+    let directory = resolved.parent().filter(|parent| *parent != Path::new(""));
+    let entries = std::fs::read_dir(directory.unwrap_or(Path::new("."))).ok()?;
+    let entries = entries.flatten().take(LOOKED_AT_MAX);
     let names: Vec<String> =
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     let others = names.iter().map(String::as_str).filter(|name| *name != wanted);

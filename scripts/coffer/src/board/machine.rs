@@ -168,16 +168,17 @@ fn cores(tree: &Tree) -> Result<Vec<Core>, MachineError> {
 }
 
 fn memory(tree: &Tree) -> Result<Vec<PaRange>, MachineError> {
-    let is_memory = |id: &NodeId| {
-        tree.text(*id, "device_type") == Some("memory") && tree.is_enabled(*id)
-    };
+    let is_memory =
+        |id: &NodeId| tree.text(*id, "device_type") == Some("memory") && tree.is_enabled(*id);
     let nodes = tree.children(tree.root()).iter().copied().filter(is_memory);
     let ranges = nodes.filter_map(|id| tree.registers(id)).flatten();
     let mut banks: Vec<_> =
         ranges.filter_map(|(start, size)| PaRange::new(Pa::new(start), size)).collect();
     banks.sort_by_key(|bank| bank.start());
     for pair in banks.windows(2) {
-        if let [a, b] = *pair && a.overlaps(b) {
+        if let [a, b] = *pair
+            && a.overlaps(b)
+        {
             return Err(MachineError::MemoryOverlaps(a, b));
         }
     }

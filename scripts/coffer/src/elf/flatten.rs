@@ -206,7 +206,9 @@ pub(crate) mod tests {
 
     #[test]
     fn broken_files_are_refused() {
-        let one = |header: Header, entry| flatten(&elf(entry, &[header], b"abcd"), By::PhysicalAddress, LIMIT);
+        let one = |header: Header, entry| {
+            flatten(&elf(entry, &[header], b"abcd"), By::PhysicalAddress, LIMIT)
+        };
         assert!(one((120, 0, 0, 4, 4), 0).is_ok());
         assert_eq!(one((120, 0, 0, 4, 4), 4), Err(FlattenError::Entry(4)));
         assert!(matches!(one((121, 0, 0, 4, 4), 0), Err(FlattenError::Segment(0, _))));

@@ -91,7 +91,9 @@ pub fn find(tree: &Tree, name: &str) -> Result<NodeId, Refusal> {
         return Ok(node);
     }
     let write = match label {
-        None if !name.starts_with('/') && tree.resolve(name).is_some() => Some(format!("\"&{name}\"")),
+        None if !name.starts_with('/') && tree.resolve(name).is_some() => {
+            Some(format!("\"&{name}\""))
+        }
         None if !name.starts_with('/') => Some("\"&label\" or \"/full/path\"".into()),
         Some(label) => nearest(label, tree.labels()).map(|near| format!("\"&{near}\"")),
         None => {
@@ -180,12 +182,7 @@ fn clocks(tree: &Tree, name: &str, node: NodeId) -> Result<Vec<u32>, Refusal> {
 
 type Regions = (Vec<(PaRange, Ipa)>, Vec<IpaRange>);
 
-fn regions(
-    tree: &Tree,
-    name: &str,
-    node: NodeId,
-    window: &mut Window,
-) -> Result<Regions, Refusal> {
+fn regions(tree: &Tree, name: &str, node: NodeId, window: &mut Window) -> Result<Regions, Refusal> {
     let no = |why: &str| refuse(Code::E18, format!("{} {why}", quote(name)));
     let Some(registers) = tree.registers(node) else {
         return no("has no registers that a core can reach");
@@ -221,9 +218,8 @@ fn neighbour(tree: &Tree, node: NodeId, pages: PaRange) -> Option<NodeId> {
     let others = tree.all().filter(|other| *other != node && tree.is_enabled(*other));
     others.into_iter().find(|other| {
         let registers = tree.registers(*other).unwrap_or_default();
-        let mut ranges = registers
-            .iter()
-            .filter_map(|(start, size)| PaRange::new(Pa::new(*start), *size));
+        let mut ranges =
+            registers.iter().filter_map(|(start, size)| PaRange::new(Pa::new(*start), *size));
         ranges.any(|range| range.overlaps(pages))
     })
 }
@@ -247,18 +243,18 @@ fn interrupts(
         if controller != board.machine.gic.node || spi >= SPIS {
             return no("has an interrupt that is not an SPI of the GIC");
         }
-        let sharer = tree.all().filter(|other| *other != node && tree.is_enabled(*other)).find(
-            |other| {
+        let sharer =
+            tree.all().filter(|other| *other != node && tree.is_enabled(*other)).find(|other| {
                 let theirs = tree.interrupts(*other).unwrap_or_default();
-                theirs.iter().any(|(parent, cells)| {
-                    *parent == controller && cells.starts_with(&[0, spi])
-                })
-            },
-        );
+                theirs
+                    .iter()
+                    .any(|(parent, cells)| *parent == controller && cells.starts_with(&[0, spi]))
+            });
         let pintid = Pintid::new(spi + 32);
         if let Some(sharer) = sharer {
             let (name, sharer) = (quote(name), quote(&tree.path(sharer)));
-            let text = format!("{name} and {sharer} share SPI {spi}; one interrupt cannot serve two");
+            let text =
+                format!("{name} and {sharer} share SPI {spi}; one interrupt cannot serve two");
             return refuse(Code::E21, text);
         }
         if interrupts.iter().any(|(known, _, _)| *known == pintid) {

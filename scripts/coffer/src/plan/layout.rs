@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn a_linked_kernel_stays_where_it_is() {
         let kernel = |start, end, entry| Placement::Fixed { start, end, entry };
-        let places = place(memory(8 * M), kernel(START + 3 * M, START + 3 * M + 1, START + 3 * M), 1);
+        let places =
+            place(memory(8 * M), kernel(START + 3 * M, START + 3 * M + 1, START + 3 * M), 1);
         let places = places.unwrap();
         assert_eq!(places.ramdisk, IpaRange::new(Ipa::new(START + 4 * M), 1));
         for (start, end) in

@@ -33,7 +33,11 @@ impl Planned {
         let digest: String = board.tree_sha256().chars().take(12).collect();
         let (count, memory) = (machine.cores.len(), bytes(machine.memory_bytes()));
         let model = machine.model.escape_debug();
-        writeln!(text, "board  {} ({model}, {count} cpus, {memory})  tree sha256:{digest}…", plan.board)?;
+        writeln!(
+            text,
+            "board  {} ({model}, {count} cpus, {memory})  tree sha256:{digest}…",
+            plan.board
+        )?;
         let groups: Vec<_> = self.core_groups(board).iter().map(CoreGroup::to_text).collect();
         writeln!(text, "cpus   {}", groups.join(" | "))?;
         write!(text, "ram   ")?;
@@ -46,7 +50,9 @@ impl Planned {
         if let Some(uart) = &plan.machine.uart {
             let key = char::from(plan.console.escape | 0x40);
             match plan.console.mode {
-                ConsoleMode::Focus => writeln!(text, "uart   {}, Ctrl-{key} moves the focus", uart.path)?,
+                ConsoleMode::Focus => {
+                    writeln!(text, "uart   {}, Ctrl-{key} moves the focus", uart.path)?
+                }
                 ConsoleMode::Tagged => writeln!(text, "uart   {}, every line tagged", uart.path)?,
             }
         }
