@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Coffer: Cofferdam's host tool, as a library.
+//!
+//! A [`manifest`] and a [`board`] make a [`plan`]; the plan and the guests' files make a
+//! [`bundle`]; [`build`] does it all and builds the hypervisor's image too.
+#![forbid(unsafe_code)]
+
+pub mod board;
+pub mod build;
+pub mod bundle;
+pub mod command;
+pub mod elf;
+pub mod explain;
+pub mod image;
+pub mod manifest;
+pub mod message;
+pub mod plan;
+pub mod tree;
