@@ -2,9 +2,11 @@
 //! `coffer demo`: two unmodified Debian guests side by side, with one terminal for both.
 #![forbid(unsafe_code)]
 
+use crate::board::project_root;
 use crate::expect::{End, Script, ScriptError};
 use crate::qemu::Machine;
-use crate::run::{self, Error, Mode, Verdict};
+use crate::run::{self, Error, Verdict};
+use cofferdam::plan::ConsoleMode;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -22,9 +24,9 @@ pub struct DemoArgs {
     /// Boots unattended, asks each guest what it is, powers both off
     #[arg(long)]
     pub batch: bool,
-    /// The core, as QEMU names it
-    #[arg(long, default_value = "cortex-a72")]
-    pub cpu: String,
+    /// The model of the cores, as QEMU names it
+    #[arg(long)]
+    pub cpu: Option<String>,
 }
 
 /// Carries out `coffer demo`.
@@ -33,18 +35,15 @@ pub struct DemoArgs {
 /// Says why nothing was booted.
 pub fn demo(args: &DemoArgs) -> Result<Verdict, Error> {
     fetch_guests()?;
-    run::build_image()?;
     let machine = Machine { cpu: args.cpu.clone(), ..Machine::default() };
-    let manifest = run::root().join("guests/two-linux.toml");
-    let mode = if args.batch { Mode::Tagged } else { Mode::Focus };
-    let folder = run::work_folder("demo");
-    let artifacts = run::prepare(&manifest, &machine, run::options(&folder, Some(mode)))?;
-    let command = machine.command(&artifacts.image, Some(&artifacts.bundle));
+    let manifest = project_root().join("guests/two-linux.toml");
+    let console = if args.batch { ConsoleMode::Tagged } else { ConsoleMode::Focus };
+    let prepared = run::prepare(&manifest, &machine, Some(console), None)?;
     if !args.batch {
-        return run::interactive(command);
+        return run::attend(prepared.command);
     }
     let script = script(&VMS).map_err(|source| Error::Script { path: manifest, source })?;
-    run::expected(command, &script, None)
+    run::expected(prepared.command, &script, None)
 }
 
 /// Returns what the unattended demo does in each of `vms`.
@@ -71,11 +70,11 @@ pub fn script(vms: &[&str]) -> Result<Script, ScriptError> {
 /// Says what failed.
 pub fn fetch_guests() -> Result<(), Error> {
     let files = ["6.1/Image", "6.12/Image", "initramfs.cpio.gz"];
-    let cache = run::root().join(".cache/guests/linux");
+    let cache = project_root().join(".cache/guests/linux");
     if files.iter().all(|file| cache.join(file).exists()) {
         return Ok(());
     }
-    let fetch: PathBuf = run::root().join("guests/linux/fetch");
+    let fetch: PathBuf = project_root().join("guests/linux/fetch");
     execute(&mut Command::new(&fetch), &fetch)
 }
 

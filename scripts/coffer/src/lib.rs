@@ -5,8 +5,20 @@
 //! [`bundle`]; [`build`] does it all and builds the hypervisor's image too.
 #![forbid(unsafe_code)]
 
+pub mod bench;
+pub mod board;
+pub mod build;
+pub mod bundle;
+pub mod demo;
+pub mod doctor;
+pub mod elf;
 pub mod expect;
 pub mod explain;
+pub mod image;
 pub mod manifest;
 pub mod message;
 pub mod qemu;
+pub mod run;
+pub mod symbolize;
+pub mod terminal;
+pub mod tree;

@@ -263,19 +263,15 @@ pub fn bytes(count: u64) -> String {
 
 /// Returns the candidate that was most likely meant, if one is near enough.
 #[must_use]
-pub fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A longer word is not a slip of the finger, and comparing it would take its time.
     const WORD_MAX: usize = 100;
     if word.len() > WORD_MAX {
         return None;
     }
     let word = word.to_ascii_lowercase();
-    let distance = |candidate: &str| {
-        strsim::damerau_levenshtein(&word, &candidate.to_ascii_lowercase())
-    };
+    let distance =
+        |candidate: &str| strsim::damerau_levenshtein(&word, &candidate.to_ascii_lowercase());
     let near = |candidate: &&str| distance(candidate) <= candidate.len().div_ceil(3);
     candidates.into_iter().filter(near).min_by_key(|candidate| distance(candidate))
 }

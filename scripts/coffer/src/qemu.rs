@@ -1,34 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! QEMU: its command line for the board `qemu-virt`, and a child that cannot outlive its caller.
+//! QEMU: its command line, and a child that cannot outlive its caller.
 //!
 //! Knows nothing of manifests or of what is said on the wire. The serial line is the child's
 //! standard input and output, so that every caller (terminal, expectation, test) sees plain bytes.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsString;
+use crate::board::{Overrides, Qemu};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// The program that is started.
-const QEMU: &str = "qemu-system-aarch64";
 /// Ticks of the generic timer in a second when one tick is one instruction.
 const TICKS_PER_SECOND_ICOUNT: u64 = 1_000_000_000;
 
-/// The machine that QEMU plays: `-M virt` and what goes with it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What the caller wants otherwise than the board's description has it, and how QEMU plays it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Machine {
-    /// The name of the core, as in `-cpu`.
-    pub cpu: String,
+    /// The model of the cores.
+    pub cpu: Option<String>,
     /// How many cores.
-    pub smp: u32,
-    /// How much memory, as in `-m`.
-    pub memory: String,
+    pub smp: Option<u32>,
+    /// The bytes of memory.
+    pub memory_bytes: Option<u64>,
     /// The interrupt controller.
-    pub gic: Gic,
+    pub gic: Option<Gic>,
     /// The exception level at which the image is entered.
     pub entry: Entry,
     /// What time follows.
@@ -36,7 +34,7 @@ pub struct Machine {
     /// Whether a program may end QEMU with a status of its own.
     pub semihosting: Semihosting,
     /// Further arguments, as they are.
-    pub extra: Vec<OsString>,
+    pub extra: Vec<String>,
 }
 
 /// The interrupt controller.
@@ -51,54 +49,81 @@ pub enum Gic {
 }
 
 /// The exception level at which the image is entered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub enum Entry {
     /// EL1: the machine has no virtualization extension, so Cofferdam must refuse it.
     El1,
     /// EL2.
+    #[default]
     El2,
 }
 
 /// What time follows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Clock {
     /// The computer's own clock; one thread for each core.
+    #[default]
     Host,
     /// The number of executed instructions, one tick each: exactly repeatable, single-threaded.
     Instructions,
 }
 
 /// Whether a program may end QEMU with a status of its own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Semihosting {
     /// It may not.
+    #[default]
     Off,
     /// It may, by the call SYS_EXIT.
     On,
 }
 
-impl Default for Machine {
-    /// Returns the machine of the demo: four cores, GICv3, 2 GiB.
-    fn default() -> Self {
-        Self {
-            cpu: "cortex-a72".into(),
-            smp: 4,
-            memory: "2G".into(),
-            gic: Gic::V3,
-            entry: Entry::El2,
-            clock: Clock::Host,
-            semihosting: Semihosting::Off,
-            extra: Vec::new(),
-        }
-    }
-}
-
 impl Machine {
-    /// Returns QEMU's command line without an image; the serial line is standard input and output.
+    /// Returns what the board's description is to be changed to.
     #[must_use]
-    pub fn arguments(&self) -> Vec<OsString> {
-        let mut arguments = self.hardware(None);
-        let mut push = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+    pub fn overrides(&self) -> Overrides {
+        let mut overrides = Overrides {
+            cpus: self.smp,
+            memory_bytes: self.memory_bytes,
+            cpu: self.cpu.clone(),
+            gic_version: self.gic.map(|gic| match gic {
+                Gic::V2 => 2,
+                Gic::V3 => 3,
+            }),
+            qemu_arguments: self.extra.clone(),
+            ..Overrides::default()
+        };
+        if self.entry == Entry::El1 {
+            overrides.machine_options.push("virtualization=off".into());
+        }
+        if self.clock == Clock::Instructions {
+            // The tree's seeds are the one thing in it that changes from run to run.
+            overrides.machine_options.push("dtb-randomness=off".into());
+        }
+        overrides
+    }
+
+    /// Returns the command that boots `image` on `board`, with `bundle` where Linux would have its
+    /// ramdisk. The serial line is standard input and output.
+    #[must_use]
+    pub fn command(&self, board: &Qemu, image: &Path, bundle: Option<&Path>) -> Command {
+        let mut command = leashed(&board.program);
+        command.args(self.arguments(board)).arg("-kernel").arg(image);
+        if let Some(bundle) = bundle {
+            command.arg("-initrd").arg(bundle);
+        }
+        command
+    }
+
+    /// Returns QEMU's arguments without an image.
+    fn arguments(&self, board: &Qemu) -> Vec<String> {
+        let mut board = board.clone();
+        if self.clock == Clock::Instructions {
+            board.cpu = format!("{},cntfrq={TICKS_PER_SECOND_ICOUNT}", board.cpu);
+        }
+        let mut arguments = board.arguments();
+        let mut push = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.into()));
+        // A reset of the whole machine ends it: nobody could tell how often it went round.
         push(&["-display", "none", "-nodefaults", "-monitor", "none", "-no-reboot"]);
         push(&["-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire"]);
         if self.clock == Clock::Instructions {
@@ -108,62 +133,7 @@ impl Machine {
         if self.semihosting == Semihosting::On {
             push(&["-semihosting-config", "enable=on,target=native"]);
         }
-        arguments.extend(self.extra.iter().cloned());
         arguments
-    }
-
-    /// Returns the command that boots `image` with `bundle` where Linux would have its ramdisk.
-    #[must_use]
-    pub fn command(&self, image: &Path, bundle: Option<&Path>) -> Command {
-        let mut command = leashed(QEMU);
-        command.args(self.arguments()).arg("-kernel").arg(image);
-        if let Some(bundle) = bundle {
-            command.arg("-initrd").arg(bundle);
-        }
-        command
-    }
-
-    /// Returns the command that writes the machine's device tree to `file` and starts nothing.
-    #[must_use]
-    pub fn dump_tree_command(&self, file: &Path) -> Command {
-        let mut command = leashed(QEMU);
-        command.args(self.hardware(Some(file))).args(["-display", "none"]);
-        command
-    }
-
-    /// Returns the arguments that say what the hardware is.
-    fn hardware(&self, dump_tree: Option<&Path>) -> Vec<OsString> {
-        let mut board = OsString::from("virt,virtualization=");
-        board.push(match self.entry {
-            Entry::El1 => "off",
-            Entry::El2 => "on",
-        });
-        board.push(match self.gic {
-            Gic::V2 => ",gic-version=2",
-            Gic::V3 => ",gic-version=3",
-        });
-        let mut cpu = self.cpu.clone();
-        if self.clock == Clock::Instructions {
-            // The tree's seeds are the one thing in it that changes from run to run.
-            board.push(",dtb-randomness=off");
-            cpu = format!("{cpu},cntfrq={TICKS_PER_SECOND_ICOUNT}");
-        }
-        if let Some(file) = dump_tree {
-            board.push(",dumpdtb=");
-            board.push(file);
-        }
-        let smp = self.smp.to_string();
-        let words: [OsString; 8] = [
-            "-M".into(),
-            board,
-            "-cpu".into(),
-            cpu.into(),
-            "-smp".into(),
-            smp.into(),
-            "-m".into(),
-            self.memory.as_str().into(),
-        ];
-        words.into()
     }
 }
 
@@ -271,41 +241,30 @@ fn forward(pipe: Option<impl Read>, sender: &mpsc::Sender<Vec<u8>>) {
     }
 }
 
-/// Writes the device tree of `machine` to `file`.
-///
-/// # Errors
-/// What QEMU said where it refuses the machine, or that it hung.
-pub fn dump_tree(machine: &Machine, file: &Path) -> io::Result<()> {
-    /// QEMU needs a tenth of a second for it.
-    const LIMIT: Duration = Duration::from_secs(30);
-    let mut running = Running::start(machine.dump_tree_command(file))?;
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        match running.hear(deadline.saturating_duration_since(Instant::now()))? {
-            Heard::Output(_) => {}
-            Heard::Ended(status, _) if status.success() && file.exists() => return Ok(()),
-            Heard::Ended(_, errors) => return Err(io::Error::other(errors.trim().to_owned())),
-            Heard::Silence => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{QEMU} hangs")));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::board::Board;
+    use crate::manifest::Manifest;
+    use crate::message::Source;
+    use std::sync::Arc;
 
+    /// Returns the command line on the board of the demo.
     fn line(machine: &Machine) -> String {
-        let words = machine.arguments();
-        words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        let text = "format = 1\nboard = \"qemu-virt\"\n[vm.a]\ncpus = \"0\"\nmemory = \"64M\"\n\
+                    kernel = \"x\"\n";
+        let source = Source { path: "test.toml".into(), text: text.into() };
+        let manifest = Manifest::parse(Arc::new(source), PathBuf::new()).unwrap();
+        let board = Board::load(&manifest, &machine.overrides()).unwrap();
+        machine.arguments(board.qemu.as_ref().unwrap()).join(" ")
     }
 
     #[test]
     fn the_demo_machine_has_four_cores_at_el2_and_gicv3() {
         let line = line(&Machine::default());
-        assert!(line.starts_with("-M virt,virtualization=on,gic-version=3 -cpu cortex-a72 -smp 4"));
-        assert!(line.contains("-m 2G"));
+        let hardware = "-machine virt,virtualization=on,gic-version=3 -cpu cortex-a72 -smp 4";
+        assert!(line.starts_with(hardware), "{line}");
+        assert!(line.contains("-serial chardev:wire"), "{line}");
         assert!(!line.contains("icount") && !line.contains("semihosting"), "{line}");
     }
 
@@ -324,9 +283,19 @@ mod tests {
     }
 
     #[test]
-    fn entry_at_el1_turns_virtualization_off() {
-        let machine = Machine { entry: Entry::El1, gic: Gic::V2, ..Machine::default() };
-        assert!(line(&machine).starts_with("-M virt,virtualization=off,gic-version=2 "));
+    fn what_is_wanted_otherwise_replaces_what_the_board_says() {
+        let machine = Machine {
+            entry: Entry::El1,
+            gic: Some(Gic::V2),
+            smp: Some(8),
+            cpu: Some("cortex-a76".into()),
+            memory_bytes: Some(8 << 30),
+            extra: vec!["-d".into(), "int".into()],
+            ..Machine::default()
+        };
+        let line = line(&machine);
+        assert!(line.contains("gic-version=2,virtualization=off -cpu cortex-a76 -smp 8"), "{line}");
+        assert!(line.contains("-m 8388608K") && line.contains("-d int"), "{line}");
     }
 
     #[test]

@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `coffer run` and `coffer test`: builds what a manifest asks for and boots it in QEMU.
 //!
-//! [`prepare`] is the one place where a machine's tree, the planner and the builder meet; `demo`,
+//! [`prepare`] is the one place where the builder and QEMU meet; `demo`,
 //! `bench` and the boot tests start here too.
 #![forbid(unsafe_code)]
 
 mod interactive;
 
+use crate::board::target_directory;
 use crate::build::{self, Artifacts};
 use crate::expect::{self, Script, ScriptError, junit};
-use crate::message::Report;
-use crate::qemu::{self, Clock, Entry, Gic, Machine, Semihosting};
+use crate::manifest::value;
+use crate::message::{Report, Style};
+use crate::qemu::{Clock, Entry, Gic, Machine, Semihosting};
 use crate::terminal;
-use std::ffi::OsString;
+use cofferdam::plan::ConsoleMode;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// The one board that QEMU plays for us.
-const BOARD: &str = "qemu-virt";
+/// What failed, where starting or hearing the machine does.
+pub(crate) const QEMU: &str = "qemu-system-aarch64";
 
 /// What a verb that boots something ended with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,10 +37,10 @@ pub enum Verdict {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The manifest or what it names is refused.
-    #[error("{0}")]
+    #[error("{}", .0.render(Style::Plain))]
     Refused(Report),
     /// The manifest is for a board that QEMU does not play.
-    #[error("QEMU plays {BOARD}, not {0}: use `coffer build`, or write board = \"{BOARD}\"")]
+    #[error("QEMU does not play {0}: its board.toml has no [qemu]; use coffer build")]
     Board(String),
     /// The expectations do not read.
     #[error("{path}: {source}")]
@@ -68,21 +71,21 @@ impl Error {
     }
 }
 
-/// The machine that QEMU plays.
-#[derive(Clone, Debug, clap::Args)]
+/// What QEMU plays, where it is not what the board's description says.
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct MachineArgs {
-    /// The core, as QEMU names it
-    #[arg(long, default_value = "cortex-a72")]
-    pub cpu: String,
+    /// The model of the cores, as QEMU names it
+    #[arg(long)]
+    pub cpu: Option<String>,
     /// How many cores
-    #[arg(long, default_value_t = 4)]
-    pub smp: u32,
+    #[arg(long)]
+    pub smp: Option<u32>,
     /// How much memory
-    #[arg(long, default_value = "2G")]
-    pub memory: String,
+    #[arg(long, value_parser = size)]
+    pub memory: Option<u64>,
     /// The version of the interrupt controller
-    #[arg(long, value_enum, default_value = "3")]
-    pub gic: Gic,
+    #[arg(long, value_enum)]
+    pub gic: Option<Gic>,
     /// The exception level at which the image is entered
     #[arg(long, value_enum, default_value = "el2")]
     pub entry: Entry,
@@ -94,7 +97,7 @@ pub struct MachineArgs {
     pub semihosting: bool,
     /// Another argument for QEMU, as it is; may be repeated
     #[arg(long = "qemu", value_name = "ARGUMENT", allow_hyphen_values = true)]
-    pub extra: Vec<OsString>,
+    pub extra: Vec<String>,
 }
 
 impl MachineArgs {
@@ -104,7 +107,7 @@ impl MachineArgs {
         Machine {
             cpu: self.cpu.clone(),
             smp: self.smp,
-            memory: self.memory.clone(),
+            memory_bytes: self.memory,
             gic: self.gic,
             entry: self.entry,
             clock: if self.icount { Clock::Instructions } else { Clock::Host },
@@ -112,6 +115,10 @@ impl MachineArgs {
             extra: self.extra.clone(),
         }
     }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    value::size(text).map_err(|wrong| wrong.why)
 }
 
 /// Boots a manifest in QEMU with this terminal as its serial line
@@ -143,25 +150,37 @@ pub struct TestArgs {
     pub junit: Option<PathBuf>,
 }
 
-/// Builds what `manifest` asks for, planned for the tree of `machine`.
+/// What a manifest asks for, built and ready to boot.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What was built.
+    pub artifacts: Artifacts,
+    /// The command that boots it.
+    pub command: Command,
+}
+
+/// Builds what `manifest` asks for into `folder`, planned for `machine`. `console` replaces what the
+/// manifest says of the consoles.
 ///
 /// # Errors
 /// Says why the manifest is refused, or what failed.
 pub fn prepare(
     manifest: &Path,
     machine: &Machine,
-    mut options: build::Options,
-) -> Result<Artifacts, Error> {
-    let folder = options.out.clone();
-    std::fs::create_dir_all(&folder).map_err(Error::io(folder.display().to_string()))?;
-    let tree = folder.join("machine.dtb");
-    qemu::dump_tree(machine, &tree).map_err(Error::io("qemu-system-aarch64"))?;
-    options.tree = Some(tree);
+    console: Option<ConsoleMode>,
+    folder: Option<&Path>,
+) -> Result<Prepared, Error> {
+    let options = build::Options {
+        overrides: machine.overrides(),
+        console,
+        out: folder.map(Path::to_path_buf),
+    };
     let artifacts = build::build(manifest, &options).map_err(Error::Refused)?;
-    if artifacts.board != BOARD {
-        return Err(Error::Board(artifacts.board));
-    }
-    Ok(artifacts)
+    let Some(board) = &artifacts.board.qemu else {
+        return Err(Error::Board(artifacts.board.name.to_string()));
+    };
+    let command = machine.command(board, &artifacts.image, Some(&artifacts.bundle));
+    Ok(Prepared { artifacts, command })
 }
 
 /// Carries out `coffer run`.
@@ -170,14 +189,17 @@ pub fn prepare(
 /// Says why nothing was booted.
 pub fn run(args: &RunArgs) -> Result<Verdict, Error> {
     let machine = args.machine.machine();
-    let mode = if args.batch { Mode::Tagged } else { Mode::Focus };
-    let artifacts = prepare(&args.manifest, &machine, options(&args.manifest, mode))?;
-    let command = machine.command(&artifacts.image, Some(&artifacts.bundle));
     if args.batch {
-        let script = Script::new(expect::End::Off);
-        return expected(command, &script, None);
+        let prepared = prepare(&args.manifest, &machine, Some(ConsoleMode::Tagged), None)?;
+        return expected(prepared.command, &Script::new(expect::End::Off), None);
     }
-    interactive::run(command).map_err(Error::io("qemu-system-aarch64"))
+    let prepared = prepare(&args.manifest, &machine, None, None)?;
+    attend(prepared.command)
+}
+
+/// Starts `command` with this terminal as its serial line.
+pub(crate) fn attend(command: Command) -> Result<Verdict, Error> {
+    interactive::run(command).map_err(Error::io(QEMU))
 }
 
 /// Carries out `coffer test`.
@@ -190,14 +212,13 @@ pub fn test(args: &TestArgs) -> Result<Verdict, Error> {
     let script =
         Script::parse(&text).map_err(|source| Error::Script { path: path.clone(), source })?;
     let machine = args.machine.machine();
-    let artifacts = prepare(&args.manifest, &machine, options(&args.manifest, Mode::Tagged))?;
-    let command = machine.command(&artifacts.image, Some(&artifacts.bundle));
-    expected(command, &script, args.junit.as_deref())
+    let prepared = prepare(&args.manifest, &machine, Some(ConsoleMode::Tagged), None)?;
+    expected(prepared.command, &script, args.junit.as_deref())
 }
 
 /// Holds `command` to `script`, shows what it says, and says what went wrong.
 pub(crate) fn expected(
-    command: std::process::Command,
+    command: Command,
     script: &Script,
     report: Option<&Path>,
 ) -> Result<Verdict, Error> {
@@ -205,8 +226,7 @@ pub(crate) fn expected(
         // A reader that has gone away is no reason to stop the machine.
         let _ = io::stdout().write_all(&terminal::without_marks(bytes));
     };
-    let outcome =
-        expect::drive(command, script, echo).map_err(Error::io("qemu-system-aarch64"))?;
+    let outcome = expect::drive(command, script, echo).map_err(Error::io(QEMU))?;
     if let Some(path) = report {
         let text = junit::report("cofferdam", &outcome);
         std::fs::write(path, text).map_err(Error::io(path.display().to_string()))?;
@@ -217,4 +237,16 @@ pub(crate) fn expected(
         Some(expect::drive::Problem::Hung { .. }) => Verdict::Hung,
         _ => Verdict::Failed,
     })
+}
+
+/// Returns where cargo puts the bare-metal program `name`.
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
+    target_directory().join("aarch64-unknown-none-softfloat/release").join(name)
+}
+
+/// Returns the folder for the files of the task `name`.
+#[must_use]
+pub fn work_folder(name: &str) -> PathBuf {
+    target_directory().join("coffer").join(name)
 }

@@ -121,7 +121,8 @@ fn frames(loader: &Loader, offset: u64) -> Vec<String> {
     let mut frames = Vec::new();
     if let Ok(mut found) = loader.find_frames(address) {
         while let Ok(Some(frame)) = found.next() {
-            let name = frame.function.as_ref().and_then(|name| Some(name.demangle().ok()?.into_owned()));
+            let name =
+                frame.function.as_ref().and_then(|name| Some(name.demangle().ok()?.into_owned()));
             let location = frame.location.and_then(|l| Some(format!("{}:{}", l.file?, l.line?)));
             if name.is_none() && location.is_none() {
                 continue;
@@ -152,8 +153,9 @@ mod tests {
     #[test]
     fn code_addresses_are_resolved_and_data_is_left_alone() {
         let resolved = annotate(DUMP, |offset| vec![format!("f{offset:x}")]);
-        let found: Vec<&str> = resolved.text.lines().filter(|l| l.starts_with("        f")).collect();
-        let expected = ["f1000", "f2003", "fff", "f5007"].map(|name| format!("        {name}"));
+        let found: Vec<&str> =
+            resolved.text.lines().filter(|l| l.starts_with("        f")).collect();
+        let expected = ["f1000", "f2003", "ffff", "f5007"].map(|name| format!("        {name}"));
         assert_eq!(found, expected);
         assert_eq!(resolved.resolved_count, 4);
     }
@@ -173,7 +175,8 @@ mod tests {
         let file = std::fs::read(&path).unwrap();
         let elf = object::File::parse(&*file).unwrap();
         use object::{Object, ObjectSymbol};
-        let symbol = elf.symbols().find(|s| s.name().unwrap_or("").contains("number_behind")).unwrap();
+        let symbol =
+            elf.symbols().find(|s| s.name().unwrap_or("").contains("number_behind")).unwrap();
         let offset = symbol.address() - loader.relative_address_base();
         let resolved = resolve(&path, &format!("pc {offset:#x}\n")).unwrap();
         assert!(resolved.text.contains("number_behind at "), "{}", resolved.text);

@@ -13,7 +13,8 @@ use std::io;
 /// The key that starts a command to coffer, Ctrl-a.
 pub const PREFIX: u8 = 0x01;
 /// What is printed before the machine starts.
-pub const HELP: &str = "Ctrl-] moves to the next console, Ctrl-a x quits, Ctrl-a Ctrl-a types Ctrl-a";
+pub const HELP: &str =
+    "Ctrl-] moves to the next console, Ctrl-a x quits, Ctrl-a Ctrl-a types Ctrl-a";
 
 /// Keeps the terminal on standard input raw; dropping it gives the terminal back as it was.
 #[derive(Debug)]

@@ -66,9 +66,9 @@ pub(super) fn measure(args: &BenchArgs) -> Result<Measured, Error> {
 impl Boot {
     fn run(self, args: &BenchArgs) -> Result<Outcome, Error> {
         let machine = Machine {
-            cpu: args.cpu.clone(),
-            smp: 2,
-            memory: "1G".into(),
+            cpu: Some(args.cpu.clone()),
+            smp: Some(2),
+            memory_bytes: Some(1 << 30),
             clock: Clock::Instructions,
             ..Machine::default()
         };
@@ -78,8 +78,7 @@ impl Boot {
         let guest = args.guest.clone().unwrap_or_else(|| run::built("bench"));
         std::fs::write(&manifest, self.manifest(&guest))
             .map_err(Error::io(manifest.display().to_string()))?;
-        let artifacts = run::prepare(&manifest, &machine, run::options(&folder, None))?;
-        let command = machine.command(&artifacts.image, Some(&artifacts.bundle));
+        let command = run::prepare(&manifest, &machine, None, Some(&folder))?.command;
         let script = self.script().map_err(|source| Error::Script { path: manifest, source })?;
         expect::drive(command, &script, |_| {}).map_err(Error::io(run::QEMU))
     }
@@ -185,7 +184,8 @@ fn image_bytes(path: &PathBuf) -> Result<u64, Error> {
                 | SectionKind::Elf(_)
         )
     };
-    let loaded = elf.sections().filter(|section| is_loaded(section.kind()) && section.address() != 0);
+    let loaded =
+        elf.sections().filter(|section| is_loaded(section.kind()) && section.address() != 0);
     Ok(loaded.map(|section| section.size()).sum())
 }
 

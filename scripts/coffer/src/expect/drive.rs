@@ -71,6 +71,13 @@ impl Outcome {
         self.text().lines().filter_map(|line| line.strip_prefix(&tag)).map(str::to_owned).collect()
     }
 
+    /// Returns the hypervisor's own lines, without their marks.
+    #[must_use]
+    pub fn hypervisor_lines(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.log).replace('\r', "");
+        text.lines().filter_map(|line| line.strip_prefix('\x1e')).map(str::to_owned).collect()
+    }
+
     /// Returns what went wrong with the end of the log, or `None` where the run passed.
     #[must_use]
     pub fn report(&self) -> Option<String> {

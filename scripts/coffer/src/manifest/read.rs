@@ -346,7 +346,9 @@ fn count_as_list(value: &DeValue<'_>) -> String {
         _ => None,
     };
     match count {
-        Some(count @ 2..=64) => format!("cpus = \"0-{}\" (which cores; the count follows)", count - 1),
+        Some(count @ 2..=64) => {
+            format!("cpus = \"0-{}\" (which cores; the count follows)", count - 1)
+        }
         _ => "cpus = \"0\" (which cores; the count follows)".into(),
     }
 }
@@ -446,7 +448,11 @@ impl Reader<'_> {
         let names = || choices.iter().map(|(name, _)| *name);
         let listed: Vec<_> = names().map(|name| format!("\"{name}\"")).collect();
         let why = format!("{key} is {}", listed.join(" or "));
-        self.malformed(value, why, nearest(&text, names()).map(|name| format!("{key} = \"{name}\"")))
+        self.malformed(
+            value,
+            why,
+            nearest(&text, names()).map(|name| format!("{key} = \"{name}\"")),
+        )
     }
 
     fn well_formed<T>(
@@ -511,7 +517,8 @@ impl Reader<'_> {
     }
 
     fn unexpected(&self, key: &str, value: &Value<'_>, keys: &Keys) -> Option<Message> {
-        let unknown = || Message::new(Code::E03, format!("{} has no key {}", keys.owner, quote(key)));
+        let unknown =
+            || Message::new(Code::E03, format!("{} has no key {}", keys.owner, quote(key)));
         let renamed = |ours: &str| match (ours, self.text(value.span())) {
             ("cpus", _) if !value.get_ref().is_str() => count_as_list(value.get_ref()),
             (_, Some(text)) if !matches!(value.get_ref(), DeValue::Table(_)) => {
