@@ -4,15 +4,15 @@
 
 use crate::board::project_root;
 use crate::expect::{End, Script, ScriptError};
+use crate::manifest::Manifest;
 use crate::qemu::Machine;
 use crate::run::{self, Error, Verdict};
 use cofferdam::plan::ConsoleMode;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The VMs of the demo's manifest.
-pub const VMS: [&str; 2] = ["linux-a", "linux-b"];
+/// The demo's manifest, from the root of the project.
+pub const MANIFEST: &str = "guests/two-linux.toml";
 /// The prompt of the guests' shell.
 pub const PROMPT: &str = "[#$] $";
 /// After how long the unattended demo counts as hung; it takes some 20 seconds.
@@ -36,13 +36,15 @@ pub struct DemoArgs {
 pub fn demo(args: &DemoArgs) -> Result<Verdict, Error> {
     fetch_guests()?;
     let machine = Machine { cpu: args.cpu.clone(), ..Machine::default() };
-    let manifest = project_root().join("guests/two-linux.toml");
+    let path = project_root().join(MANIFEST);
+    let manifest = Manifest::load(&path).map_err(Error::Refused)?;
     let console = if args.batch { ConsoleMode::Tagged } else { ConsoleMode::Focus };
-    let prepared = run::prepare(&manifest, &machine, Some(console), None)?;
+    let prepared = run::prepare(&path, &machine, Some(console), None)?;
     if !args.batch {
         return run::attend(prepared.command);
     }
-    let script = script(&VMS).map_err(|source| Error::Script { path: manifest, source })?;
+    let vms: Vec<&str> = manifest.vms.iter().map(|vm| vm.name.get_ref().as_str()).collect();
+    let script = script(&vms).map_err(|source| Error::Script { path, source })?;
     run::expected(prepared.command, &script, None)
 }
 
@@ -64,23 +66,14 @@ pub fn script(vms: &[&str]) -> Result<Script, ScriptError> {
     Ok(script)
 }
 
-/// Fetches the guests' kernels and makes their ramdisk, where they are not there.
+/// Fetches the guests' kernels and makes their ramdisk, where that has not been done.
 ///
 /// # Errors
 /// Says what failed.
 pub fn fetch_guests() -> Result<(), Error> {
-    let files = ["6.1/Image", "6.12/Image", "initramfs.cpio.gz"];
-    let cache = project_root().join(".cache/guests/linux");
-    if files.iter().all(|file| cache.join(file).exists()) {
-        return Ok(());
-    }
-    let fetch: PathBuf = project_root().join("guests/linux/fetch");
-    execute(&mut Command::new(&fetch), &fetch)
-}
-
-fn execute(command: &mut Command, what: &Path) -> Result<(), Error> {
-    let what = what.display().to_string();
-    let status = command.status().map_err(Error::io(what.clone()))?;
+    let fetch = project_root().join("guests/linux/fetch");
+    let what = fetch.display().to_string();
+    let status = Command::new(&fetch).status().map_err(Error::io(what.clone()))?;
     if status.success() { Ok(()) } else { Err(Error::Tool(what)) }
 }
 

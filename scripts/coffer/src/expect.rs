@@ -38,6 +38,8 @@ pub struct Script {
     pub hypervisor: Vec<Step>,
     /// What happens on the console of each VM, by its name.
     pub vms: BTreeMap<String, Vec<Step>>,
+    /// Who has the line for itself, where no hypervisor tags and shares it.
+    pub bare: Option<String>,
 }
 
 /// What ends a run.
@@ -58,6 +60,8 @@ pub enum Step {
     Expect(Regex),
     /// This is typed.
     Send(String),
+    /// The VM of this name has done all its steps; what was said before is passed over.
+    After(String),
 }
 
 /// Why a file is not a script.
@@ -83,6 +87,9 @@ pub enum ScriptError {
     /// The hypervisor is sent something.
     #[error("hypervisor: it reads no input; write the step under a VM")]
     SendToHypervisor,
+    /// A step waits for a VM that has no steps.
+    #[error("after = \"{0}\": there is no [vm.{0}] here")]
+    UnknownVm(String),
     /// Nothing is expected of anyone.
     #[error("nothing is expected: write a step under [vm.NAME] or [hypervisor]")]
     Empty,
@@ -116,6 +123,7 @@ struct TrackText {
 enum StepText {
     Expect(String),
     Send(String),
+    After(String),
 }
 
 impl Script {
@@ -129,6 +137,7 @@ impl Script {
             never: Vec::new(),
             hypervisor: Vec::new(),
             vms: BTreeMap::new(),
+            bare: None,
         }
     }
 
@@ -154,6 +163,12 @@ impl Script {
         for (name, track) in file.vm {
             let steps = steps(&format!("vm.{name}"), track)?;
             script.vms.insert(name, steps);
+        }
+        let unknown =
+            |step: &&Step| matches!(step, Step::After(vm) if !script.vms.contains_key(vm));
+        let mut steps = script.hypervisor.iter().chain(script.vms.values().flatten());
+        if let Some(Step::After(vm)) = steps.find(unknown) {
+            return Err(ScriptError::UnknownVm(vm.clone()));
         }
         if script.hypervisor.is_empty() && script.vms.values().all(Vec::is_empty) {
             return Err(ScriptError::Empty);
@@ -186,6 +201,12 @@ impl Script {
         self
     }
 
+    /// Adds a step to the console of `vm`: all steps of `other` have been done.
+    pub fn after(&mut self, vm: &str, other: &str) -> &mut Self {
+        self.vms.entry(vm.to_owned()).or_default().push(Step::After(other.to_owned()));
+        self
+    }
+
     /// Adds what no line of anyone may match.
     ///
     /// # Errors
@@ -200,6 +221,7 @@ fn steps(place: &str, track: TrackText) -> Result<Vec<Step>, ScriptError> {
     let step = |text| match text {
         StepText::Expect(expression) => Ok(Step::Expect(pattern(place, &expression)?)),
         StepText::Send(text) => Ok(Step::Send(text)),
+        StepText::After(vm) => Ok(Step::After(vm)),
     };
     track.steps.into_iter().map(step).collect()
 }
@@ -261,5 +283,7 @@ mod tests {
         assert!(error(bad).contains("write for example \"90s\""));
         let bad = "format = 1\n[hypervisor]\nsteps = [{ send = 'x' }]\n";
         assert!(error(bad).contains("it reads no input"));
+        let bad = "format = 1\n[vm.a]\nsteps = [{ after = 'b' }]\n";
+        assert!(error(bad).contains("there is no [vm.b] here"));
     }
 }

@@ -89,12 +89,13 @@ impl<'s> Engine<'s> {
         let hypervisor = Track::new(Source::Hypervisor, &script.hypervisor);
         let vms =
             script.vms.iter().map(|(name, steps)| Track::new(Source::Vm(name.clone()), steps));
+        let wire = script.bare.as_deref().map_or_else(Wire::default, Wire::untagged);
         Self {
-            wire: Wire::default(),
+            wire,
             tracks: std::iter::once(hypervisor).chain(vms).collect(),
             never: &script.never,
             begun: BTreeMap::new(),
-            focus: Focus::default(),
+            focus: Focus { now: script.bare.clone(), ..Focus::default() },
             input: Vec::new(),
             failure: None,
         }
@@ -127,7 +128,7 @@ impl<'s> Engine<'s> {
     /// Returns whether every step has been done.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.tracks.iter().all(|track| track.next == track.steps.len())
+        self.tracks.iter().all(Track::is_done)
     }
 
     /// Returns why the run cannot pass any more.
@@ -145,8 +146,8 @@ impl<'s> Engine<'s> {
     /// Returns the tracks that wait for something: who, what for, and what was said last.
     #[must_use]
     pub fn waiting(&self) -> Vec<(String, String, String)> {
-        let unfinished = self.tracks.iter().filter(|track| track.next < track.steps.len());
-        unfinished.map(|track| (who(&track.source), track.wish(), track.tail())).collect()
+        let unfinished = self.tracks.iter().filter(|track| !track.is_done());
+        unfinished.map(|track| (track.who(), track.wish(), track.tail())).collect()
     }
 
     fn hear_line(&mut self, source: &Source, line: &[u8]) {
@@ -166,8 +167,16 @@ impl<'s> Engine<'s> {
     }
 
     fn advance(&mut self) {
-        for track in &mut self.tracks {
-            track.advance(&mut self.focus, &mut self.input);
+        loop {
+            let finished: Vec<String> =
+                self.tracks.iter().filter(|track| track.is_done()).map(Track::who).collect();
+            for track in &mut self.tracks {
+                track.advance(&mut self.focus, &mut self.input, &finished);
+            }
+            // A track that has just finished can be what another one waits for.
+            if self.tracks.iter().filter(|track| track.is_done()).count() == finished.len() {
+                break;
+            }
         }
         self.move_focus();
     }
@@ -198,8 +207,16 @@ impl<'s> Track<'s> {
         self.steps.get(self.next)
     }
 
-    /// Does every step that can be done now.
-    fn advance(&mut self, focus: &mut Focus, input: &mut Vec<u8>) {
+    fn is_done(&self) -> bool {
+        self.next == self.steps.len()
+    }
+
+    fn who(&self) -> String {
+        who(&self.source)
+    }
+
+    /// Does every step that can be done now; all steps of those in `finished` have been.
+    fn advance(&mut self, focus: &mut Focus, input: &mut Vec<u8>, finished: &[String]) {
         while let Some(step) = self.step() {
             match step {
                 Step::Expect(pattern) => {
@@ -217,19 +234,25 @@ impl<'s> Track<'s> {
                     focus.presses = 0;
                     input.extend(text.as_bytes());
                 }
+                Step::After(vm) => {
+                    if !finished.contains(vm) {
+                        return;
+                    }
+                    self.cursor = self.text.len();
+                }
             }
             self.next += 1;
         }
     }
 
     fn case(&self, pattern: &Regex, matched: Option<String>) -> Case {
-        Case { track: who(&self.source), pattern: pattern.to_string(), matched }
+        Case { track: self.who(), pattern: pattern.to_string(), matched }
     }
 
     fn all_cases(&self) -> Vec<Case> {
         let rest = self.steps.iter().skip(self.next).filter_map(|step| match step {
             Step::Expect(pattern) => Some(self.case(pattern, None)),
-            Step::Send(_) => None,
+            Step::Send(_) | Step::After(_) => None,
         });
         self.cases.iter().cloned().chain(rest).collect()
     }
@@ -238,6 +261,7 @@ impl<'s> Track<'s> {
         match self.step() {
             Some(Step::Expect(pattern)) => format!("/{pattern}/"),
             Some(Step::Send(text)) => format!("the focus, to type {text:?}"),
+            Some(Step::After(vm)) => format!("the end of {vm}'s steps"),
             None => "nothing".to_owned(),
         }
     }
@@ -297,6 +321,16 @@ mod tests {
     }
 
     #[test]
+    fn without_a_hypervisor_there_is_no_focus_to_move() {
+        let mut script = script();
+        script.bare = Some("bare".into());
+        script.expect("bare", "# $").unwrap().send("bare", "hi\n");
+        let mut engine = Engine::new(&script);
+        engine.feed(b"Welcome\r\n/ # ");
+        assert_eq!(engine.take_input(), b"hi\n");
+    }
+
+    #[test]
     fn two_vms_share_the_focus() {
         let mut script = script();
         script.send("a", "1\n").send("b", "2\n").send("b", "3\n");
@@ -305,6 +339,19 @@ mod tests {
         assert_eq!(engine.take_input(), b"1\n\x1d");
         engine.feed(b"\x1econsole: b\n");
         assert_eq!(engine.take_input(), b"2\n3\n");
+        assert!(engine.is_done());
+    }
+
+    #[test]
+    fn a_vm_can_wait_for_another() {
+        let mut script = script();
+        script.expect("b", "done").unwrap();
+        script.expect("a", "beat").unwrap().after("a", "b").expect("a", "beat").unwrap();
+        let mut engine = Engine::new(&script);
+        engine.feed(b"a| beat\na| beat\na| beat\n");
+        engine.feed(b"b| done\n");
+        assert!(!engine.is_done(), "only a beat after the other one's end counts");
+        engine.feed(b"a| beat\n");
         assert!(engine.is_done());
     }
 

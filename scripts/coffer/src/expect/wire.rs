@@ -52,6 +52,8 @@ pub struct Wire {
     /// Who is talking, once that is known.
     source: Option<Source>,
     control: Control,
+    /// Who says everything, where the line has no tags.
+    sole: Option<Source>,
 }
 
 /// Where in a terminal control sequence the line is.
@@ -64,6 +66,12 @@ enum Control {
 }
 
 impl Wire {
+    /// Makes the line of a machine without a hypervisor: everything on it is said by `name`.
+    #[must_use]
+    pub fn untagged(name: &str) -> Self {
+        Self { sole: Some(Source::Vm(name.to_owned())), ..Self::default() }
+    }
+
     /// Takes `bytes` from the wire and returns what was said, in order.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Fragment> {
         let mut fragments = Vec::new();
@@ -94,6 +102,9 @@ impl Wire {
 
     /// Finds out who is talking, as soon as the line tells.
     fn find_source(&mut self) {
+        if self.source.is_none() {
+            self.source.clone_from(&self.sole);
+        }
         if self.source.is_some() {
             return;
         }
@@ -112,6 +123,7 @@ impl Wire {
     }
 
     fn end_line(&mut self) -> Fragment {
+        self.find_source();
         // An empty line of a guest may have lost the space behind its tag.
         if self.source.is_none() && self.held.last() == Some(&b'|') {
             self.held.push(b' ');
@@ -198,6 +210,15 @@ mod tests {
     fn a_mark_counts_at_the_start_of_a_line_only() {
         let forged = said(&[b"app| \x1econsole: b\n"]);
         assert_eq!(forged, [(vm("app"), "\x1econsole: b\n".to_owned())]);
+    }
+
+    #[test]
+    fn without_a_hypervisor_every_line_has_the_same_source() {
+        let mut wire = Wire::untagged("bare");
+        let said = wire.feed(b"a| one\n\n# ");
+        let texts: Vec<_> = said.iter().map(|fragment| &*fragment.text).collect();
+        assert_eq!(texts, [&b"a| one"[..], b"", b"# "]);
+        assert!(said.iter().all(|fragment| fragment.source == vm("bare")));
     }
 
     #[test]
