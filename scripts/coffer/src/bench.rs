@@ -26,9 +26,6 @@ pub struct BenchArgs {
     /// Fails where an operation costs more than it may
     #[arg(long)]
     pub check: bool,
-    /// The ELF file of the image, for its size; found in the target folder unless told
-    #[arg(long, value_name = "FILE")]
-    pub image: Option<PathBuf>,
     /// The ELF file of the bench guest; found in the target folder unless told
     #[arg(long, value_name = "FILE")]
     pub guest: Option<PathBuf>,

@@ -14,6 +14,10 @@ pub struct Options {
     pub overrides: Overrides,
     /// The console's mode.
     pub console: Option<ConsoleMode>,
+    /// Knobs.
+    pub knobs: Option<cofferdam::plan::Knobs>,
+    /// Seeds.
+    pub seed: Option<u64>,
     /// Where the files go.
     pub out: Option<PathBuf>,
 }
@@ -23,10 +27,14 @@ pub struct Options {
 pub struct Artifacts {
     /// The hypervisor.
     pub image: PathBuf,
+    /// The ELF file.
+    pub elf: PathBuf,
     /// The bundle.
     pub bundle: PathBuf,
     /// The board.
     pub board: Board,
+    /// Warnings.
+    pub warnings: Report,
 }
 
 /// Builds.

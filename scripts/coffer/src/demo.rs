@@ -39,7 +39,7 @@ pub fn demo(args: &DemoArgs) -> Result<Verdict, Error> {
     let path = project_root().join(MANIFEST);
     let manifest = Manifest::load(&path).map_err(Error::Refused)?;
     let console = if args.batch { ConsoleMode::Tagged } else { ConsoleMode::Focus };
-    let prepared = run::prepare(&path, &machine, Some(console), None)?;
+    let prepared = run::prepare(&path, &machine, run::with_console(console))?;
     if !args.batch {
         return run::attend(prepared.command);
     }

@@ -7,7 +7,7 @@
 
 mod interactive;
 
-use crate::board::target_directory;
+use crate::board::{Overrides, target_directory};
 use crate::build::{self, Artifacts};
 use crate::expect::{self, Script, ScriptError, junit};
 use crate::manifest::value;
@@ -159,28 +159,28 @@ pub struct Prepared {
     pub command: Command,
 }
 
-/// Builds what `manifest` asks for into `folder`, planned for `machine`. `console` replaces what the
-/// manifest says of the consoles.
+/// Builds what `manifest` asks for, planned for `machine`.
 ///
 /// # Errors
 /// Says why the manifest is refused, or what failed.
 pub fn prepare(
     manifest: &Path,
     machine: &Machine,
-    console: Option<ConsoleMode>,
-    folder: Option<&Path>,
+    mut options: build::Options,
 ) -> Result<Prepared, Error> {
-    let options = build::Options {
-        overrides: machine.overrides(),
-        console,
-        out: folder.map(Path::to_path_buf),
-    };
+    let tree = options.overrides.tree.take();
+    options.overrides = Overrides { tree, ..machine.overrides() };
     let artifacts = build::build(manifest, &options).map_err(Error::Refused)?;
     let Some(board) = &artifacts.board.qemu else {
         return Err(Error::Board(artifacts.board.name.to_string()));
     };
     let command = machine.command(board, &artifacts.image, Some(&artifacts.bundle));
     Ok(Prepared { artifacts, command })
+}
+
+/// Returns the options that let `console` replace what the manifest says of the consoles.
+pub(crate) fn with_console(console: ConsoleMode) -> build::Options {
+    build::Options { console: Some(console), ..build::Options::default() }
 }
 
 /// Carries out `coffer run`.
@@ -190,10 +190,11 @@ pub fn prepare(
 pub fn run(args: &RunArgs) -> Result<Verdict, Error> {
     let machine = args.machine.machine();
     if args.batch {
-        let prepared = prepare(&args.manifest, &machine, Some(ConsoleMode::Tagged), None)?;
+        let options = with_console(ConsoleMode::Tagged);
+        let prepared = prepare(&args.manifest, &machine, options)?;
         return expected(prepared.command, &Script::new(expect::End::Off), None);
     }
-    let prepared = prepare(&args.manifest, &machine, None, None)?;
+    let prepared = prepare(&args.manifest, &machine, build::Options::default())?;
     attend(prepared.command)
 }
 
@@ -212,7 +213,7 @@ pub fn test(args: &TestArgs) -> Result<Verdict, Error> {
     let script =
         Script::parse(&text).map_err(|source| Error::Script { path: path.clone(), source })?;
     let machine = args.machine.machine();
-    let prepared = prepare(&args.manifest, &machine, Some(ConsoleMode::Tagged), None)?;
+    let prepared = prepare(&args.manifest, &machine, with_console(ConsoleMode::Tagged))?;
     expected(prepared.command, &script, args.junit.as_deref())
 }
 

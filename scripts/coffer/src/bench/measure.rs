@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{BenchArgs, Costs};
+use crate::build::Options;
 use crate::expect::{self, End, Outcome, Script, ScriptError};
 use crate::qemu::{Clock, Machine};
 use crate::run::{self, Error, Verdict};
@@ -46,7 +47,7 @@ enum Boot {
 pub(super) fn measure(args: &BenchArgs) -> Result<Measured, Error> {
     let mut columns = [Costs::new(), Costs::new()];
     for boot in [Boot::MitigationsOff, Boot::MitigationsOn, Boot::Reset] {
-        let outcome = boot.run(args)?;
+        let (outcome, elf) = boot.run(args)?;
         if let Some(report) = outcome.report() {
             let verdict = match outcome.problem {
                 Some(expect::drive::Problem::Hung { .. }) => Verdict::Hung,
@@ -56,15 +57,14 @@ pub(super) fn measure(args: &BenchArgs) -> Result<Measured, Error> {
         }
         let column = usize::from(boot == Boot::MitigationsOn);
         columns[column].extend(costs(&outcome));
+        columns[column].insert("image_bytes".into(), image_bytes(&elf)?);
     }
-    let [mut mitigations_off, mitigations_on] = columns;
-    let image = args.image.clone().unwrap_or_else(|| run::built("cofferdam"));
-    mitigations_off.insert("image_bytes".into(), image_bytes(&image)?);
+    let [mitigations_off, mitigations_on] = columns;
     Ok(Measured::Costs { mitigations_off, mitigations_on })
 }
 
 impl Boot {
-    fn run(self, args: &BenchArgs) -> Result<Outcome, Error> {
+    fn run(self, args: &BenchArgs) -> Result<(Outcome, PathBuf), Error> {
         let machine = Machine {
             cpu: Some(args.cpu.clone()),
             smp: Some(2),
@@ -72,22 +72,25 @@ impl Boot {
             clock: Clock::Instructions,
             ..Machine::default()
         };
-        let folder = run::work_folder(self.name());
+        let folder = run::work_folder("bench").join(self.name());
         std::fs::create_dir_all(&folder).map_err(Error::io(folder.display().to_string()))?;
-        let manifest = folder.join("bench.toml");
+        let path = folder.join("bench.toml");
         let guest = args.guest.clone().unwrap_or_else(|| run::built("bench"));
-        std::fs::write(&manifest, self.manifest(&guest))
-            .map_err(Error::io(manifest.display().to_string()))?;
-        let command = run::prepare(&manifest, &machine, None, Some(&folder))?.command;
-        let script = self.script().map_err(|source| Error::Script { path: manifest, source })?;
-        expect::drive(command, &script, |_| {}).map_err(Error::io(run::QEMU))
+        std::fs::write(&path, self.manifest(&guest))
+            .map_err(Error::io(path.display().to_string()))?;
+        let options = Options { out: Some(folder), ..Options::default() };
+        let prepared = run::prepare(&path, &machine, options)?;
+        let script = self.script().map_err(|source| Error::Script { path, source })?;
+        let outcome =
+            expect::drive(prepared.command, &script, |_| {}).map_err(Error::io(run::QEMU))?;
+        Ok((outcome, prepared.artifacts.elf))
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::MitigationsOff => "bench-mitigations-off",
-            Self::MitigationsOn => "bench-mitigations-on",
-            Self::Reset => "bench-reset",
+            Self::MitigationsOff => "mitigations-off",
+            Self::MitigationsOn => "mitigations-on",
+            Self::Reset => "reset",
         }
     }
 
