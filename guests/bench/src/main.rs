@@ -1,3 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Stub, replaced by the next commits.
+//! The bench.
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+use guest_rt::entry;
+
+entry!(main);
+
 fn main() {}

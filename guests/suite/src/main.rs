@@ -1,3 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Stub, replaced by the next commits.
-fn main() {}
+//! The conformance suite.
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+use guest_rt::{entry, test};
+
+entry!(main);
+
+fn main() {
+    test::run_all(&[])
+}
