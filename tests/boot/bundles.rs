@@ -24,7 +24,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn one_guest() -> String {
-    manifest(&[Vm::of_guest("app", "0-1", "suite", "")], "")
+    manifest(&[Vm::of_guest("app", "0-1", "guest-suite", "")], "")
 }
 
 /// Boots a bundle that `alter` has changed; a line of the hypervisor has to match.
@@ -75,7 +75,7 @@ fn planned_for_the_other_gic() -> Result<()> {
 
 fn planned_for_more_cores() -> Result<()> {
     let planned = Machine { smp: Some(8), ..Machine::default() };
-    let manifest = manifest(&[Vm::of_guest("app", "6-7", "suite", "")], "");
+    let manifest = manifest(&[Vm::of_guest("app", "6-7", "guest-suite", "")], "");
     let refusal = r#"^\[06!\] .*"?app"?.*"#;
     on_another("bundles-cores", &manifest, &planned, &Machine::default(), refusal)
 }
@@ -83,8 +83,8 @@ fn planned_for_more_cores() -> Result<()> {
 /// The VM that does not fit is not started; the other one is.
 fn planned_for_more_memory() -> Result<()> {
     let vms = [
-        Vm { memory: "4G", ..Vm::of_guest("big", "0-1", "suite", "") },
-        Vm::of_guest("small", "2-3", "suite", ""),
+        Vm { memory: "4G", ..Vm::of_guest("big", "0-1", "guest-suite", "") },
+        Vm::of_guest("small", "2-3", "guest-suite", ""),
     ];
     let planned = Machine { memory_bytes: Some(8 << 30), ..Machine::default() };
     let prepared = prepare("bundles-memory", &manifest(&vms, ""), &planned, Options::default())?;
@@ -116,8 +116,8 @@ fn planned_for_a_moved_uart() -> Result<()> {
 /// The machine's own tree reserves the upper three quarters of its 2 GiB.
 fn reserved_memory_over_a_guest() -> Result<()> {
     let vms = [
-        Vm { memory: "1G", ..Vm::of_guest("big", "0-1", "suite", "") },
-        Vm::of_guest("small", "2-3", "suite", ""),
+        Vm { memory: "1G", ..Vm::of_guest("big", "0-1", "guest-suite", "") },
+        Vm::of_guest("small", "2-3", "guest-suite", ""),
     ];
     let machine = Machine::default();
     let test = "bundles-reserved";

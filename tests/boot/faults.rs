@@ -17,7 +17,8 @@ pub fn trials() -> Vec<Trial> {
 
 /// Lets the hypervisor fault on a core that has siblings with guests.
 fn fault(kind: &str) -> Result<()> {
-    let vms = [Vm::of_guest("a", "0-1", "suite", ""), Vm::of_guest("b", "2-3", "suite", "")];
+    let vms =
+        [Vm::of_guest("a", "0-1", "guest-suite", ""), Vm::of_guest("b", "2-3", "guest-suite", "")];
     let knobs = format!("fault_at_start = \"{kind}\"");
     let test = format!("faults-{kind}");
     let prepared =

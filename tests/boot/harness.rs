@@ -154,7 +154,9 @@ pub fn build_guests() -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command.args(["build", "--release", "--target", "aarch64-unknown-none-softfloat"]);
-        command.args(["--package", "suite", "--package", "bench"]).current_dir(project_root());
+        command
+            .args(["--package", "guest-suite", "--package", "guest-bench"])
+            .current_dir(project_root());
         successful(&mut command)
     };
     BUILT.get_or_init(build).clone()

@@ -24,8 +24,8 @@ fn halves(smp: u32, memory_bytes: u64, memory: &'static str) -> Result<()> {
     let half = smp / 2;
     let cpus = [format!("0-{}", half - 1), format!("{half}-{}", smp - 1)];
     let names = ["low", "high"];
-    let vms =
-        [0, 1].map(|index| Vm { memory, ..Vm::of_guest(names[index], &cpus[index], "suite", "") });
+    let vms = [0, 1]
+        .map(|index| Vm { memory, ..Vm::of_guest(names[index], &cpus[index], "guest-suite", "") });
     let machine =
         Machine { smp: Some(smp), memory_bytes: Some(memory_bytes), ..Machine::default() };
     suites_pass(&format!("machines-{smp}"), &vms, &machine)
@@ -33,14 +33,14 @@ fn halves(smp: u32, memory_bytes: u64, memory: &'static str) -> Result<()> {
 
 fn halves_of_one_core() -> Result<()> {
     let machine = Machine { smp: Some(1), ..Machine::default() };
-    suites_pass("machines-1", &[Vm::of_guest("only", "0", "suite", "")], &machine)
+    suites_pass("machines-1", &[Vm::of_guest("only", "0", "guest-suite", "")], &machine)
 }
 
 fn eight_guests() -> Result<()> {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let vms: Vec<_> = (0..)
         .zip(names)
-        .map(|(cpu, name)| Vm::of_guest(name, &format!("{cpu}"), "suite", ""))
+        .map(|(cpu, name)| Vm::of_guest(name, &format!("{cpu}"), "guest-suite", ""))
         .collect();
     let machine = Machine { smp: Some(8), ..Machine::default() };
     suites_pass("machines-8-guests", &vms, &machine)
@@ -60,7 +60,7 @@ fn suites_pass(test: &str, vms: &[Vm], machine: &Machine) -> Result<()> {
 }
 
 fn entered_at_el1() -> Result<()> {
-    let vms = [Vm::of_guest("a", "0", "suite", "")];
+    let vms = [Vm::of_guest("a", "0", "guest-suite", "")];
     let prepared =
         prepare("machines-el1", &manifest(&vms, ""), &Machine::default(), Default::default())?;
     let machine = Machine { entry: Entry::El1, ..Machine::default() };
@@ -70,7 +70,7 @@ fn entered_at_el1() -> Result<()> {
 }
 
 fn without_a_bundle() -> Result<()> {
-    let vms = [Vm::of_guest("a", "0", "suite", "")];
+    let vms = [Vm::of_guest("a", "0", "guest-suite", "")];
     let machine = Machine::default();
     let prepared =
         prepare("machines-no-bundle", &manifest(&vms, ""), &machine, Default::default())?;

@@ -51,7 +51,7 @@ fn booted<'b>(boot: &'b Boot, cpu: &str) -> Result<&'b Outcome> {
 
 fn run(cpu: &str) -> Result<Outcome> {
     let machine = Machine { cpu: Some(cpu.to_owned()), ..Machine::default() };
-    let manifest = harness::manifest(&[Vm::of_guest(VM, "0-3", "suite", "")], "");
+    let manifest = harness::manifest(&[Vm::of_guest(VM, "0-3", "guest-suite", "")], "");
     let test = format!("suite-{cpu}");
     let prepared = harness::prepare(&test, &manifest, &machine, Default::default())?;
     let script = Script { limit: harness::LIMIT, ..script(End::Off, passes)? };

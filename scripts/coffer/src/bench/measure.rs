@@ -75,7 +75,7 @@ impl Boot {
         let folder = run::work_folder("bench").join(self.name());
         std::fs::create_dir_all(&folder).map_err(Error::io(folder.display().to_string()))?;
         let path = folder.join("bench.toml");
-        let guest = args.guest.clone().unwrap_or_else(|| run::built("bench"));
+        let guest = args.guest.clone().unwrap_or_else(|| run::built("guest-bench"));
         std::fs::write(&path, self.manifest(&guest))
             .map_err(Error::io(path.display().to_string()))?;
         let options = Options { out: Some(folder), ..Options::default() };
