@@ -9,7 +9,8 @@
 mod measure;
 mod table;
 
-use crate::run::{Error, Verdict};
+use crate::command::Exit;
+use crate::run::Error;
 use measure::Measured;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -74,7 +75,7 @@ pub const OPERATIONS: &[&str] = &[
 ///
 /// # Errors
 /// Says why nothing was measured.
-pub fn bench(args: &BenchArgs) -> Result<Verdict, Error> {
+pub fn bench(args: &BenchArgs) -> Result<Exit, Error> {
     let measured = match measure::measure(args)? {
         Measured::Costs { mitigations_off, mitigations_on } => (mitigations_off, mitigations_on),
         Measured::Problem(problem, verdict) => {
@@ -93,7 +94,7 @@ pub fn bench(args: &BenchArgs) -> Result<Verdict, Error> {
             eprintln!("error: {complaint}");
         }
     }
-    Ok(if args.check && !complaints.is_empty() { Verdict::Failed } else { Verdict::Done })
+    Ok(if args.check && !complaints.is_empty() { Exit::Failed } else { Exit::Done })
 }
 
 /// Returns what is wrong with the costs: an operation that is missing, or costs more than it may.

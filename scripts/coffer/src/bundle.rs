@@ -44,6 +44,17 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Returns the word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Tree => "tree",
+            Self::Kernel => "kernel",
+            Self::Ramdisk => "ramdisk",
+        }
+    }
+
     fn fit_type(self) -> &'static str {
         match self {
             Self::Plan => "firmware",

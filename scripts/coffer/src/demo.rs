@@ -3,10 +3,11 @@
 #![forbid(unsafe_code)]
 
 use crate::board::project_root;
+use crate::command::Exit;
 use crate::expect::{End, Script, ScriptError};
 use crate::manifest::Manifest;
 use crate::qemu::Machine;
-use crate::run::{self, Error, Verdict};
+use crate::run::{self, Error};
 use cofferdam::plan::ConsoleMode;
 use std::process::Command;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub struct DemoArgs {
 ///
 /// # Errors
 /// Says why nothing was booted.
-pub fn demo(args: &DemoArgs) -> Result<Verdict, Error> {
+pub fn demo(args: &DemoArgs) -> Result<Exit, Error> {
     fetch_guests()?;
     let machine = Machine { cpu: args.cpu.clone(), ..Machine::default() };
     let path = project_root().join(MANIFEST);

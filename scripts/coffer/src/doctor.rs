@@ -2,7 +2,8 @@
 //! `coffer doctor`: says what the last stage line of a serial log means and what to do next.
 #![forbid(unsafe_code)]
 
-use crate::run::{Error, Verdict};
+use crate::command::Exit;
+use crate::run::Error;
 use regex::Regex;
 use std::path::PathBuf;
 
@@ -94,11 +95,11 @@ const STAGES: &[Stage] = &[
 ///
 /// # Errors
 /// Says that the log does not read.
-pub fn doctor(args: &DoctorArgs) -> Result<Verdict, Error> {
+pub fn doctor(args: &DoctorArgs) -> Result<Exit, Error> {
     let path = &args.serial;
     let log = std::fs::read(path).map_err(Error::io(path.display().to_string()))?;
     println!("{}", diagnose(&String::from_utf8_lossy(&log)));
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// Says what the last stage line of `log` means.

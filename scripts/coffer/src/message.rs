@@ -180,7 +180,7 @@ impl Report {
         let mut text = String::new();
         for message in self.0.iter().take(PRINTED_MAX) {
             text.push_str(&message.render(&renderer));
-            text.push('\n');
+            text.push_str("\n\n");
         }
         if let Some(more) = self.0.len().checked_sub(PRINTED_MAX).filter(|more| *more > 0) {
             text.push_str(&format!("… and {more} more\n"));

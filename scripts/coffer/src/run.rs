@@ -9,6 +9,7 @@ mod interactive;
 
 use crate::board::{Overrides, target_directory};
 use crate::build::{self, Artifacts};
+use crate::command::{self, Exit};
 use crate::expect::{self, Script, ScriptError, junit};
 use crate::manifest::value;
 use crate::message::{Report, Style};
@@ -21,17 +22,6 @@ use std::process::Command;
 
 /// What failed, where starting or hearing the machine does.
 pub(crate) const QEMU: &str = "qemu-system-aarch64";
-
-/// What a verb that boots something ended with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// It did what was asked.
-    Done,
-    /// It did not, and has said why.
-    Failed,
-    /// It had to be stopped.
-    Hung,
-}
 
 /// Why nothing was booted.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +165,7 @@ pub fn prepare(
         return Err(Error::Board(artifacts.board.name.to_string()));
     };
     let command = machine.command(board, &artifacts.image, Some(&artifacts.bundle));
+    command::print_report(&artifacts.warnings);
     Ok(Prepared { artifacts, command })
 }
 
@@ -183,11 +174,24 @@ pub(crate) fn with_console(console: ConsoleMode) -> build::Options {
     build::Options { console: Some(console), ..build::Options::default() }
 }
 
+/// Says why nothing was booted, where that is so, and how the tool ends.
+#[must_use]
+pub fn finish(result: Result<Exit, Error>) -> Exit {
+    match result {
+        Ok(exit) => exit,
+        Err(Error::Refused(report)) => command::refuse(&report, false),
+        Err(error) => {
+            eprintln!("error: {error}");
+            Exit::Failed
+        }
+    }
+}
+
 /// Carries out `coffer run`.
 ///
 /// # Errors
 /// Says why nothing was booted.
-pub fn run(args: &RunArgs) -> Result<Verdict, Error> {
+pub fn run(args: &RunArgs) -> Result<Exit, Error> {
     let machine = args.machine.machine();
     if args.batch {
         let options = with_console(ConsoleMode::Tagged);
@@ -199,7 +203,7 @@ pub fn run(args: &RunArgs) -> Result<Verdict, Error> {
 }
 
 /// Starts `command` with this terminal as its serial line.
-pub(crate) fn attend(command: Command) -> Result<Verdict, Error> {
+pub(crate) fn attend(command: Command) -> Result<Exit, Error> {
     interactive::run(command).map_err(Error::io(QEMU))
 }
 
@@ -207,7 +211,7 @@ pub(crate) fn attend(command: Command) -> Result<Verdict, Error> {
 ///
 /// # Errors
 /// Says why nothing was booted.
-pub fn test(args: &TestArgs) -> Result<Verdict, Error> {
+pub fn test(args: &TestArgs) -> Result<Exit, Error> {
     let path = &args.expect;
     let text = std::fs::read_to_string(path).map_err(Error::io(path.display().to_string()))?;
     let script =
@@ -222,7 +226,7 @@ pub(crate) fn expected(
     command: Command,
     script: &Script,
     report: Option<&Path>,
-) -> Result<Verdict, Error> {
+) -> Result<Exit, Error> {
     let echo = |bytes: &[u8]| {
         // A reader that has gone away is no reason to stop the machine.
         let _ = io::stdout().write_all(&terminal::without_marks(bytes));
@@ -232,11 +236,11 @@ pub(crate) fn expected(
         let text = junit::report("cofferdam", &outcome);
         std::fs::write(path, text).map_err(Error::io(path.display().to_string()))?;
     }
-    let Some(report) = outcome.report() else { return Ok(Verdict::Done) };
+    let Some(report) = outcome.report() else { return Ok(Exit::Done) };
     eprintln!("\nerror: {report}");
     Ok(match outcome.problem {
-        Some(expect::drive::Problem::Hung { .. }) => Verdict::Hung,
-        _ => Verdict::Failed,
+        Some(expect::drive::Problem::Hung { .. }) => Exit::Timeout,
+        _ => Exit::Failed,
     })
 }
 

@@ -5,7 +5,8 @@
 //! there, or addresses above it. Return addresses point behind the call, so the byte before counts.
 #![forbid(unsafe_code)]
 
-use crate::run::{self, Error, Verdict};
+use crate::command::Exit;
+use crate::run::{self, Error};
 use addr2line::Loader;
 use regex::Regex;
 use std::io::{self, Read};
@@ -22,7 +23,7 @@ pub struct SymbolizeArgs {
 ///
 /// # Errors
 /// Says what does not read.
-pub fn symbolize(args: &SymbolizeArgs) -> Result<Verdict, Error> {
+pub fn symbolize(args: &SymbolizeArgs) -> Result<Exit, Error> {
     let mut log = Vec::new();
     io::stdin().read_to_end(&mut log).map_err(Error::io("standard input"))?;
     let elf = args.elf.clone().unwrap_or_else(|| run::built("cofferdam"));
@@ -30,9 +31,9 @@ pub fn symbolize(args: &SymbolizeArgs) -> Result<Verdict, Error> {
     print!("{}", dump.text);
     if dump.resolved_count == 0 {
         eprintln!("error: no address of {} in this log", elf.display());
-        return Ok(Verdict::Failed);
+        return Ok(Exit::Failed);
     }
-    Ok(Verdict::Done)
+    Ok(Exit::Done)
 }
 
 /// A dump with its functions and lines.

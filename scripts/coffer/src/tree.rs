@@ -5,6 +5,8 @@
 //! [`Tree::parse`] alone. A tree may be hostile; its size, depth and number of nodes are bounded.
 #![forbid(unsafe_code)]
 
+pub mod guest;
+
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node as _, Property as _};
 use std::collections::HashMap;

@@ -4,9 +4,10 @@
 
 use super::{BenchArgs, Costs};
 use crate::build::Options;
+use crate::command::Exit;
 use crate::expect::{self, End, Outcome, Script, ScriptError};
 use crate::qemu::{Clock, Machine};
-use crate::run::{self, Error, Verdict};
+use crate::run::{self, Error};
 use object::{Object, ObjectSection, SectionKind};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ pub(super) enum Measured {
         mitigations_on: Costs,
     },
     /// A boot went wrong.
-    Problem(String, Verdict),
+    Problem(String, Exit),
 }
 
 /// What a boot of the guest is for.
@@ -50,8 +51,8 @@ pub(super) fn measure(args: &BenchArgs) -> Result<Measured, Error> {
         let (outcome, elf) = boot.run(args)?;
         if let Some(report) = outcome.report() {
             let verdict = match outcome.problem {
-                Some(expect::drive::Problem::Hung { .. }) => Verdict::Hung,
-                _ => Verdict::Failed,
+                Some(expect::drive::Problem::Hung { .. }) => Exit::Timeout,
+                _ => Exit::Failed,
             };
             return Ok(Measured::Problem(report, verdict));
         }

@@ -2,7 +2,7 @@
 //! A person at the machine's serial line.
 #![forbid(unsafe_code)]
 
-use super::Verdict;
+use crate::command::Exit;
 use crate::qemu::{Heard, Running};
 use crate::terminal::{HELP, Keys, RawMode, Typed, without_marks};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// What starting the machine, or the terminal, failed with.
-pub fn run(command: Command) -> io::Result<Verdict> {
+pub fn run(command: Command) -> io::Result<Exit> {
     let quit = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&quit))?;
@@ -42,7 +42,7 @@ pub fn run(command: Command) -> io::Result<Verdict> {
     Ok(verdict)
 }
 
-fn listen(running: &mut Running, quit: &AtomicBool) -> io::Result<(Verdict, String)> {
+fn listen(running: &mut Running, quit: &AtomicBool) -> io::Result<(Exit, String)> {
     let mut screen = io::stdout().lock();
     while !quit.load(Ordering::Relaxed) {
         match running.hear(TICK)? {
@@ -51,13 +51,13 @@ fn listen(running: &mut Running, quit: &AtomicBool) -> io::Result<(Verdict, Stri
                 screen.flush()?;
             }
             Heard::Ended(status, errors) => {
-                let verdict = if status.success() { Verdict::Done } else { Verdict::Failed };
+                let verdict = if status.success() { Exit::Done } else { Exit::Failed };
                 return Ok((verdict, errors));
             }
             Heard::Silence => {}
         }
     }
-    Ok((Verdict::Done, String::new()))
+    Ok((Exit::Done, String::new()))
 }
 
 fn type_keys(mut input: ChildStdin, quit: &AtomicBool) {
