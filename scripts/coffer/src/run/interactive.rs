@@ -37,6 +37,10 @@ pub fn run(command: Command) -> io::Result<Exit> {
         thread::spawn(move || type_keys(input, &quit));
     }
     let (verdict, complaint) = listen(&mut running, &quit)?;
+    if raw.is_some() {
+        // Where the cursor is only the machine knows.
+        println!();
+    }
     drop(raw);
     eprint!("{complaint}");
     Ok(verdict)
@@ -51,7 +55,9 @@ fn listen(running: &mut Running, quit: &AtomicBool) -> io::Result<(Exit, String)
                 screen.flush()?;
             }
             Heard::Ended(status, errors) => {
-                let verdict = if status.success() { Exit::Done } else { Exit::Failed };
+                // A machine that loses its keyboard because the person quits may complain.
+                let is_fine = status.success() || quit.load(Ordering::Relaxed);
+                let verdict = if is_fine { Exit::Done } else { Exit::Failed };
                 return Ok((verdict, errors));
             }
             Heard::Silence => {}
