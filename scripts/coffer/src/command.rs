@@ -48,7 +48,7 @@ pub struct PlanArgs {
 pub struct BuildArgs {
     /// The manifest.
     manifest: PathBuf,
-    /// The directory for the files (default: target/coffer/<manifest>).
+    /// The directory for the files (default: one under target/coffer).
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Write JSON (format 1).

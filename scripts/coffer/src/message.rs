@@ -250,7 +250,7 @@ pub fn bytes(count: u64) -> String {
     for (unit, suffix) in UNITS {
         if count >= unit {
             let (whole, tenths) = (count / unit, (count % unit) * 10 / unit);
-            let exact = count % unit == 0;
+            let exact = count.is_multiple_of(unit);
             return match (exact, tenths) {
                 (true, _) => format!("{whole}{suffix}"),
                 (false, _) if whole >= 100 => format!("{whole}{suffix}"),

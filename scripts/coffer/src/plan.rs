@@ -7,27 +7,30 @@
 
 mod cores;
 pub mod devices;
+mod images;
 pub mod layout;
+mod memory;
 pub mod report;
+mod seeds;
+
+pub use memory::HYPERVISOR_BYTES;
 
 use crate::board::Board;
-use crate::bundle::{Bundle, Image, Kind};
+use crate::bundle::{Bundle, Kind};
 use crate::explain::Code;
 use crate::image::{self, Kernel};
 use crate::manifest::{CONSOLE_ARGUMENT, Manifest, Spanned, Vm, read_bytes};
-use crate::message::{Message, Report, bytes, nearest, quote};
+use crate::message::{Message, Report, nearest, quote};
 use crate::tree::NodeId;
-use crate::tree::guest::{self, Guest, GuestDevice, Seeds};
+use crate::tree::guest::{self, Guest, GuestDevice};
 use cofferdam::addr::{Ipa, IpaRange};
 use cofferdam::plan::{
-    ConsoleMode, ConsolePlan, DevicePlan, GicClaim, ImagePlan, Knobs, List, MachineClaim, NAME_MAX,
-    Name, Path as PlanPath, Plan, UartClaim, VmPlan,
+    ConsoleMode, ConsolePlan, DevicePlan, GicClaim, ImagePlan, Knobs, List, MachineClaim, Name,
+    Path as PlanPath, Plan, UartClaim, VmPlan,
 };
-use std::io::Read;
+use images::Images;
 use std::path::{Path, PathBuf};
 
-/// What the planner sets aside for the hypervisor: image, stacks, tables, heap, the board's tree.
-pub const HYPERVISOR_BYTES: u64 = 16 << 20;
 /// The most bytes of one image, packed or not.
 const IMAGE_BYTES_MAX: u64 = 1 << 30;
 
@@ -95,35 +98,12 @@ struct Planner<'a> {
     images: Images,
 }
 
-/// The images so far, each kept once.
-#[derive(Default)]
-struct Images(Vec<Image>);
-
-impl Images {
-    /// Keeps an image, unless the same is there already, and returns its name.
-    fn add(&mut self, kind: Kind, description: String, bytes: Vec<u8>) -> String {
-        let same = |image: &&Image| image.kind == kind && *image.bytes == *bytes;
-        if let Some(image) = self.0.iter().find(same) {
-            return image.name.clone();
-        }
-        let number = self.0.iter().filter(|image| image.kind == kind).count();
-        self.push(format!("{}-{number}", kind.word()), kind, description, bytes)
-    }
-
-    /// Keeps a VM's tree, under the VM's name where there is room for it.
-    fn add_tree(&mut self, vm: &str, bytes: Vec<u8>) -> String {
-        let description = format!("for {vm}");
-        let name = format!("{vm}-tree");
-        if name.len() > NAME_MAX {
-            return self.add(Kind::Tree, description, bytes);
-        }
-        self.push(name, Kind::Tree, description, bytes)
-    }
-
-    fn push(&mut self, name: String, kind: Kind, description: String, bytes: Vec<u8>) -> String {
-        self.0.push(Image { name: name.clone(), description, kind, bytes: bytes.into() });
-        name
-    }
+/// What a VM is made of.
+struct Parts {
+    memory: IpaRange,
+    kernel: Kernel,
+    ramdisk: Option<Vec<u8>>,
+    devices: Vec<(DevicePlan, GuestDevice)>,
 }
 
 impl<'a> Planner<'a> {
@@ -158,45 +138,27 @@ impl<'a> Planner<'a> {
     }
 
     fn vm(&mut self, vm: &Vm, cores: Option<&[usize]>) -> Option<VmPlan> {
-        let memory = self.memory(vm);
-        // Everything is looked at before the first error ends it, so that all are reported.
-        let limit = (*vm.memory.get_ref()).min(IMAGE_BYTES_MAX);
-        let kernel = self.kernel(vm, limit);
-        let ramdisk = match &vm.ramdisk {
-            Some(path) => self.file(path, limit).map(Some),
-            None => Some(None),
-        };
-        let devices = self.devices(vm);
-        let (memory, kernel, ramdisk, cores) = (memory?, kernel?, ramdisk?, cores?);
-        let (plans, guests): (Vec<DevicePlan>, Vec<GuestDevice>) = devices?.into_iter().unzip();
-
-        let ramdisk_bytes = ramdisk.as_ref().map_or(0, |ramdisk| length(ramdisk));
-        let placed = layout::place(memory, kernel.placement, ramdisk_bytes);
-        let places = match placed {
+        let parts = self.parts(vm);
+        let (parts, cores) = (parts?, cores?);
+        let (plans, guests): (Vec<DevicePlan>, Vec<GuestDevice>) =
+            parts.devices.into_iter().unzip();
+        let ramdisk_bytes = parts.ramdisk.as_ref().map_or(0, |ramdisk| length(ramdisk));
+        let places = match layout::place(parts.memory, parts.kernel.placement, ramdisk_bytes) {
             Ok(places) => places,
             Err(error) => return self.does_not_fit(vm, &error),
         };
-        let tree = self.tree(vm, memory, cores, places.ramdisk, &guests);
+        let tree = self.tree(vm, parts.memory, cores, places.ramdisk, &guests);
         if length(&tree) > layout::TREE_BYTES_MAX {
             let text = format!("the device tree of {} is too long", quote(vm.name.get_ref()));
             return self.error(Message::new(Code::E14, text));
         }
-
-        let mut images = vec![(self.images.add_tree(vm.name.get_ref(), tree), layout::RAM)];
-        let described = format!("{}: {}", shown(vm.kernel.get_ref()), kernel.format);
-        let name = self.images.add(Kind::Kernel, described, kernel.bytes);
-        images.push((name, places.kernel));
-        if let Some((ramdisk, range)) = ramdisk.zip(places.ramdisk) {
-            let path = vm.ramdisk.as_ref().map(|path| shown(path.get_ref()));
-            let name = self.images.add(Kind::Ramdisk, path.unwrap_or_default(), ramdisk);
-            images.push((name, range.start()));
-        }
+        let images = self.keep(vm, tree, parts.kernel, parts.ramdisk, &places);
         let machine = &self.board.machine;
         let mpidrs = cores.iter().filter_map(|core| Some(machine.cores.get(*core)?.mpidr));
         Some(VmPlan {
             name: Name::try_from(vm.name.get_ref().as_str()).ok()?,
             vcpus: List::new(mpidrs.collect())?,
-            memory,
+            memory: parts.memory,
             images: self.image_plans(images)?,
             entry: places.entry,
             tree: layout::RAM,
@@ -204,6 +166,39 @@ impl<'a> Planner<'a> {
             devices: List::new(plans)?,
             on_reboot: vm.on_reboot,
         })
+    }
+
+    /// Looks at everything that a VM is made of before the first error ends it.
+    fn parts(&mut self, vm: &Vm) -> Option<Parts> {
+        let memory = self.memory(vm);
+        let limit = (*vm.memory.get_ref()).min(IMAGE_BYTES_MAX);
+        let kernel = self.kernel(vm, limit);
+        let ramdisk = match &vm.ramdisk {
+            Some(path) => self.file(path, limit).map(Some),
+            None => Some(None),
+        };
+        let devices = self.devices(vm);
+        Some(Parts { memory: memory?, kernel: kernel?, ramdisk: ramdisk?, devices: devices? })
+    }
+
+    /// Puts a VM's images into the bundle and returns their names and addresses.
+    fn keep(
+        &mut self,
+        vm: &Vm,
+        tree: Vec<u8>,
+        kernel: Kernel,
+        ramdisk: Option<Vec<u8>>,
+        places: &layout::Places,
+    ) -> Vec<(String, Ipa)> {
+        let mut images = vec![(self.images.add_tree(vm.name.get_ref(), tree), layout::RAM)];
+        let described = format!("{}: {}", shown(vm.kernel.get_ref()), kernel.format);
+        images.push((self.images.add(Kind::Kernel, described, kernel.bytes), places.kernel));
+        if let Some((ramdisk, range)) = ramdisk.zip(places.ramdisk) {
+            let path = vm.ramdisk.as_ref().map(|path| shown(path.get_ref()));
+            let name = self.images.add(Kind::Ramdisk, path.unwrap_or_default(), ramdisk);
+            images.push((name, range.start()));
+        }
+        images
     }
 
     fn image_plans<const MAX: usize>(
@@ -216,22 +211,6 @@ impl<'a> Planner<'a> {
             Some(ImagePlan { name: Name::try_from(name.as_str()).ok()?, ipa, size_bytes })
         };
         List::new(images.into_iter().map(plan).collect::<Option<Vec<_>>>()?)
-    }
-
-    fn memory(&mut self, vm: &Vm) -> Option<IpaRange> {
-        let size = *vm.memory.get_ref();
-        let here = self.manifest.mark(vm.memory.span(), "");
-        if !size.is_multiple_of(layout::RAM_ALIGNMENT) {
-            let message = Message::new(Code::E04, "a VM's memory is a multiple of 2M").at(here);
-            let Some(rounded) = size.checked_next_multiple_of(layout::RAM_ALIGNMENT) else {
-                return self.error(message);
-            };
-            return self.error(message.write(format!("memory = \"{}M\"", rounded >> 20)));
-        }
-        match IpaRange::new(layout::RAM, size) {
-            Some(memory) => Some(memory),
-            None => self.error(Message::new(Code::E13, "no board has so much memory").at(here)),
-        }
     }
 
     /// Reads a file of no more than `limit` bytes and at least one.
@@ -302,32 +281,38 @@ impl<'a> Planner<'a> {
             bootargs: &bootargs,
             ramdisk,
             has_pmu: machine.has_pmu,
-            seeds: &seeds(self.seed, vm.name.get_ref()),
+            seeds: &seeds::seeds(self.seed, vm.name.get_ref()),
             devices,
         })
     }
 
     fn devices(&mut self, vm: &Vm) -> Option<Vec<(DevicePlan, GuestDevice)>> {
         let mut window = devices::Window::default();
-        let assigned: Vec<_> = vm
-            .devices
-            .iter()
-            .map(|device| {
-                let name = device.get_ref();
-                let result = devices::find(&self.board.tree, name)
-                    .and_then(|node| devices::assign(self.board, name, node, &mut window));
-                result.or_else(|refusal| {
-                    let mark = self.manifest.mark(device.span(), "");
-                    let mut message = Message::new(refusal.code, refusal.text).at(mark);
-                    if let Some(write) = refusal.write {
-                        message = message.write(write);
-                    }
-                    self.report.push(message);
-                    Err(())
-                })
-            })
-            .collect();
-        assigned.into_iter().collect::<Result<_, ()>>().ok()
+        // Collected twice, so that the first refusal does not hide the others.
+        let assigned: Vec<_> =
+            vm.devices.iter().map(|device| self.device(device, &mut window)).collect();
+        assigned.into_iter().collect()
+    }
+
+    fn device(
+        &mut self,
+        device: &Spanned<String>,
+        window: &mut devices::Window,
+    ) -> Option<(DevicePlan, GuestDevice)> {
+        let name = device.get_ref();
+        let assigned = devices::find(&self.board.tree, name)
+            .and_then(|node| devices::assign(self.board, name, node, window));
+        match assigned {
+            Ok(assigned) => Some(assigned),
+            Err(refusal) => {
+                let mark = self.manifest.mark(device.span(), "");
+                let mut message = Message::new(refusal.code, refusal.text).at(mark);
+                if let Some(write) = refusal.write {
+                    message = message.write(write);
+                }
+                self.error(message)
+            }
+        }
     }
 
     /// Reports every device that is given away a second time.
@@ -355,59 +340,20 @@ impl<'a> Planner<'a> {
             }
         }
     }
-
-    /// Compares what all VMs, the hypervisor and the bundle take with what the board has.
-    fn check_memory(&mut self) {
-        let available = available_bytes(self.board);
-        let bundle = Bundle::approximate_bytes(&self.images.0);
-        let mut needed = HYPERVISOR_BYTES.saturating_add(bundle);
-        let mut over = None;
-        for vm in &self.manifest.vms {
-            needed = needed.saturating_add(*vm.memory.get_ref());
-            if needed > available && over.is_none() {
-                over = Some(vm);
-            }
-        }
-        let Some(over) = over else { return };
-        let vms: Vec<_> = self
-            .manifest
-            .vms
-            .iter()
-            .map(|vm| format!("{} {}", vm.name.get_ref(), bytes(*vm.memory.get_ref())))
-            .collect();
-        let text = format!(
-            "{} + hypervisor {} + bundle {} = {}, but the board has {} of memory to give",
-            vms.join(" + "),
-            bytes(HYPERVISOR_BYTES),
-            bytes(bundle),
-            bytes(needed),
-            bytes(available)
-        );
-        let mark = self.manifest.mark(over.memory.span(), "this passes the end");
-        let excess = needed.saturating_sub(available).next_multiple_of(layout::RAM_ALIGNMENT);
-        let mut message = Message::new(Code::E13, text).at(mark);
-        if let Some(left) = over.memory.get_ref().checked_sub(excess).filter(|left| *left > 0) {
-            message = message.write(format!("memory = \"{}M\", or less elsewhere", left >> 20));
-        }
-        self.report.push(message);
-    }
 }
 
 /// Returns the path of the file in the same directory that was probably meant.
 fn nearest_file(given: &Path, resolved: &Path) -> Option<String> {
     const LOOKED_AT_MAX: usize = 1000;
     let wanted = resolved.file_name()?.to_str()?;
-    let entries = std::fs::read_dir(resolved.parent()?).ok()?.flatten().take(LOOKED_AT_MAX);
+    let directory = resolved.parent().filter(|parent| *parent != Path::new(""));
+    let entries = std::fs::read_dir(directory.unwrap_or(Path::new("."))).ok()?;
+    let entries = entries.flatten().take(LOOKED_AT_MAX);
     let names: Vec<String> =
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     let others = names.iter().map(String::as_str).filter(|name| *name != wanted);
     let near = nearest(wanted, others)?;
     Some(given.with_file_name(near).to_string_lossy().into_owned())
-}
-
-/// Returns the bytes of memory that are not reserved.
-fn available_bytes(board: &Board) -> u64 {
-    board.machine.memory_bytes().saturating_sub(board.machine.reserved_bytes)
 }
 
 fn length(bytes: &[u8]) -> u64 {
@@ -417,57 +363,4 @@ fn length(bytes: &[u8]) -> u64 {
 /// Returns a path for the report, on one line and not without end.
 fn shown(path: &Path) -> String {
     path.to_string_lossy().chars().filter(|c| !c.is_control()).take(100).collect()
-}
-
-/// Draws seeds, or derives them from a fixed one and the VM's name.
-fn seeds(fixed: Option<u64>, vm: &str) -> Seeds {
-    let mut seeds = Seeds { kaslr: 0, rng: [0; 64] };
-    let mut random = [0; 72];
-    match fixed {
-        Some(fixed) => {
-            use sha2::{Digest, Sha512};
-            let first = Sha512::digest(format!("{fixed} {vm}"));
-            let second = Sha512::digest(first);
-            for (byte, value) in random.iter_mut().zip(first.iter().chain(&second)) {
-                *byte = *value;
-            }
-        }
-        None => {
-            // Without it the seeds stay zero, which kernels take for none.
-            let source = std::fs::File::open("/dev/urandom");
-            let _ = source.and_then(|mut source| source.read_exact(&mut random));
-        }
-    }
-    if let Some((rng, kaslr)) = random.split_first_chunk() {
-        seeds.rng = *rng;
-        seeds.kaslr = kaslr.try_into().map_or(0, u64::from_be_bytes);
-    }
-    seeds
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fixed_seeds_are_the_same_for_a_vm_and_differ_between_vms() {
-        assert_eq!(seeds(Some(1), "a"), seeds(Some(1), "a"));
-        assert_ne!(seeds(Some(1), "a"), seeds(Some(1), "b"));
-        assert_ne!(seeds(Some(1), "a"), seeds(Some(2), "a"));
-        assert_ne!(seeds(None, "a"), seeds(None, "a"));
-        assert_ne!(seeds(Some(1), "a").kaslr, 0);
-    }
-
-    #[test]
-    fn equal_images_are_kept_once() {
-        let mut images = Images::default();
-        let mut add = |kind, bytes: &[u8]| images.add(kind, String::new(), bytes.to_vec());
-        assert_eq!(add(Kind::Kernel, b"a"), "kernel-0");
-        assert_eq!(add(Kind::Kernel, b"b"), "kernel-1");
-        assert_eq!(add(Kind::Kernel, b"a"), "kernel-0");
-        assert_eq!(add(Kind::Ramdisk, b"a"), "ramdisk-0");
-        assert_eq!(images.add_tree("vm", b"a".to_vec()), "vm-tree");
-        assert_eq!(images.add_tree(&"x".repeat(31), b"a".to_vec()), "vm-tree");
-        assert_eq!(images.add_tree(&"x".repeat(31), b"b".to_vec()), "tree-1");
-    }
 }

@@ -16,6 +16,7 @@ pub const BYTES_MAX: usize = 2 << 20;
 const NODES_MAX: usize = 1 << 16;
 const DEPTH_MAX: usize = 32;
 const HEADER_BYTES: usize = 40;
+const MAGIC: [u8; 4] = [0xd0, 0x0d, 0xfe, 0xed];
 
 /// The place of a node in its tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -59,6 +60,9 @@ impl Tree {
     /// # Errors
     /// Says why the bytes are no tree.
     pub fn parse(bytes: &[u8]) -> Result<Self, TreeError> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(TreeError::Broken("it does not start like a device tree".into()));
+        }
         let size = bytes.get(4..8).and_then(be_u32).unwrap_or(0);
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         if size > BYTES_MAX {

@@ -2,7 +2,8 @@
 //! What `coffer plan` prints: the board, who has what, and where things stand in each guest.
 #![forbid(unsafe_code)]
 
-use super::{HYPERVISOR_BYTES, Planned, available_bytes, cores};
+use super::memory::available_bytes;
+use super::{HYPERVISOR_BYTES, Planned, cores};
 use crate::board::Board;
 use crate::bundle::Bundle;
 use crate::message::{JsonMessage, bytes};
