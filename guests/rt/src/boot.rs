@@ -5,13 +5,14 @@
 
 use crate::cpu::{self, CPUS_MAX, PERCPU, PerCpu, STACK_BYTES};
 use crate::mmu::{MAIR, NORMAL_BLOCK, ROOT, SCTLR, TCR};
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::mem::size_of;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Bytes kept for each entry; the assembly shifts by the same amount.
 const STATE_BYTES: usize = 2048;
 const STATE_WORDS: usize = STATE_BYTES / 8;
+const POISON: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 
 #[repr(C, align(4096))]
 struct States([[AtomicU64; STATE_WORDS]; CPUS_MAX + 1]);
@@ -133,8 +134,17 @@ impl EntryState {
     /// Forgets the state, so that the next entry shows.
     pub fn poison(self) {
         for word in self.0 {
-            word.store(0x5a5a_5a5a_5a5a_5a5a, Relaxed);
+            word.store(POISON, Relaxed);
+            // SAFETY: cleaning a line changes no memory. The entry code writes past the caches.
+            unsafe { asm!("dc civac, {}", in(reg) word, options(nostack)) };
         }
+        crate::sysreg::dsb();
+    }
+    /// Returns whether there was an entry since the state was forgotten.
+    #[must_use]
+    pub fn is_fresh(self) -> bool {
+        // The last word that the entry code writes, FPSR, is never all of the pattern.
+        self.vector_words().last() != Some(POISON)
     }
 }
 

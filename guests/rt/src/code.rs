@@ -22,12 +22,31 @@ static PAGE: Page = Page([const { AtomicU32::new(0) }; 1024]);
 /// For each instruction of a sweep: 0, or one more than the class of the exception that it took.
 static NOTES: [AtomicU32; 1024] = [const { AtomicU32::new(0) }; 1024];
 
-/// Runs the instructions at EL1 with x0 and x1 given, and returns x0 with the last exception.
+/// Runs the instructions at EL1 with x0 and x1 given and going on behind an exception, and returns
+/// x0 and x1 with the last exception.
 ///
 /// The instructions may change x0 to x17 and must not touch memory of Rust's.
-pub fn run(instructions: &[u32], x0: u64, x1: u64) -> (u64, Option<Exception>) {
+pub fn run(instructions: &[u32], x0: u64, x1: u64) -> ([u64; 2], Option<Exception>) {
     write(instructions, RET);
     catch(Resume::Next, || call(x0, x1))
+}
+
+/// Calls `target` at EL1, where nothing can be fetched, and returns the exception.
+pub fn call_unfetchable(target: u64, nzcv: u64, prepare: &[u32], restore: &[u32]) -> Option<Exception> {
+    const MOV_X9_X30: u32 = 0xaa1e_03e9;
+    const BLR_X0: u32 = 0xd63f_0000;
+    const MOV_X30_X9: u32 = 0xaa09_03fe;
+    let mut all = heapless::Vec::<u32, 16>::new();
+    let parts = [MOV_X9_X30].iter().chain(prepare).chain(&[BLR_X0]).chain(restore);
+    all.extend(parts.chain(&[MOV_X30_X9]).copied());
+    write(&all, RET);
+    catch(Resume::Link, || call(target, nzcv)).1
+}
+
+/// Returns where instruction `index` runs at EL1.
+#[must_use]
+pub fn address_of(index: u64) -> u64 {
+    address() + 4 * index
 }
 
 /// Runs the instructions at EL0 with x0 and x1 given, until the first exception, which is an SVC
@@ -94,15 +113,15 @@ fn write(instructions: &[u32], end: u32) {
     unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack)) };
 }
 
-fn call(x0: u64, x1: u64) -> u64 {
-    let result;
+fn call(x0: u64, x1: u64) -> [u64; 2] {
+    let (y0, y1);
     // SAFETY: the page ends with a return, and the caller's instructions keep to the registers
     // that the call standard lets them change.
     unsafe {
         asm!(
-            "blr {}", in(reg) address(), inout("x0") x0 => result, inout("x1") x1 => _,
+            "blr {}", in(reg) address(), inout("x0") x0 => y0, inout("x1") x1 => y1,
             clobber_abi("C"),
         );
     }
-    result
+    [y0, y1]
 }

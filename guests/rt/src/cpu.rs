@@ -5,12 +5,12 @@
 #![expect(unsafe_code, reason = "per-vCPU data is found through TPIDR_EL1")]
 
 use crate::exception::Guard;
-use crate::sysreg::{MPIDR_EL1, relax};
+use crate::sysreg::{MPIDR_EL1, relax, wfi};
 use crate::{boot, console, gic, irq, power, psci, println, test, timer, tree};
 use core::arch::asm;
 use core::mem::transmute;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 /// The most vCPUs that a guest uses.
 pub const CPUS_MAX: usize = 8;
@@ -28,6 +28,8 @@ pub struct PerCpu {
     pub(crate) guard: Guard,
     pub(crate) irq_handler: AtomicPtr<()>,
     job: AtomicPtr<()>,
+    /// From a successful `start` until the job has returned.
+    is_busy: AtomicBool,
 }
 
 /// The per-vCPU data, by index.
@@ -38,6 +40,7 @@ pub(crate) static PERCPU: [PerCpu; CPUS_MAX] = [const {
         guard: Guard::new(),
         irq_handler: AtomicPtr::new(null_mut()),
         job: AtomicPtr::new(null_mut()),
+        is_busy: AtomicBool::new(false),
     }
 }; CPUS_MAX];
 
@@ -87,19 +90,69 @@ pub fn start(index: usize, job: Job) -> Result<(), psci::Error> {
     let Some(percpu) = PERCPU.get(index) else { return Err(psci::Error::InvalidParameters) };
     // Pairs with the acquire in `secondary_main`.
     percpu.job.store(job as *mut (), Release);
-    psci::cpu_on(mpidr(index), boot::secondary_entry_address(), index as u64)
+    percpu.is_busy.store(true, Release);
+    let answer = psci::cpu_on(mpidr(index), boot::secondary_entry_address(), index as u64);
+    if answer.is_err() {
+        percpu.is_busy.store(false, Release);
+    }
+    answer
 }
 
-/// Waits until vCPU `index` is off; `false` when that takes too long.
+/// Waits until vCPU `index` has done its job and is off; `false` when that takes too long.
+///
+/// QEMU says OFF for a moment after a successful CPU_ON, so PSCI alone cannot be asked.
 #[must_use]
 pub fn wait_off(index: usize) -> bool {
-    timer::wait_for(timer::PATIENCE_MS, || psci::affinity_info(mpidr(index), 0) == Ok(1))
+    timer::wait_for(timer::PATIENCE_MS, || {
+        let is_busy = PERCPU.get(index).is_some_and(|percpu| percpu.is_busy.load(Acquire));
+        !is_busy && psci::affinity_info(mpidr(index), 0) == Ok(1)
+    })
 }
 
 /// Starts vCPU `index` at `job` and waits until it is off again; `false` when that fails.
 #[must_use]
 pub fn run_on(index: usize, job: Job) -> bool {
     start(index, job).is_ok() && wait_off(index)
+}
+
+/// Set from the end of a test until servers are started again.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
+static READY: AtomicUsize = AtomicUsize::new(0);
+/// The SGI that ends a [`serve`], which a test does not use for anything else.
+pub const WAKE_SGI: u32 = 15;
+
+/// Starts vCPU `index` at `job`, which has to come to [`serve`], and waits until it is there.
+#[must_use]
+pub fn start_server(index: usize, job: Job) -> bool {
+    IS_OVER.store(false, Release);
+    READY.store(0, Release);
+    start(index, job).is_ok() && timer::wait_for(timer::PATIENCE_MS, || READY.load(Acquire) == 1)
+}
+
+/// Takes interrupts, with all SGIs enabled, until [`stop_servers`] or the end of the test.
+pub fn serve() {
+    for intid in 0..16 {
+        gic::enable(intid);
+    }
+    READY.store(1, Release);
+    // Masked until WFI is over, so that nothing is taken between the question and the waiting.
+    irq::mask();
+    while !IS_OVER.load(Acquire) {
+        wfi();
+        irq::take_pending();
+    }
+}
+
+/// Ends every [`serve`]; `false` when a vCPU does not go off.
+pub fn stop_servers() -> bool {
+    IS_OVER.store(true, Release);
+    (1..count()).all(|index| {
+        let Some(percpu) = PERCPU.get(index) else { return false };
+        if percpu.is_busy.load(Acquire) {
+            gic::send_sgi(WAKE_SGI, index);
+        }
+        wait_off(index)
+    })
 }
 
 pub(crate) extern "C" fn primary_main(tree_address: u64) -> ! {
@@ -127,6 +180,7 @@ pub(crate) extern "C" fn secondary_main(index: u64) -> ! {
         let job = unsafe { transmute::<*mut (), Job>(job) };
         test::protect(job);
     }
+    this.is_busy.store(false, Release);
     let error = psci::cpu_off();
     println!("vCPU {index} does not go off: {error:?}");
     loop {

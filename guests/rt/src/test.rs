@@ -68,14 +68,15 @@ macro_rules! check {
     };
 }
 
-/// Ends the test as failed unless both are equal; numbers are printed in hexadecimal.
+/// Ends the test as failed unless both are equal; numbers are printed in
+/// hexadecimal, without 0x.
 #[macro_export]
 macro_rules! check_eq {
     ($got:expr, $want:expr, $($what:tt)+) => {
         match (&$got, &$want) {
             (got, want) => if *got != *want {
                 return Err($crate::test::fail(format_args!(
-                    "{}: {:#x?}, not {:#x?}", format_args!($($what)+), got, want
+                    "{}: {:x?}, not {:x?}", format_args!($($what)+), got, want
                 )));
             }
         }
@@ -158,10 +159,9 @@ pub fn run_one(test: &Test) -> Outcome {
         outcome = Some(Err(fail(format_args!("{}", given_up_message().as_str()))));
     }
     clean_up();
-    for index in 1..cpu::count() {
-        if !cpu::wait_off(index) {
-            outcome = Some(Err(fail(format_args!("vCPU {index} did not go off"))));
-        }
+    let all_off = cpu::stop_servers();
+    if matches!(outcome, Some(Ok(()))) && !all_off {
+        outcome = Some(Err(fail(format_args!("a vCPU did not go off"))));
     }
     if SECONDARY_GAVE_UP.swap(false, Acquire) {
         outcome = Some(Err(fail(format_args!("{}", given_up_message().as_str()))));

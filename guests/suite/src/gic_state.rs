@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The registers behind delivery: active state, routing, configuration, and INTIDs that are none
+//! (traps T75, T77).
+
+use crate::gic::{acknowledge_soon, prepare};
+use guest_rt::gic::{self, EOI_MODE, PRIORITY, reg};
+use guest_rt::irq::{self, SPURIOUS};
+use guest_rt::sysreg::{ICC_CTLR_EL1, ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, isb};
+use guest_rt::test::{Outcome, Test};
+use guest_rt::{check, check_eq, cpu, tests, timer};
+
+pub const TESTS: &[Test] = tests![
+    t75_set_and_clear_registers_only_act_on_ones,
+    t75_active_by_register_keeps_back,
+    t75_configuration_is_kept,
+    t75_every_spi_reaches_the_vcpu_it_is_routed_to: 2,
+    t75_route_to_nobody_keeps_pending,
+    t75_route_to_any_is_taken_once: 2,
+    t77_nothing_pending_reads_1023,
+    t77_end_of_what_is_no_interrupt,
+    t77_private_words_of_gicd_are_zero,
+];
+
+const SPI: u32 = 40;
+
+fn t75_set_and_clear_registers_only_act_on_ones() -> Outcome {
+    let gicd = gic::gicd();
+    let word = u64::from(SPI / 32 * 4);
+    for (set, clear) in [
+        (reg::ISENABLER, reg::ICENABLER),
+        (reg::ISACTIVER, reg::ICACTIVER),
+        (reg::ISPENDR, reg::ICPENDR),
+    ] {
+        gicd.write32(set + word, 0x0010_0101);
+        gicd.write32(set + word, 0);
+        check_eq!(gicd.read32(set + word), 0x0010_0101, "register {set:#x}");
+        check_eq!(gicd.read32(clear + word), 0x0010_0101, "register {clear:#x}");
+        gicd.write32(clear + word, 0x0000_0001);
+        check_eq!(gicd.read32(set + word), 0x0010_0100, "register {set:#x} after a clear");
+        gicd.write32(clear + word, u32::MAX);
+        check_eq!(gicd.read32(set + word), 0, "register {set:#x} after all cleared");
+    }
+    Ok(())
+}
+
+fn t75_active_by_register_keeps_back() -> Outcome {
+    prepare(SPI, PRIORITY);
+    gic::set_active(SPI);
+    check!(gic::is_active(SPI), "it is not active");
+    gic::set_pending(SPI);
+    check_eq!(irq::acknowledge(), SPURIOUS, "INTID while active");
+    gic::clear_active(SPI);
+    check!(!gic::is_active(SPI), "it is still active");
+    check_eq!(acknowledge_soon(), SPI, "INTID once inactive");
+    // Deactivated by register in place of an end: the end then only drops the priority.
+    gic::clear_active(SPI);
+    check!(!gic::is_active(SPI), "it is still active after it was acknowledged");
+    irq::end(SPI);
+    check_eq!(irq::acknowledge(), SPURIOUS, "INTID at the end");
+    Ok(())
+}
+
+fn t75_configuration_is_kept() -> Outcome {
+    let gicd = gic::gicd();
+    let offset = reg::ICFGR + u64::from(SPI / 16 * 4);
+    gicd.write32(offset, 0xaaaa_aaaa);
+    check_eq!(gicd.read32(offset), 0xaaaa_aaaa, "GICD_ICFGR, all edges");
+    gicd.write32(offset, 0);
+    check_eq!(gicd.read32(offset), 0, "GICD_ICFGR, all levels");
+    let gicr = gic::gicr(0);
+    let sgis = reg::SGI_FRAME + reg::ICFGR;
+    gicr.write32(sgis, 0);
+    check_eq!(gicr.read32(sgis), 0xaaaa_aaaa, "GICR_ICFGR0: SGIs are edges");
+    for priority in [0, 0x20, 0xa0, 0xe0] {
+        gic::set_priority(SPI, priority);
+        let offset = reg::IPRIORITYR + u64::from(SPI);
+        check_eq!(gicd.read8(offset), priority, "GICD_IPRIORITYR");
+        gicr.write8(reg::SGI_FRAME + reg::IPRIORITYR + 5, priority);
+        check_eq!(gicr.read8(reg::SGI_FRAME + reg::IPRIORITYR + 5), priority, "GICR_IPRIORITYR");
+    }
+    Ok(())
+}
+
+fn start_servers() -> Outcome {
+    for index in 1..cpu::count() {
+        check!(cpu::start_server(index, cpu::serve), "vCPU {index} does not start");
+    }
+    Ok(())
+}
+
+fn stop_servers() -> Outcome {
+    check!(cpu::stop_servers(), "a vCPU does not stop");
+    Ok(())
+}
+
+fn t75_every_spi_reaches_the_vcpu_it_is_routed_to() -> Outcome {
+    start_servers()?;
+    let count = u32::try_from(cpu::count()).unwrap_or(1);
+    for intid in (32..gic::intids()).step_by(5) {
+        let target = usize::try_from(intid % count).unwrap_or(0);
+        prepare(intid, PRIORITY);
+        gic::route(intid, cpu::mpidr(target));
+        gic::set_pending(intid);
+        irq::unmask();
+        let came = timer::wait_for(timer::PATIENCE_MS, || irq::count(target, intid) != 0);
+        irq::mask();
+        check!(came, "{intid} does not come to vCPU {target}");
+    }
+    for intid in (32..gic::intids()).step_by(5) {
+        for index in 0..cpu::count() {
+            let wanted = u32::from(usize::try_from(intid % count) == Ok(index));
+            check_eq!(irq::count(index, intid), wanted, "{intid} on vCPU {index}");
+        }
+    }
+    stop_servers()
+}
+
+fn t75_route_to_nobody_keeps_pending() -> Outcome {
+    for nobody in [0xfe, 0xff00, 0x00ff_0000, 0xff_0000_0000] {
+        prepare(SPI, PRIORITY);
+        gic::route(SPI, nobody);
+        gic::set_pending(SPI);
+        check_eq!(irq::acknowledge(), SPURIOUS, "INTID routed to {nobody:#x}");
+        check!(gic::is_pending(SPI), "it is not pending");
+        gic::route(SPI, cpu::mpidr(0));
+        check_eq!(acknowledge_soon(), SPI, "INTID routed here");
+        irq::end(SPI);
+    }
+    Ok(())
+}
+
+fn t75_route_to_any_is_taken_once() -> Outcome {
+    start_servers()?;
+    for round in 1..=20 {
+        prepare(SPI, PRIORITY);
+        // Interrupt_Routing_Mode.
+        gic::route(SPI, 1 << 31);
+        gic::set_pending(SPI);
+        irq::unmask();
+        let total = || (0..cpu::count()).map(|index| irq::count(index, SPI)).sum::<u32>();
+        let came = timer::wait_for(timer::PATIENCE_MS, || total() >= round);
+        timer::delay(50);
+        irq::mask();
+        check!(came, "it does not come");
+        check_eq!(total(), round, "how often it came");
+    }
+    stop_servers()
+}
+
+fn t77_nothing_pending_reads_1023() -> Outcome {
+    for _ in 0..10 {
+        check_eq!(ICC_IAR1_EL1::get(), u64::from(SPURIOUS), "ICC_IAR1_EL1");
+    }
+    Ok(())
+}
+
+/// INTIDs that are special, beyond the distributor, beyond 16 bits, or just below LPIs.
+const NO_INTIDS: [u64; 9] =
+    [1020, 1021, 1022, 1023, 1024, 1120, 5120, 8191, 0xff_ffff];
+
+fn t77_end_of_what_is_no_interrupt() -> Outcome {
+    gic::enable(2);
+    for mode in [0, EOI_MODE] {
+        ICC_CTLR_EL1::set(mode);
+        isb();
+        for intid in NO_INTIDS {
+            ICC_EOIR1_EL1::set(intid);
+            ICC_DIR_EL1::set(intid);
+            isb();
+        }
+        // Everything still works.
+        gic::send_sgi(2, 0);
+        check_eq!(acknowledge_soon(), 2, "INTID in mode {mode}");
+        for intid in NO_INTIDS.into_iter().take(4) {
+            ICC_EOIR1_EL1::set(intid);
+            isb();
+        }
+        let gicr = gic::gicr(0);
+        let active = gicr.read32(reg::SGI_FRAME + reg::ISACTIVER);
+        check_eq!(active, 4, "GICR_ISACTIVER0 after the end of special INTIDs");
+        irq::end(2);
+        if mode == EOI_MODE {
+            irq::deactivate(2);
+        }
+        check_eq!(gicr.read32(reg::SGI_FRAME + reg::ISACTIVER), 0, "GICR_ISACTIVER0");
+    }
+    Ok(())
+}
+
+/// An SGI or PPI is in the redistributor; the distributor's words for it are RAZ/WI.
+fn t77_private_words_of_gicd_are_zero() -> Outcome {
+    let gicd = gic::gicd();
+    for register in [reg::ISENABLER, reg::ISPENDR, reg::ISACTIVER, reg::IGROUPR] {
+        gicd.write32(register, u32::MAX);
+        check_eq!(gicd.read32(register), 0, "GICD at {register:#x}");
+    }
+    for n in 0..8 {
+        gicd.write32(reg::IPRIORITYR + 4 * n, u32::MAX);
+        check_eq!(gicd.read32(reg::IPRIORITYR + 4 * n), 0, "GICD_IPRIORITYR{n}");
+    }
+    check_eq!(irq::acknowledge(), SPURIOUS, "INTID");
+    Ok(())
+}
