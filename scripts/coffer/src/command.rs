@@ -20,6 +20,8 @@ pub enum Exit {
     Failed = 1,
     /// Called in a way that there is not.
     Usage = 2,
+    /// Stopped because it took too long.
+    Timeout = 3,
 }
 
 impl From<Exit> for std::process::ExitCode {

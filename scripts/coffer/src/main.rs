@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use coffer::command;
+use coffer::{bench, command, demo, doctor, run, symbolize};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -18,6 +18,12 @@ struct Cli {
 enum Verb {
     Plan(command::PlanArgs),
     Build(command::BuildArgs),
+    Run(run::RunArgs),
+    Test(run::TestArgs),
+    Demo(demo::DemoArgs),
+    Bench(bench::BenchArgs),
+    Symbolize(symbolize::SymbolizeArgs),
+    Doctor(doctor::DoctorArgs),
     Explain(command::ExplainArgs),
 }
 
@@ -25,6 +31,12 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Plan(args) => command::plan(args).into(),
         Verb::Build(args) => command::build(args).into(),
+        Verb::Run(args) => run::finish(run::run(&args)).into(),
+        Verb::Test(args) => run::finish(run::test(&args)).into(),
+        Verb::Demo(args) => run::finish(demo::demo(&args)).into(),
+        Verb::Bench(args) => run::finish(bench::bench(&args)).into(),
+        Verb::Symbolize(args) => run::finish(symbolize::symbolize(&args)).into(),
+        Verb::Doctor(args) => run::finish(doctor::doctor(&args)).into(),
         Verb::Explain(args) => command::explain(&args).into(),
     }
 }
