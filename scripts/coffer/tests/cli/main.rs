@@ -4,6 +4,7 @@
 
 mod bed;
 mod devices;
+mod el2;
 mod hostile;
 mod manifests;
 mod plans;
