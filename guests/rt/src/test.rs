@@ -16,7 +16,9 @@ use crate::{console, gic, irq, mmu, power, println, timer, tree};
 use core::arch::global_asm;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use heapless::String;
 
 /// Why a test failed or was skipped.

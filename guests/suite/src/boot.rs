@@ -25,7 +25,6 @@ pub const TESTS: &[Test] = tests![
     t57_counter_offset_is_the_same_on_all_vcpus: 2,
 ];
 
-
 /// The general registers that the protocol gives a meaning to: x0 alone; QEMU's boot stub leaves
 /// the entry in x4.
 fn check_general_registers(state: EntryState) -> Outcome {
@@ -105,11 +104,8 @@ fn read_id_registers(words: &[AtomicU64; ID_WORDS]) {
     for register in id.chain([ctr, dczid]) {
         let is_mpidr = register == Encoding(3, 0, 0, 0, 5);
         let is_undef_space = register.3 == 0 && matches!(register.4, 1..=4 | 7);
-        let value = if is_mpidr || is_undef_space {
-            0
-        } else {
-            code::run(&[register.mrs()], 0, 0).0[0]
-        };
+        let value =
+            if is_mpidr || is_undef_space { 0 } else { code::run(&[register.mrs()], 0, 0).0[0] };
         words.next().map(|word| word.store(value, Release));
     }
     for cache in 0..16 {
