@@ -84,12 +84,16 @@ pub fn intids() -> u32 {
     (32 * ((gicd().read32(reg::TYPER) & 0x1f) + 1)).min(1020)
 }
 
-/// Brings the distributor into its working state: Group 1 on, nothing enabled, pending or active.
-pub fn init() {
-    let gicd = gicd();
+/// Finds the redistributor of each vCPU; changes nothing, so that a test can look at it first.
+pub(crate) fn find_redistributors() {
     for (index, base) in GICR.iter().enumerate().take(cpu::count()) {
         base.store(find_redistributor(cpu::mpidr(index)), Relaxed);
     }
+}
+
+/// Brings the distributor into its working state: Group 1 on, nothing enabled, pending or active.
+pub fn init() {
+    let gicd = gicd();
     gicd.write32(reg::CTLR, CTLR_ARE);
     let _ = wait_for_writes();
     for intid in (32..intids()).step_by(32) {
