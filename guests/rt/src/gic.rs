@@ -42,6 +42,8 @@ pub mod reg {
     pub const IPRIORITYR: u64 = 0x0400;
     /// GICD_ICFGR.
     pub const ICFGR: u64 = 0x0c00;
+    /// GICD_INMIR.
+    pub const INMIR: u64 = 0x0f80;
     /// GICD_IROUTER.
     pub const IROUTER: u64 = 0x6000;
     /// The SGI frame of a redistributor.
@@ -102,6 +104,7 @@ pub fn init() {
         gicd.write32(reg::ICPENDR + word, u32::MAX);
         gicd.write32(reg::ICACTIVER + word, u32::MAX);
         gicd.write32(reg::IGROUPR + word, u32::MAX);
+        gicd.write32(reg::INMIR + word, 0);
         gicd.write32(reg::ICFGR + 2 * word, 0);
         gicd.write32(reg::ICFGR + 2 * word + 4, 0);
         for n in 0..8 {
@@ -127,6 +130,7 @@ pub fn init_cpu() {
         (reg::ICPENDR, u32::MAX),
         (reg::ICACTIVER, u32::MAX),
         (reg::IGROUPR, u32::MAX),
+        (reg::INMIR, 0),
     ] {
         gicr.write32(reg::SGI_FRAME + offset, value);
     }
