@@ -7,8 +7,8 @@
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
-use guest_rt::psci::Conduit;
 use guest_rt::gic::{self, sgi_value};
+use guest_rt::psci::Conduit;
 use guest_rt::{cpu, println, psci, timer};
 
 global_asm!(
@@ -30,7 +30,6 @@ global_asm!(
     ".text",
     "bench_vectors bench_vectors_time, bench_time",
     "bench_vectors bench_vectors_reply, bench_reply",
-
     // x17: the count at the vector. The timer is quieted in any case.
     "bench_time:",
     "stp x15, x16, [sp, #-16]!",
@@ -42,7 +41,6 @@ global_asm!(
     "isb",
     "ldp x15, x16, [sp], #16",
     "eret",
-
     // Sends the SGI of base \\base (INTID and Aff3 in place) to the vCPU of affinity \\affinity.
     ".macro bench_send affinity, base",
     "ubfx x10, \\affinity, #8, #8",
@@ -56,7 +54,6 @@ global_asm!(
     "dsb ishst",
     "msr icc_sgi1r_el1, x10",
     ".endm",
-
     // The count at the vector goes to [x15]; an SGI goes back to the affinity in x14, base in x8.
     "bench_reply:",
     "stp x15, x16, [sp, #-16]!",
@@ -72,7 +69,6 @@ global_asm!(
     "ldp x10, x11, [sp], #16",
     "ldp x15, x16, [sp], #16",
     "eret",
-
     // --- Loops: x0 and x1 are operands, x2 counts down, the result is in x0.
     ".macro bench_loop name, op:vararg",
     "\\name:",
@@ -109,7 +105,6 @@ global_asm!(
     ".endm",
     "bench_call_loop bench_hvcs, hvc #0",
     "bench_call_loop bench_smcs, smc #0",
-
     // --- Interrupts: x0 is the target's affinity, x1 the base of the SGI.
     "bench_sgi_write:",
     "isb",
@@ -119,7 +114,6 @@ global_asm!(
     "mrs x0, cntvct_el0",
     "sub x0, x0, x9",
     "ret",
-
     ".macro bench_enter vectors",
     "mrs x13, vbar_el1",
     "adrp x12, \\vectors",
@@ -128,7 +122,6 @@ global_asm!(
     "mov x17, #0",
     "isb",
     ".endm",
-
     "bench_sgi_to_vector:",
     "bench_enter bench_vectors_time",
     "msr daifclr, #2",
@@ -141,7 +134,6 @@ global_asm!(
     "isb",
     "sub x0, x17, x9",
     "ret",
-
     // Masked until WFI is over, so that a slow machine cannot miss the deadline before it.
     "bench_timer_to_vector:",
     "bench_enter bench_vectors_time",
@@ -161,7 +153,6 @@ global_asm!(
     "isb",
     "sub x0, x17, x9",
     "ret",
-
     // As above; x2: where the count behind the answer goes. Returns the count before the SGI.
     // Masked while it decides to wait, so that the answer cannot slip in before the WFI.
     "bench_ping:",
@@ -178,7 +169,6 @@ global_asm!(
     "str x17, [x2]",
     "mov x0, x9",
     "ret",
-
     // Answers each SGI with one of its own and its time in [x2], until [x3] is not 0.
     "bench_respond:",
     "bench_enter bench_vectors_reply",
@@ -195,7 +185,6 @@ global_asm!(
     "msr vbar_el1, x13",
     "isb",
     "ret",
-
     // --- CPU_ON: x0 is the affinity, x1 the entry, x2 the context; the count before in x0.
     ".macro bench_cpu_on name, entry, op:vararg",
     "\\name:",
@@ -218,7 +207,6 @@ global_asm!(
     ".endm",
     "bench_cpu_on bench_cpu_on_hvc, bench_entry_hvc, hvc #0",
     "bench_cpu_on bench_cpu_on_smc, bench_entry_smc, smc #0",
-
     // --- A computation: a generator of pseudo-random numbers, a table, branches that depend on
     // both. x0: a table of 8 KiB; the result is the count.
     "bench_compute:",
