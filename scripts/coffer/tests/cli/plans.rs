@@ -53,7 +53,7 @@ impl Built {
 }
 
 /// Makes an ELF file with two segments, linked at 0.
-fn hypervisor() -> Vec<u8> {
+pub fn hypervisor() -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     file.extend([3u16, 183].map(u16::to_le_bytes).concat());
     file.extend(1u32.to_le_bytes());
