@@ -161,9 +161,7 @@ pub(crate) extern "C" fn primary_main(tree_address: u64) -> ! {
     }
     tree::read(tree_address);
     console::init();
-    gic::init();
-    gic::init_cpu();
-    irq::reset();
+    gic::find_redistributors();
     // SAFETY: `entry!` defines the function with this signature in each guest program.
     unsafe { guest_main() };
     power::exit(power::Status::Passed)

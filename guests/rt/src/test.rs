@@ -108,29 +108,50 @@ pub fn skip(arguments: fmt::Arguments<'_>) -> Verdict {
     Verdict::Skip(message(arguments))
 }
 
+/// The results so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Tally {
+    /// Prints and counts a result.
+    pub fn report(&mut self, name: &str, outcome: Outcome) {
+        match outcome {
+            Ok(()) => {
+                self.passed += 1;
+                println!("TEST {name}: ok");
+            }
+            Err(Verdict::Fail(why)) => {
+                self.failed += 1;
+                println!("TEST {name}: FAIL {why}");
+            }
+            Err(Verdict::Skip(why)) => {
+                self.skipped += 1;
+                println!("TEST {name}: skip {why}");
+            }
+        }
+    }
+
+    /// Prints the sum and ends the guest.
+    pub fn finish(self) -> ! {
+        let Self { passed, failed, skipped } = self;
+        println!("RESULT passed={passed} failed={failed} skipped={skipped}");
+        power::exit(if failed == 0 { Status::Passed } else { Status::Failed })
+    }
+}
+
 /// Runs the tests that the arguments select and ends the guest.
 ///
 /// `only=a,b` keeps the tests whose name contains one of the words, `not=a,b` drops such tests.
 pub fn run_all(groups: &[&[Test]]) -> ! {
-    let (mut passed, mut failed, mut skipped) = (0u32, 0u32, 0u32);
+    let mut tally = Tally::default();
     for test in groups.iter().copied().flatten().filter(|test| is_selected(test.name)) {
-        match run_one(test) {
-            Ok(()) => {
-                passed += 1;
-                println!("TEST {}: ok", test.name);
-            }
-            Err(Verdict::Fail(why)) => {
-                failed += 1;
-                println!("TEST {}: FAIL {why}", test.name);
-            }
-            Err(Verdict::Skip(why)) => {
-                skipped += 1;
-                println!("TEST {}: skip {why}", test.name);
-            }
-        }
+        tally.report(test.name, run_one(test));
     }
-    println!("RESULT passed={passed} failed={failed} skipped={skipped}");
-    power::exit(if failed == 0 { Status::Passed } else { Status::Failed })
+    tally.finish()
 }
 
 /// Prints the names of the tests, `LIST <name>` each.

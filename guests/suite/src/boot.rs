@@ -59,7 +59,8 @@ fn check_system_registers(state: EntryState) -> Outcome {
     Ok(())
 }
 
-fn t58_boot_vcpu_enters_with_zero_state() -> Outcome {
+/// Checks the state in which the boot vCPU was entered.
+pub fn t58_boot_vcpu_enters_with_zero_state() -> Outcome {
     let state = EntryState::of(0);
     let tree = state.x().next().unwrap_or(0);
     check!(tree % 8 == 0 && tree != 0, "x0 is {tree:#x}, not the address of a tree");

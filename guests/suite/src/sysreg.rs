@@ -19,7 +19,8 @@ pub const TESTS: &[Test] = tests![
     t46_registers_of_higher_levels_are_undef,
 ];
 
-/// Registers that a test at EL1 must not write: our stage 1, vectors, stack, per-vCPU data, mask.
+/// Registers that a test at EL1 must not write: our stage 1, vectors, stack, per-vCPU data, mask,
+/// and the frequency, which EL1 may write where it is the highest level.
 const OUR_REGIME: &[Encoding] = &[
     Encoding(3, 0, 1, 0, 0),  // SCTLR_EL1
     Encoding(3, 0, 2, 0, 0),  // TTBR0_EL1
@@ -31,6 +32,7 @@ const OUR_REGIME: &[Encoding] = &[
     Encoding(3, 0, 13, 0, 4), // TPIDR_EL1
     Encoding(3, 0, 4, 2, 0),  // SPSel
     Encoding(3, 3, 4, 2, 1),  // DAIF
+    Encoding(3, 3, 14, 0, 0), // CNTFRQ_EL0
 ];
 
 /// Registers whose reading is an action: an interrupt would be lost.
