@@ -60,15 +60,7 @@ impl Tree {
     /// # Errors
     /// Says why the bytes are no tree.
     pub fn parse(bytes: &[u8]) -> Result<Self, TreeError> {
-        if !bytes.starts_with(&MAGIC) {
-            return Err(TreeError::Broken("it does not start like a device tree".into()));
-        }
-        let size = bytes.get(4..8).and_then(be_u32).unwrap_or(0);
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        if size > BYTES_MAX {
-            return Err(TreeError::TooLong(size));
-        }
-        let exact = bytes.get(..size.max(HEADER_BYTES)).unwrap_or(bytes);
+        let exact = bytes.get(..size(bytes)?).unwrap_or(bytes);
         let fdt = Fdt::new(exact).map_err(|error| TreeError::Broken(error.to_string()))?;
         let (nodes, phandles, reservations) = Default::default();
         let mut tree = Self { nodes, phandles, reservations };
@@ -327,6 +319,21 @@ impl Tree {
             at = self.parent(id);
         }
         None
+    }
+}
+
+/// Returns the bytes that a flattened tree says that it has.
+///
+/// # Errors
+/// It is not a tree, or longer than any can be.
+pub fn size(bytes: &[u8]) -> Result<usize, TreeError> {
+    if !bytes.starts_with(&MAGIC) {
+        return Err(TreeError::Broken("it does not start like a device tree".into()));
+    }
+    let size = bytes.get(4..8).and_then(be_u32).unwrap_or(0);
+    match usize::try_from(size).unwrap_or(usize::MAX) {
+        size if size > BYTES_MAX => Err(TreeError::TooLong(size)),
+        size => Ok(size.max(HEADER_BYTES)),
     }
 }
 
