@@ -2,14 +2,14 @@
 //! Encodings of the specifications, without state: what the words on the wire mean.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
+pub mod dtb;
 pub mod esr;
 pub mod exception;
+pub mod gic;
 pub mod idregs;
 pub mod pl011;
 pub mod psci;
-pub mod smccc;
-pub mod bundle;
-pub mod dtb;
 pub mod size;
-pub mod gic;
+pub mod smccc;
 pub mod vmsa;

@@ -2,4 +2,6 @@
 //! A machine made of ordinary memory, for tests on the developer's computer.
 #![forbid(unsafe_code)]
 
+mod board;
+pub mod machine;
 pub mod memory;

@@ -247,7 +247,7 @@ impl<F: Format> Mapper<F> {
         output: Pa,
     ) -> Result<u64, MapError<F::Input>> {
         let mut missing = 0;
-        for unit in units(self.geometry.start(), input, output) {
+        for unit in units(input, output) {
             for at in parts(unit.input, unit.level.bytes()) {
                 let slot = self.walk(tables, at, unit.level);
                 if slot.descriptor != Descriptor::Invalid {
@@ -277,7 +277,7 @@ impl<F: Format> Mapper<F> {
         output: Pa,
         bits: u64,
     ) -> Outcome<F> {
-        for Unit { input, output, level } in units(self.geometry.start(), input, output) {
+        for Unit { input, output, level } in units(input, output) {
             let hint = if input.size() > level.bytes() { vmsa::CONTIGUOUS } else { 0 };
             let mut slot = self.walk(tables, input.start(), level);
             while slot.level < level {

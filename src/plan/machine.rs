@@ -278,6 +278,12 @@ impl Machine {
         collect::collect(tree)?.finish()
     }
 
+    /// Reads the console alone, for whoever has to say that the rest is wrong.
+    #[must_use]
+    pub fn console(tree: &Dtb<'_>) -> Option<Uart> {
+        Self::read(tree).ok()?.uart
+    }
+
     /// Returns the bytes of memory in all banks.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {

@@ -204,8 +204,7 @@ impl Access {
         let mask = self.width.mask();
         let value = value & mask;
         let sign = mask ^ (mask >> 1);
-        let value =
-            if self.iss & SSE != 0 && value & sign != 0 { value | !mask } else { value };
+        let value = if self.iss & SSE != 0 && value & sign != 0 { value | !mask } else { value };
         if self.iss & SF != 0 { value } else { value & 0xffff_ffff }
     }
 }

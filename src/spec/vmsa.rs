@@ -307,8 +307,9 @@ impl Features {
     }
 }
 
-/// Returns the value of a PS field for `pa_bits`, rounded down to a size that exists.
-const fn ps(pa_bits: u32) -> u64 {
+/// Returns the value of a PS or PARange field for `pa_bits`, rounded down to a size that exists.
+#[must_use]
+pub const fn ps(pa_bits: u32) -> u64 {
     match pa_bits {
         0..=35 => 0,
         36..=39 => 1,

@@ -108,9 +108,7 @@ fn default_directory(manifest: &Path) -> PathBuf {
 pub fn build_hypervisor() -> Result<PathBuf, Report> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--target", TARGET])
-        // By name: the tool itself is built by default as well, and not for this target.
-        .args(["--package", "cofferdam", "--bin", "cofferdam"])
+        .args(["build", "--release", "--target", TARGET, "--package", "cofferdam"])
         .current_dir(project_root())
         .status();
     let why = match status {

@@ -120,6 +120,9 @@ scripts/setup if the target is missing, or name an ELF file that is already buil
     E41 "The bundle could not be made."
     "The output directory cannot be written, or the bundle does not keep to its limits (4G in all,
 32K for the plan)."
+    E42 "EL2 would refuse this plan."
+    "The planner found nothing wrong, but the checker that runs at boot does; it was asked in
+advance. Change what it names. That the two disagree is worth a report as well."
     W01 "The board's tree names no console."
     "Neither /chosen/stdout-path nor an alias serial0 leads to a UART: the hypervisor and the guests
 will be silent."

@@ -5,6 +5,7 @@
 //! points into the manifest. What it says is an allegation to EL2, which checks it again.
 #![forbid(unsafe_code)]
 
+mod accept;
 mod cores;
 pub mod devices;
 mod images;
@@ -85,9 +86,12 @@ pub fn plan(manifest: &Manifest, board: &Board, choices: &Choices) -> Result<Pla
         Plan { board, machine, console, vms, knobs }
     });
     let Planner { report, images, .. } = planner;
-    let (plan, warnings) = report.ok_with(plan)?;
+    let (plan, mut warnings) = report.ok_with(plan)?;
+    let bundle = Bundle { plan, images: images.0 };
+    warnings.append(accept::objections(manifest, board, &bundle));
     let cores = cores.into_iter().flatten().collect();
-    Ok(Planned { bundle: Bundle { plan, images: images.0 }, cores, warnings })
+    let (bundle, warnings) = warnings.ok_with(Some(bundle))?;
+    Ok(Planned { bundle, cores, warnings })
 }
 
 struct Planner<'a> {

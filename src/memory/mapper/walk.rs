@@ -118,12 +118,8 @@ const SIZES: [(Level, u64); 5] = [
     (Level::L3, 1),
 ];
 
-/// Cuts whole pages into the largest units that fit into them and into levels from `start` on.
-pub(super) fn units<A: Address>(
-    start: Level,
-    input: AddrRange<A>,
-    output: Pa,
-) -> impl Iterator<Item = Unit<A>> {
+/// Cuts whole pages into the largest units that fit. Level 1 is below or in every root.
+pub(super) fn units<A: Address>(input: AddrRange<A>, output: Pa) -> impl Iterator<Item = Unit<A>> {
     let mut at = input.start();
     core::iter::from_fn(move || {
         let left = AddrRange::between(at, input.end())?;
@@ -131,7 +127,7 @@ pub(super) fn units<A: Address>(
         let fits = |&&(level, count): &&(Level, u64)| {
             let bytes = level.bytes() * count;
             let aligned = at.is_aligned(bytes) && output.is_aligned(bytes);
-            level >= start && aligned && bytes <= left.size()
+            aligned && bytes <= left.size()
         };
         let &(level, count) = SIZES.iter().find(fits)?;
         let unit = Unit { input: AddrRange::block(at, level.bytes() * count), output, level };

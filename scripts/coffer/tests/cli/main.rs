@@ -5,6 +5,7 @@
 mod bed;
 mod boots;
 mod devices;
+mod el2;
 mod hostile;
 mod manifests;
 mod plans;
