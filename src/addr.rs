@@ -97,7 +97,10 @@ address! {
 /// A range of addresses that is not empty and does not wrap: `start..start + size`.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "(A, u64)", into = "(A, u64)")]
-#[serde(bound(serialize = "A: Serialize + Address", deserialize = "A: Deserialize<'de> + Address"))]
+#[serde(bound(
+    serialize = "A: Serialize + Address",
+    deserialize = "A: Deserialize<'de> + Address"
+))]
 pub struct AddrRange<A: Address> {
     start: A,
     size: u64,
