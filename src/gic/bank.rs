@@ -206,10 +206,11 @@ impl Bank {
         }
         let register = self.priorities(word);
         let mask = mask & existing;
-        let new = register.load(Relaxed) & !mask | value & mask & PRIORITY_MASK;
+        let old = register.load(Relaxed);
+        let new = old & !mask | value & mask & PRIORITY_MASK;
         register.store(new, Relaxed);
-        let bits = 0xf << shift;
-        Change { woken: bits & self.signal(), look: bits & self.listed.load(Relaxed) }
+        let bits = if old == new { 0 } else { 0xf << shift };
+        Change { woken: bits & self.signal(), look: bits }
     }
 
     /// Reads ICFGR: the low 16 interrupts for half 0, the others for half 1.

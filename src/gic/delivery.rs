@@ -15,7 +15,7 @@ mod reconcile;
 mod refill;
 
 use super::bank::bits_of;
-use super::vredist::Vredist;
+use super::vredist::{Vredist, Work};
 use super::{SpiToken, Vgic};
 use crate::id::{Pintid, VcpuId, Vintid};
 use crate::spec::gic::{Lr, ich_hcr};
@@ -69,6 +69,14 @@ pub struct Delivery {
     has_evicted_spis: bool,
     /// Whether more interrupts wait than fit.
     has_backlog: bool,
+    /// The SGIs and PPIs for which `lr_of` holds, and which are deliverable, unless work says
+    /// otherwise.
+    learned: u32,
+    /// Those that may go into a list register without a look at what else there is: `learned`,
+    /// or none where there is a backlog.
+    quick: u32,
+    /// The list register's value for each of them when pending without link.
+    lr_of: [Lr; 32],
     /// The control bits as last set.
     control: u32,
     /// The list register of each SGI and PPI that is listed.
@@ -95,6 +103,9 @@ impl Delivery {
             running_priority: [0; 32],
             has_evicted_spis: false,
             has_backlog: false,
+            learned: 0,
+            quick: 0,
+            lr_of: [Lr::EMPTY; 32],
             control: Self::CONTROL,
             slot_of: [0; 32],
             links: [0; 32],
@@ -137,8 +148,8 @@ impl Delivery {
         lrs: &mut L,
     ) {
         let intid = vintid.get() & 31;
-        let eligible = own.bank.eligible(own.ctlr.load(Relaxed)) >> intid & 1 != 0;
-        if !eligible || self.has_backlog || !self.place_quickly(own, intid, Some(pintid), lrs) {
+        let is_quick = self.quick >> intid & 1 != 0 && own.has_sgis_only();
+        if !is_quick || !self.place_quickly(own, intid, Some(pintid), lrs) {
             self.inject_later(own, intid, pintid);
         }
     }
@@ -153,35 +164,46 @@ impl Delivery {
         own.look_again();
     }
 
-    /// Delivers what has become pending. Worth calling only when `own.has_work()`.
+    /// Delivers what has become pending. The last thing before the guest is entered, with
+    /// `reconcile` where it says so: again and again while `own.has_work()`, since whoever leaves
+    /// more work next to work that is there does not kick.
     #[inline]
     pub fn flush<L: ListRegisters>(&mut self, own: &Vredist, lrs: &mut L) -> Flush {
         let work = own.take_work();
         let mut raised = work.raised();
-        if work.is_raised_only() && !self.has_backlog {
-            let ready = raised & own.bank.eligible(own.ctlr.load(Relaxed));
-            for intid in bits_of(ready) {
-                if self.place_quickly(own, intid, None, lrs) {
-                    raised &= !(1 << intid);
+        if work.is_sgis_only() && raised & !self.quick == 0 {
+            loop {
+                if raised == 0 {
+                    return Flush::Done;
                 }
-            }
-            if raised == 0 || raised & ready == 0 && Self::park(own, raised) {
-                return Flush::Done;
+                if !self.place_quickly(own, raised.trailing_zeros(), None, lrs) {
+                    break;
+                }
+                raised &= raised.wrapping_sub(1);
             }
         }
-        own.bank.pending.fetch_or(raised, SeqCst);
-        Flush::Reconcile
+        self.keep(own, work, raised)
     }
 
-    /// Keeps what is not eligible, and returns whether it still is not.
+    /// Keeps what cannot be delivered quickly.
     #[cold]
-    fn park(own: &Vredist, raised: u32) -> bool {
+    #[inline(never)]
+    fn keep(&mut self, own: &Vredist, work: Work, raised: u32) -> Flush {
+        self.forget_if_asked(work);
         own.bank.pending.fetch_or(raised, SeqCst);
         // Pairs with an enable on another core, which enables first and then looks at `pending`.
-        raised & own.bank.eligible(own.ctlr.load(Relaxed)) == 0
+        let eligible = own.bank.eligible(own.ctlr.load(Relaxed));
+        if work.is_sgis_only() && raised & eligible == 0 { Flush::Done } else { Flush::Reconcile }
     }
 
-    /// Puts an eligible SGI or PPI into a list register where that takes no thought; returns
+    /// Forgets what it has learned where that may be wrong.
+    fn forget_if_asked(&mut self, work: Work) {
+        if work.asks_to_relearn() {
+            (self.learned, self.quick) = (0, 0);
+        }
+    }
+
+    /// Puts a learned SGI or PPI into a list register where that takes no thought; returns
     /// whether it did.
     #[inline(always)]
     fn place_quickly<L: ListRegisters>(
@@ -211,17 +233,19 @@ impl Delivery {
             own.bank.list(bit);
             slot
         };
-        let mut lr = Lr::pending(Vintid::new(intid), own.bank.priority(intid))
-            .with_group_bit(own.bank.group1() >> (intid & 31));
-        if let Some(pintid) = link {
-            lr = lr.with_link(pintid);
-        } else if own.bank.edge() & bit == 0 {
-            lr = lr.with_eoi();
-        }
+        let lr = *self.lr_of(intid);
+        // Without link it is an SGI, which is edge-triggered: its end is no news.
+        let lr = link.map_or(lr, |pintid| lr.with_link(pintid));
         lrs.write((slot & 15) as usize, lr);
         true
     }
 
+    #[inline(always)]
+    fn lr_of(&mut self, intid: u32) -> &mut Lr {
+        #[expect(clippy::indexing_slicing, reason = "masked to the length")]
+        let lr = &mut self.lr_of[intid as usize & 31];
+        lr
+    }
     #[inline(always)]
     fn slot_of(&mut self, intid: u32) -> &mut u8 {
         #[expect(clippy::indexing_slicing, reason = "masked to the length")]

@@ -224,6 +224,12 @@ impl Lr {
     pub const fn with_eoi(self) -> Self {
         Self(self.0 | Self::EOI)
     }
+    /// Asks for no maintenance interrupt. Not for linked ones.
+    #[must_use]
+    #[inline(always)]
+    pub const fn without_eoi(self) -> Self {
+        Self(self.0 & !Self::EOI)
+    }
     /// Changes the state.
     #[must_use]
     #[inline(always)]

@@ -130,6 +130,7 @@ impl Delivery {
     ) {
         let Some(mut pass) = self.look(vgic, token, lrs, effects) else { return };
         self.refill(&mut pass);
+        self.quick = if self.has_backlog { 0 } else { self.learned };
         self.set_control(&mut pass);
     }
 
@@ -147,6 +148,7 @@ impl Delivery {
             self.evict(&mut pass, slot);
         }
         self.has_backlog = false;
+        self.quick = 0;
         self.set_control(&mut pass);
         pass.own.look_again();
     }
@@ -159,12 +161,13 @@ impl Delivery {
         effects: &'a E,
     ) -> Option<Pass<'a, L, E>> {
         let own = vgic.vredist(self.vcpu)?;
-        let raised = own.take_work().raised();
+        let work = own.take_work();
+        self.forget_if_asked(work);
         // Requests before latches: what was made pending after a request stays pending.
         let retract = own.bank.retract.swap(0, SeqCst);
         let deactivate = own.bank.deactivate.swap(0, SeqCst);
-        own.bank.pending.fetch_or(raised, SeqCst);
-        let net = Net { own: Some(self.vcpu), ..vgic.net(effects) };
+        own.bank.pending.fetch_or(work.raised(), SeqCst);
+        let net = vgic.net(effects);
         let ctlr = own.ctlr.load(Relaxed);
         let seen = [Lr::EMPTY; SLOTS];
         let mut pass = Pass { vgic, own, token, lrs, net, ctlr, retract, deactivate, seen };
@@ -262,7 +265,7 @@ impl Delivery {
         if on.intid < SPI_FIRST {
             on.bank.unlist(on.bit);
         } else {
-            pass.vgic.vdist.unlist(pass.token, on.intid, &pass.net);
+            pass.vgic.vdist.unlist(pass.token, on.intid, self.vcpu, pass.net);
         }
     }
 
@@ -300,7 +303,7 @@ impl Delivery {
                 self.evicted &= !(1 << intid);
                 pass.own.bank.active.fetch_and(!(1 << intid), SeqCst);
             } else {
-                pass.vgic.vdist.deactivate(pass.token, Vintid::new(intid), &pass.net);
+                pass.vgic.vdist.deactivate(pass.token, Vintid::new(intid), pass.net);
             }
         }
         self.has_evicted_spis = self.has_evicted_spis && Self::evicted_spis(pass).next().is_some();

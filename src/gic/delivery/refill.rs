@@ -9,7 +9,7 @@ use super::reconcile::Pass;
 use super::{Delivery, ListRegisters};
 use crate::gic::Effects;
 use crate::gic::bank::bits_of;
-use crate::spec::gic::{Lr, LrState};
+use crate::spec::gic::{Lr, LrState, SPI_FIRST};
 use core::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
 /// How many interrupts one run places; what is left comes with the maintenance interrupt.
@@ -98,10 +98,12 @@ impl Delivery {
             // Another core has just taken it back.
             return true;
         }
-        let lr = match self.take_link(pass, on) {
-            Some(pintid) => on.pending().with_link(pintid),
-            None => on.pending(),
-        };
+        let pending = on.pending();
+        if on.intid < SPI_FIRST {
+            *self.lr_of(on.intid) = pending.without_eoi();
+            self.learned |= on.bit;
+        }
+        let lr = self.take_link(pass, on).map_or(pending, |pintid| pending.with_link(pintid));
         self.free &= !(1 << slot);
         self.line_driven |= u32::from(!latched) << slot;
         on.bank.list(on.bit);
@@ -154,6 +156,7 @@ impl Delivery {
             && lr.is_active()
         {
             self.evicted |= on.bit;
+            self.learned &= !on.bit;
             *priority = lr.priority();
         }
         self.free |= 1 << slot;
