@@ -95,7 +95,7 @@ impl Vgic {
             let place = if is_last { Place::Last } else { Place::Inner };
             vredists.push(Vredist::new(VcpuId::new(number), affinity, place));
         }
-        let plain = (0u64..).map(|n| Mpidr::from_register((n / 16) << 8 | n % 16));
+        let plain = (0u64..).map(|n| Mpidr::from_register((n >> 4) << 8 | n & 0xf));
         let is_plain = plain.zip(affinities).all(|(plain, &affinity)| plain == affinity);
         let (vdist, token) = Vdist::new(spi_count, links)?;
         let everybody = u64::MAX >> (VCPUS_MAX - affinities.len());

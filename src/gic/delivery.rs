@@ -34,8 +34,11 @@ pub trait ListRegisters {
     fn empty(&self) -> u32;
     /// Reads ICH_HCR_EL2.EOIcount and sets it to 0.
     fn take_eoi_count(&mut self) -> u32;
-    /// Sets the bits of ICH_HCR_EL2 that are not the machine layer's own: see
-    /// [`ich_hcr`], NPIE, LRENPIE and TDIR.
+    /// Reads VENG0 and VENG1 of ICH_VMCR_EL2 into bits 0 and 1: the groups that the guest has
+    /// enabled in its CPU interface.
+    fn groups(&self) -> u32;
+    /// Sets the bits of ICH_HCR_EL2 that are not the machine layer's own, as [`ich_hcr`] has
+    /// them: NPIE, LRENPIE, VGRP<n>EIE, VGRP<n>DIE and TDIR.
     fn set_control(&mut self, bits: u32);
     /// Deactivates a physical interrupt of this core, or an SPI.
     fn deactivate(&mut self, pintid: Pintid);

@@ -133,6 +133,10 @@ impl FakeCpu {
         ended
             || none_pending && self.control & ich_hcr::NPIE != 0
             || self.eoi_count != 0 && self.control & ich_hcr::LRENPIE != 0
+            || self.groups & 1 != 0 && self.control & ich_hcr::VGRP0EIE != 0
+            || self.groups & 1 == 0 && self.control & ich_hcr::VGRP0DIE != 0
+            || self.groups & 2 != 0 && self.control & ich_hcr::VGRP1EIE != 0
+            || self.groups & 2 == 0 && self.control & ich_hcr::VGRP1DIE != 0
             || in_use < 2 && self.control & ich_hcr::UIE != 0
     }
 }
@@ -159,6 +163,9 @@ impl ListRegisters for FakeCpu {
     }
     fn take_eoi_count(&mut self) -> u32 {
         core::mem::take(&mut self.eoi_count)
+    }
+    fn groups(&self) -> u32 {
+        self.groups
     }
     fn set_control(&mut self, bits: u32) {
         self.control = bits;

@@ -19,7 +19,7 @@ const LINKED_SPIS: [u32; 2] = [40, 41];
 
 /// Returns the affinity of vCPU `n`.
 fn affinity(n: u64) -> Mpidr {
-    Mpidr::from_register((n / 16) << 8 | n % 16)
+    Mpidr::from_register((n >> 4) << 8 | n & 0xf)
 }
 
 /// A VM on fake cores. The physical side: which PPIs of which core and which SPIs are active.

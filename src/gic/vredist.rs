@@ -101,7 +101,7 @@ impl Vredist {
 
     /// Makes the SGI `intid` pending; only the low four bits count.
     #[inline(always)]
-    pub fn raise<E: Effects>(&self, intid: u32, effects: &E) {
+    pub(super) fn raise<E: Effects>(&self, intid: u32, effects: &E) {
         self.post(1 << (intid & 15), effects);
     }
     /// Tells of a new GICD_CTLR.

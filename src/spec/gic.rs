@@ -161,6 +161,20 @@ pub enum LrState {
     PendingActive,
 }
 
+impl LrState {
+    /// Puts the state together.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(pending: bool, active: bool) -> Self {
+        match (pending, active) {
+            (false, false) => Self::Invalid,
+            (true, false) => Self::Pending,
+            (false, true) => Self::Active,
+            (true, true) => Self::PendingActive,
+        }
+    }
+}
+
 /// The value of an ICH_LR<n>_EL2.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
@@ -320,9 +334,7 @@ impl core::fmt::Debug for Lr {
 /// Returns bits 31:0.
 #[inline(always)]
 const fn low_word(value: u64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 32 bits")]
-    let word = (value & 0xffff_ffff) as u32;
-    word
+    (value & 0xffff_ffff) as u32
 }
 
 /// Bits of ICH_HCR_EL2.
@@ -335,6 +347,14 @@ pub mod ich_hcr {
     pub const LRENPIE: u32 = 1 << 2;
     /// A maintenance interrupt while no list register is pending.
     pub const NPIE: u32 = 1 << 3;
+    /// A maintenance interrupt while the guest has Group 0 enabled.
+    pub const VGRP0EIE: u32 = 1 << 4;
+    /// A maintenance interrupt while the guest has Group 0 disabled.
+    pub const VGRP0DIE: u32 = 1 << 5;
+    /// A maintenance interrupt while the guest has Group 1 enabled.
+    pub const VGRP1EIE: u32 = 1 << 6;
+    /// A maintenance interrupt while the guest has Group 1 disabled.
+    pub const VGRP1DIE: u32 = 1 << 7;
     /// A trap of the guest's writes to ICC_DIR_EL1, where ICH_VTR_EL2.TDS is set.
     pub const TDIR: u32 = 1 << 14;
     /// Where EOIcount starts, 5 bits.

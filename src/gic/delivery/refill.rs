@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Choosing what goes into list registers: the most urgent first, and who makes room for it.
 //!
-//! Pending interrupts make room for more urgent ones. Where all list registers are active, the
+//! Interrupts of a group that the guest has not enabled in its CPU interface come last, so that
+//! they keep nobody out. Pending interrupts make room for more urgent ones. Where all list registers are active, the
 //! least urgent of those makes room: its end then shows in ICH_HCR_EL2.EOIcount, or traps.
 #![forbid(unsafe_code)]
 
@@ -20,7 +21,7 @@ const PICKS: usize = 4;
 /// The most urgent interrupts seen so far, the most urgent first.
 #[derive(Default)]
 struct Picks {
-    /// Priority above INTID.
+    /// Rank above INTID.
     keys: [u32; PICKS],
     count: usize,
     /// How many were offered.
@@ -28,8 +29,8 @@ struct Picks {
 }
 
 impl Picks {
-    fn offer(&mut self, priority: u8, intid: u32) {
-        let key = u32::from(priority) << 16 | intid;
+    fn offer(&mut self, rank: u32, intid: u32) {
+        let key = rank << 16 | intid;
         self.offered += 1;
         let at = self.keys.iter().take(self.count).position(|&other| key < other);
         let at = at.unwrap_or(self.count);
@@ -46,6 +47,13 @@ impl Picks {
     }
 }
 
+impl<L, E> Pass<'_, L, E> {
+    /// Returns how urgent an interrupt is: smaller is more urgent.
+    fn rank(&self, priority: u8, group: u32) -> u32 {
+        u32::from(priority) | (!self.groups >> group & 1) << 8
+    }
+}
+
 impl Delivery {
     /// Puts the most urgent interrupts that wait for this vCPU into list registers.
     pub(super) fn refill<L: ListRegisters, E: Effects>(&mut self, pass: &mut Pass<'_, L, E>) {
@@ -53,7 +61,7 @@ impl Delivery {
         let mut picks = Picks::default();
         let waiting = bank.signal() & bank.eligible(pass.ctlr) & !bank.listed.load(Relaxed);
         for intid in bits_of(waiting) {
-            picks.offer(bank.priority(intid), intid);
+            picks.offer(pass.rank(bank.priority(intid), bank.group1() >> intid & 1), intid);
         }
         let mut words = 0;
         for word in bits_of(pass.own.spi_words.swap(0, Relaxed)) {
@@ -63,7 +71,8 @@ impl Delivery {
                 let intid = word << 5 | bit;
                 if pass.spi(intid).is_some_and(|spi| spi.is_for(pass.own.id())) {
                     words |= 1 << word;
-                    picks.offer(bank.priority(bit), intid);
+                    let rank = pass.rank(bank.priority(bit), bank.group1() >> bit & 1);
+                    picks.offer(rank, intid);
                 }
             }
         }
@@ -117,10 +126,12 @@ impl Delivery {
         let used = pass.seen.iter().zip(0u32..).filter(|(_, slot)| self.usable >> slot & 1 != 0);
         let least_urgent = |state: fn(LrState) -> bool| {
             let candidates = used.clone().filter(move |(lr, _)| state(lr.state()));
-            candidates.max_by_key(|(lr, _)| lr.priority())
+            let ranks = candidates
+                .map(|(lr, slot)| (pass.rank(lr.priority(), u32::from(lr.is_group1())), slot));
+            ranks.max_by_key(|&(rank, _)| rank)
         };
-        if let Some((lr, slot)) = least_urgent(|state| state == LrState::Pending) {
-            return (u32::from(lr.priority()) > key >> 16).then_some(slot);
+        if let Some((rank, slot)) = least_urgent(|state| state == LrState::Pending) {
+            return (rank > key >> 16).then_some(slot);
         }
         least_urgent(|state| state != LrState::Invalid).map(|(_, slot)| slot)
     }
