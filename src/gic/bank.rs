@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The state of 32 interrupts, a word for each property: what ISENABLER<n> and its like show.
+//! The state of 32 interrupts, a word for each property: what `ISENABLER<n>` and its like show.
 //!
 //! A pending or active bit is in one place only: here, or in the list register that `listed`
 //! stands for. Words are atomics, because any core may write the registers of any redistributor.
@@ -288,6 +288,12 @@ fn gather(word: u32) -> u32 {
     let x = (x | x >> 2) & 0x0f0f_0f0f;
     let x = (x | x >> 4) & 0x00ff_00ff;
     (x | x >> 8) & 0xffff
+}
+
+/// Returns the word with bit `n` set; only the low five bits of `n` count.
+#[inline(always)]
+pub const fn bit(n: u32) -> u32 {
+    1 << (n & 31)
 }
 
 /// Returns the positions of the set bits, lowest first.

@@ -14,7 +14,7 @@
 mod reconcile;
 mod refill;
 
-use super::bank::bits_of;
+use super::bank::{bit, bits_of};
 use super::vredist::{Vredist, Work};
 use super::{SpiToken, Vgic};
 use crate::id::{Pintid, VcpuId, Vintid};
@@ -38,7 +38,7 @@ pub trait ListRegisters {
     /// enabled in its CPU interface.
     fn groups(&self) -> u32;
     /// Sets the bits of ICH_HCR_EL2 that are not the machine layer's own, as [`ich_hcr`] has
-    /// them: NPIE, LRENPIE, VGRP<n>EIE, VGRP<n>DIE and TDIR.
+    /// them: NPIE, LRENPIE, `VGRP<n>`EIE, `VGRP<n>`DIE and TDIR.
     fn set_control(&mut self, bits: u32);
     /// Deactivates a physical interrupt of this core, or an SPI.
     fn deactivate(&mut self, pintid: Pintid);
@@ -118,24 +118,23 @@ impl Delivery {
     /// Empties all list registers and deactivates the physical interrupts that they and the
     /// redistributor hold: what a vCPU's core does at the start and at the end of its VM.
     ///
-    /// [`Vgic::reset`] follows when all vCPUs have done this.
+    /// [`Vgic::reset`] follows when all vCPUs have done this, and resets the models.
     pub fn reset<L: ListRegisters>(&mut self, own: &Vredist, lrs: &mut L) {
         for slot in bits_of(self.usable) {
-            let slot = slot as usize;
-            let lr = if self.free >> slot & 1 == 0 { lrs.read(slot) } else { Lr::EMPTY };
+            let index = slot as usize;
+            let lr = if self.free & bit(slot) == 0 { lrs.read(index) } else { Lr::EMPTY };
             if let Some(pintid) = lr.pintid()
                 && (lr.is_pending() || lr.is_active())
             {
                 lrs.deactivate(pintid);
             }
-            lrs.write(slot, Lr::EMPTY);
+            lrs.write(index, Lr::EMPTY);
         }
         for intid in bits_of(own.bank.linked.swap(0, Relaxed)) {
             if let Some(pintid) = self.link(intid) {
                 lrs.deactivate(pintid);
             }
         }
-        own.bank.reset();
         *self = Self::new(self.vcpu, self.usable.count_ones() as usize);
         lrs.set_control(Self::CONTROL);
     }
@@ -151,7 +150,7 @@ impl Delivery {
         lrs: &mut L,
     ) {
         let intid = vintid.get() & 31;
-        let is_quick = self.quick >> intid & 1 != 0 && own.has_sgis_only();
+        let is_quick = self.quick & bit(intid) != 0 && own.has_sgis_only();
         if !is_quick || !self.place_quickly(own, intid, Some(pintid), lrs) {
             self.inject_later(own, intid, pintid);
         }
@@ -162,8 +161,8 @@ impl Delivery {
     #[inline(never)]
     fn inject_later(&mut self, own: &Vredist, intid: u32, pintid: Pintid) {
         self.set_link(intid, pintid);
-        own.bank.linked.fetch_or(1 << intid, Relaxed);
-        let _ = own.bank.latch(1 << intid);
+        own.bank.linked.fetch_or(bit(intid), Relaxed);
+        let _ = own.bank.latch(bit(intid));
         own.look_again();
     }
 
@@ -216,12 +215,12 @@ impl Delivery {
         link: Option<Pintid>,
         lrs: &mut L,
     ) -> bool {
-        let bit = 1 << (intid & 31);
+        let own_bit = bit(intid);
         let empty = lrs.empty();
-        let slot = if own.bank.listed.load(Relaxed) & bit != 0 {
+        let slot = if own.bank.listed.load(Relaxed) & own_bit != 0 {
             // Its list register can be used again once the guest is done with it.
             let slot = u32::from(*self.slot_of(intid));
-            if empty >> (slot & 15) & 1 == 0 {
+            if empty & bit(slot) == 0 {
                 return false;
             }
             slot
@@ -233,7 +232,7 @@ impl Delivery {
             let slot = free.trailing_zeros();
             self.free &= !(free & free.wrapping_neg());
             *self.slot_of(intid) = slot.to_le_bytes()[0];
-            own.bank.list(bit);
+            own.bank.list(own_bit);
             slot
         };
         let lr = *self.lr_of(intid);

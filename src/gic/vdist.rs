@@ -7,7 +7,7 @@
 
 mod registers;
 
-use super::bank::{Bank, Change, bits_of};
+use super::bank::{Bank, Change, bit, bits_of};
 use super::{ConfigError, Effects, Vgic};
 use crate::bits::Level;
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
@@ -185,7 +185,7 @@ impl Vdist {
         net: Net<'_, E>,
     ) {
         let Some(bank) = self.bank(vintid.get() >> 5) else { return };
-        self.notify(vintid.get() >> 5, bank.set_line(1 << (vintid.get() & 31), level), net);
+        self.notify(vintid.get() >> 5, bank.set_line(bit(vintid.get()), level), net);
     }
 
     /// Latches an SPI: an edge, or for `Cause::Linked` that its physical interrupt was
@@ -197,7 +197,7 @@ impl Vdist {
         cause: Cause,
         net: Net<'_, E>,
     ) {
-        let (word, bit) = (vintid.get() >> 5, 1 << (vintid.get() & 31));
+        let (word, bit) = (vintid.get() >> 5, bit(vintid.get()));
         let (Some(bank), Some(_)) = (self.bank(word), self.spi(vintid.get())) else { return };
         if cause == Cause::Linked {
             bank.linked.fetch_or(bit, Relaxed);
@@ -214,7 +214,7 @@ impl Vdist {
         net: Net<'_, E>,
     ) {
         let word = vintid.get() >> 5;
-        let bit = 1 << (vintid.get() & 31);
+        let bit = bit(vintid.get());
         self.write_bits(token, word, gic::BitRegister::ClearActive, bit, net);
     }
 
@@ -228,7 +228,7 @@ impl Vdist {
         net: Net<'_, E>,
     ) {
         let (Some(bank), Some(spi)) = (self.bank(intid >> 5), self.spi(intid)) else { return };
-        let bit = 1 << (intid & 31);
+        let bit = bit(intid);
         bank.unlist(bit);
         spi.let_go();
         self.deactivate_orphans(intid >> 5, bank, net);
@@ -248,8 +248,8 @@ impl Vdist {
         let Some(bank) = self.bank(word) else { return };
         let listed = bank.listed.load(Relaxed);
         let deliverable = change.woken & bank.signal() & bank.eligible(self.ctlr()) & !listed;
-        for bit in bits_of(deliverable) {
-            let Some(spi) = self.spi(word << 5 | bit) else { continue };
+        for index in bits_of(deliverable) {
+            let Some(spi) = self.spi(word << 5 | index) else { continue };
             let router = spi.router.load(Relaxed);
             if router & gicd::IROUTER_ANY != 0 {
                 // One of N: whoever is awake now.
@@ -257,7 +257,7 @@ impl Vdist {
             }
             let target = spi.target.load(Relaxed);
             if let Some(vredist) = net.vgic.vredists.get(usize::from(target)) {
-                vredist.spi_words.fetch_or(1 << word, Relaxed);
+                vredist.spi_words.fetch_or(bit(word), Relaxed);
                 if target != own {
                     vredist.post_look(net.effects);
                 }

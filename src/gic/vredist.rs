@@ -5,7 +5,7 @@
 //! know SPIs or list registers. IHI 0069 H 12.10 and 12.11.
 #![forbid(unsafe_code)]
 
-use super::bank::{Bank, Change};
+use super::bank::{Bank, Change, bit};
 use super::{Effects, IIDR};
 use crate::bits::{Level, MmioError, Width};
 use crate::id::{Mpidr, VcpuId, Vintid};
@@ -129,18 +129,18 @@ impl Vredist {
         if !(gic::PPI_FIRST..gic::SPI_FIRST).contains(&intid) {
             return;
         }
-        self.apply(self.bank.set_line(1 << intid, level), effects);
+        self.apply(self.bank.set_line(bit(intid), level), effects);
     }
     /// Clears the pending bit of an SGI or PPI, as a write to ICPENDR0 would: what is done for a
     /// linked timer whose physical line has gone low.
     pub fn retract<E: Effects>(&self, vintid: Vintid, effects: &E) {
         if vintid.get() < gic::SPI_FIRST {
-            self.write_bits(BitRegister::ClearPending, 1 << vintid.get(), effects);
+            self.write_bits(BitRegister::ClearPending, bit(vintid.get()), effects);
         }
     }
     /// Clears the active bit of an SGI or PPI: what a trapped write to ICC_DIR_EL1 asks for.
     pub(super) fn deactivate<E: Effects>(&self, intid: u32, effects: &E) {
-        self.write_bits(BitRegister::ClearActive, 1 << (intid & 31), effects);
+        self.write_bits(BitRegister::ClearActive, bit(intid), effects);
     }
 
     /// Returns to the state after reset, the copy of GICD_CTLR included.

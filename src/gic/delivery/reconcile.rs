@@ -15,7 +15,7 @@
 
 use super::{Delivery, ListRegisters, SLOTS, SpiToken, Vgic};
 use crate::gic::Effects;
-use crate::gic::bank::{Bank, bits_of};
+use crate::gic::bank::{Bank, bit, bits_of};
 use crate::gic::vdist::{Net, Spi};
 use crate::gic::vredist::Vredist;
 use crate::id::{Pintid, Vintid};
@@ -89,7 +89,7 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
             0 => &self.own.bank,
             word => self.vgic.vdist.bank(word)?,
         };
-        Some(Listing { slot, intid, bank, bit: 1 << (intid & 31) })
+        Some(Listing { slot, intid, bank, bit: bit(intid) })
     }
     /// Finds an SPI.
     pub fn spi(&self, intid: u32) -> Option<&'a Spi> {
@@ -196,7 +196,7 @@ impl Delivery {
         }
         let eligible = on.bank.eligible(pass.ctlr) & on.bit != 0;
         let deliverable = eligible && pass.is_mine(on.intid);
-        let mut latched = left.is_pending() && self.line_driven >> slot & 1 == 0;
+        let mut latched = left.is_pending() && self.line_driven & bit(slot) == 0;
         if deliverable {
             latched |= on.bank.take_pending(on.bit) != 0;
         } else if latched {
@@ -212,8 +212,10 @@ impl Delivery {
         } else {
             return self.retire(pass, on, was);
         };
-        self.line_driven &= !(1 << slot);
-        self.line_driven |= u32::from(!left.is_active() && !latched) << slot;
+        self.line_driven &= !bit(slot);
+        if !left.is_active() && !latched {
+            self.line_driven |= bit(slot);
+        }
         on.show(now);
         if now != was {
             pass.write(slot, now);
@@ -264,8 +266,8 @@ impl Delivery {
         if was.state() != LrState::Invalid || was.has_eoi() {
             pass.write(on.slot, Lr::EMPTY);
         }
-        self.free |= 1 << on.slot;
-        self.line_driven &= !(1 << on.slot);
+        self.free |= bit(on.slot);
+        self.line_driven &= !bit(on.slot);
         if on.intid < SPI_FIRST {
             on.bank.unlist(on.bit);
         } else {
@@ -305,8 +307,8 @@ impl Delivery {
         for _ in 0..pass.lrs.take_eoi_count() {
             let Some(intid) = self.most_urgent_evicted(pass) else { break };
             if intid < SPI_FIRST {
-                self.evicted &= !(1 << intid);
-                pass.own.bank.active.fetch_and(!(1 << intid), SeqCst);
+                self.evicted &= !bit(intid);
+                pass.own.bank.active.fetch_and(!bit(intid), SeqCst);
             } else {
                 pass.vgic.vdist.deactivate(pass.token, Vintid::new(intid), pass.net);
             }
@@ -330,7 +332,7 @@ impl Delivery {
         banks
             .flat_map(|(word, bank)| {
                 let evicted = bank.active.load(Relaxed) & !bank.listed.load(Relaxed);
-                bits_of(evicted).map(move |bit| word << 5 | bit)
+                bits_of(evicted).map(move |index| word << 5 | index)
             })
             .filter(move |&intid| vdist.spi(intid).is_some_and(|spi| spi.is_held_by(vcpu)))
     }

@@ -118,11 +118,29 @@ fn t67_no_sgi_overtakes_what_waits() {
     machine.cpu(0).end(33);
     // Both list registers are empty, and the SGI comes before the maintenance interrupt does.
     machine.send_sgi(0, 1);
-    let own = machine.vgic.vredist(VcpuId::new(0)).unwrap();
-    let (delivery, cpu) = &mut machine.cores[0];
-    assert_eq!(delivery.flush(own, cpu), Flush::Reconcile);
-    machine.reconcile(0);
+    machine.flush_without_maintenance(0);
     assert_eq!([machine.take(0), machine.take(0)], [34, 0]);
+}
+
+#[test]
+fn t67_no_sgi_overtakes_in_the_list_register_it_had() {
+    let mut machine = Machine::enabled(1, 2);
+    with_edges(&mut machine);
+    machine.send_sgi(0, 1);
+    machine.settle(0);
+    assert_eq!(machine.cpu(0).acknowledge(), 0);
+    for (intid, priority) in [(32, 0x20), (33, 0x28)] {
+        machine.write_priority(0, intid, priority);
+        machine.raise_edge(intid);
+    }
+    machine.settle(0);
+    assert_eq!(machine.cpu(0).acknowledge(), 32);
+    machine.cpu(0).end(32);
+    machine.cpu(0).end(0);
+    // Again the SGI comes before the maintenance interrupt does.
+    machine.send_sgi(0, 1);
+    machine.flush_without_maintenance(0);
+    assert_eq!([machine.take(0), machine.take(0)], [33, 0]);
 }
 
 #[test]
@@ -241,6 +259,34 @@ fn t69_disabled_while_pending_in_a_list_register_is_withdrawn() {
 }
 
 #[test]
+fn t69_what_was_delivered_quickly_is_not_when_disabled() {
+    let mut machine = Machine::enabled(1, 4);
+    for _ in 0..2 {
+        machine.send_sgi(0, 1);
+        machine.fire_timer(0);
+        machine.settle(0);
+        let mut both = [machine.take(0), machine.take(0)];
+        both.sort_unstable();
+        assert_eq!(both, [0, TIMER]);
+    }
+    // The timer fires before its core has looked at the change.
+    machine.write_bit(0, ICENABLER, TIMER);
+    machine.fire_timer(0);
+    assert_eq!(machine.cpu(0).find(TIMER), None);
+    machine.settle(0);
+    assert_eq!(machine.cpu(0).find(TIMER), None);
+    // The change is taken in by a look on the occasion of a read.
+    machine.send_sgi(0, 1);
+    machine.settle(0);
+    assert_eq!(machine.take(0), 0);
+    machine.write_bit(0, ICENABLER, 0);
+    machine.reconcile(0);
+    machine.send_sgi(0, 1);
+    machine.settle(0);
+    assert_eq!(machine.cpu(0).find(0), None);
+}
+
+#[test]
 fn t69_end_of_a_disabled_interrupt_deactivates_it() {
     for intid in [3, TIMER, 33, 40] {
         let mut machine = Machine::enabled(1, 4);
@@ -309,6 +355,33 @@ fn t70_deactivation_on_another_vcpu() {
     machine.settle(1);
     assert_eq!(machine.cpu(0).find(40), None);
     assert!(machine.physical_spis.is_empty());
+}
+
+#[test]
+fn t70_end_is_that_of_what_still_is_active() {
+    let mut machine = Machine::enabled(1, 1);
+    machine.write_priority(0, 1, 0x40);
+    machine.write_priority(0, 3, 0x20);
+    // SGI 1 leaves the list register while active, and is deactivated.
+    machine.cpu(0).eoi_mode = EoiMode::DropOnly;
+    machine.send_sgi(0, 1 << 24 | 1);
+    machine.settle(0);
+    assert_eq!(machine.cpu(0).acknowledge(), 1);
+    machine.cpu(0).end(1);
+    machine.send_sgi(0, 2 << 24 | 1);
+    machine.settle(0);
+    machine.dir(0, 1);
+    machine.settle(0);
+    // So does SGI 2, which the guest ends.
+    machine.cpu(0).eoi_mode = EoiMode::DropAndDeactivate;
+    assert_eq!(machine.cpu(0).acknowledge(), 2);
+    machine.send_sgi(0, 3 << 24 | 1);
+    machine.settle(0);
+    assert_eq!(machine.take(0), 3);
+    machine.cpu(0).end(2);
+    machine.settle(0);
+    machine.reconcile(0);
+    assert_eq!(machine.read_private(0, ISACTIVER), 0);
 }
 
 #[test]
@@ -553,8 +626,11 @@ fn t75_pending_interrupt_follows_its_route() {
 fn t75_pending_again_elsewhere_while_active_here() {
     let mut machine = Machine::enabled(2, 4);
     with_edges(&mut machine);
-    for intid in [33, 40] {
-        machine.raise_edge(intid);
+    for intid in [33, 40, 41] {
+        match intid {
+            41 => assert!(machine.fire_spi(41)),
+            _ => machine.raise_edge(intid),
+        }
         machine.settle(0);
         assert_eq!(machine.cpu(0).acknowledge(), intid);
         machine.write_router(intid, affinity(1).get());
