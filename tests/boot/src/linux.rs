@@ -65,6 +65,7 @@ fn two_debians() -> Result<()> {
     let options = Options {
         console: Some(ConsoleMode::Tagged),
         out: Some(harness::folder("linux-demo")?),
+        hypervisor: Some(harness::hypervisor()?),
         ..Options::default()
     };
     let prepared = coffer::run::prepare(&path, &Machine::default(), options).map_err(text)?;
