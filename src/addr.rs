@@ -97,7 +97,10 @@ address! {
 /// A range of addresses that is not empty and does not wrap: `start..start + size`.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "(A, u64)", into = "(A, u64)")]
-#[serde(bound(serialize = "A: Serialize + Address", deserialize = "A: Deserialize<'de> + Address"))]
+#[serde(bound(
+    serialize = "A: Serialize + Address",
+    deserialize = "A: Deserialize<'de> + Address"
+))]
 pub struct AddrRange<A: Address> {
     start: A,
     size: u64,
@@ -118,6 +121,13 @@ impl<A: Address> AddrRange<A> {
     /// Makes the range `start..end`.
     pub fn between(start: A, end: A) -> Option<Self> {
         Self::new(start, end.get().checked_sub(start.get())?)
+    }
+    /// Makes the aligned block of `bytes`, a power of two from 2 up, that holds `address`.
+    ///
+    /// At the top of the address space it lacks the last byte.
+    pub fn block(address: A, bytes: u64) -> Self {
+        let start = address.align_down(bytes);
+        Self { start, size: bytes.min(u64::MAX - start.get()) }
     }
     /// Returns the first address.
     pub fn start(self) -> A {
@@ -147,6 +157,12 @@ impl<A: Address> AddrRange<A> {
     /// Returns what the ranges have in common.
     pub fn intersection(self, other: Self) -> Option<Self> {
         Self::between(self.start.max(other.start), self.end().min(other.end()))
+    }
+    /// Returns the smallest range that covers both.
+    #[must_use]
+    pub fn hull(self, other: Self) -> Self {
+        let start = self.start.min(other.start);
+        Self { start, size: self.end().max(other.end()).get() - start.get() }
     }
     /// Returns whether start and size are multiples of `align`, a power of two.
     pub fn is_aligned(self, align: u64) -> bool {
@@ -202,6 +218,22 @@ mod tests {
         assert!(!a.overlaps(b) && !b.overlaps(a));
         assert!(a.contains(Pa::new(0x1fff)) && !a.contains(Pa::new(0x2000)));
         assert_eq!(a.intersection(b), None);
+    }
+
+    #[test]
+    fn block_holds_its_address() {
+        let block = PaRange::block(Pa::new(0x1fff), 0x1000);
+        assert_eq!(Some(block), PaRange::new(Pa::new(0x1000), 0x1000));
+        let top = PaRange::block(Pa::new(u64::MAX), 0x1000);
+        assert_eq!((top.start(), top.end()), (Pa::new(u64::MAX - 0xfff), Pa::new(u64::MAX)));
+    }
+
+    #[test]
+    fn hull_covers_the_gap() {
+        let a = PaRange::new(Pa::new(0x1000), 0x1000).unwrap();
+        let b = PaRange::new(Pa::new(0x8000), 0x1000).unwrap();
+        assert_eq!(Some(a.hull(b)), PaRange::new(Pa::new(0x1000), 0x8000));
+        assert_eq!(a.hull(b), b.hull(a));
     }
 
     #[test]

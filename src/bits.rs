@@ -53,6 +53,16 @@ pub enum MmioError {
     Unmapped,
 }
 
+/// What an interrupt line carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Level {
+    /// Nothing to say.
+    #[default]
+    Low,
+    /// The device wants attention.
+    High,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

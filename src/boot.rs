@@ -1,3 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! stub
+//! The boot: from the first line of Rust on the boot core to the first guest instruction.
+//!
+//! Each step that a person may wait for prints one numbered line (docs/boot.md); a step that fails
+//! prints its number with `!` and what to do, and stops.
 #![forbid(unsafe_code)]
+
+mod bundle;
+mod cores;
+mod memory;
+mod tree;
+mod vms;
+
+use crate::addr::Pa;
+use crate::arch;
+use crate::hypervisor;
+use core::convert::Infallible;
+use core::fmt;
+
+pub use cores::start_secondary;
+
+/// Why the boot stops: the stage, and the sentence that says what is wrong.
+struct Stop;
+
+/// Prints why the boot stops.
+fn stop(stage: Stage, why: fmt::Arguments<'_>) -> Stop {
+    log::error!(target: stage.0, "{why}");
+    Stop
+}
+
+/// The number in front of a stage's line.
+#[derive(Clone, Copy)]
+struct Stage(&'static str);
+
+impl Stage {
+    const ENTRY: Self = Self("01");
+    const TREE: Self = Self("02");
+    const BUNDLE: Self = Self("03");
+    const PLAN: Self = Self("04");
+    const CORES: Self = Self("05");
+    const MEMORY: Self = Self("06");
+    const VM: Self = Self("08");
+    const UP: Self = Self("09");
+
+    fn say(self, what: fmt::Arguments<'_>) {
+        log::info!(target: self.0, "{what}");
+    }
+}
+
+/// Boots the machine. Runs on the boot core, MMU off, with the host tree's address.
+pub fn start(tree: Pa) -> ! {
+    hypervisor::install_logger();
+    match boot(tree) {
+        Ok(never) => match never {},
+        Err(Stop) => hypervisor::stop_machine(),
+    }
+}
+
+fn boot(tree_at: Pa) -> Result<Infallible, Stop> {
+    let begun_ticks = arch::counter();
+    let machine = tree::read(tree_at)?;
+    let mut owners = memory::owners(&machine)?;
+    let held = bundle::take(&machine, &mut owners)?;
+    let plan = bundle::plan(&held)?;
+    let report = bundle::check(&plan, &machine, &held)?;
+    let mut cores = cores::bring_up(&plan, &machine, &mut owners)?;
+    let console = vms::console(&plan);
+    let vms = vms::build(&plan, &report, &held, &machine, &mut owners, &cores)?;
+    let hypervisor = vms::install(&plan, &machine, console, vms, &mut cores)?;
+    let ticks = arch::counter().wrapping_sub(begun_ticks);
+    let ms = ticks.saturating_mul(1000) / arch::counter_frequency_hz().max(1);
+    Stage::UP.say(format_args!("up in {ms} ms; guest output follows"));
+    cores.release(hypervisor)
+}

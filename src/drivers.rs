@@ -1,3 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! stub
-#![forbid(unsafe_code)]
+//! Drivers of the devices that the hypervisor itself uses.
+
+pub mod gicv3;
+pub mod uart;

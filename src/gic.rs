@@ -1,3 +1,235 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! stub
+//! The virtual GICv3 of a VM: a distributor, a redistributor for each vCPU, and delivery.
+//!
+//! Models keep what a guest can see; [`Delivery`], one for each vCPU, is the one place that moves
+//! interrupts between models and list registers. A pending or active bit is in one place only: in
+//! a model, or in a list register. Redistributors are lock-free: any core makes an SGI pending and
+//! kicks its owner. SPIs change under the VM's lock, of which [`SpiToken`] is the proof; reading
+//! needs none. Nobody here knows cores, addresses or system registers. IHI 0069 H.
 #![forbid(unsafe_code)]
+
+mod bank;
+mod delivery;
+mod sgi;
+mod vdist;
+mod vredist;
+
+#[cfg(test)]
+pub mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use delivery::{Delivery, Flush, ListRegisters};
+pub use sgi::SgiRegister;
+pub use vdist::{SpiToken, Vdist};
+pub use vredist::Vredist;
+
+use crate::bits::{Level, MmioError, Width};
+use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
+use crate::spec::gic::{self, BitRegister};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use vdist::{Cause, Net};
+use vredist::Place;
+
+/// GICD_IIDR and GICR_IIDR: Arm's JEP106 code, and a product of our own, `C`.
+const IIDR: u32 = 0x4300_043b;
+/// The most vCPUs of a VM.
+const VCPUS_MAX: usize = 64;
+
+/// What the models cause outside themselves.
+pub trait Effects {
+    /// Forces a vCPU out of its guest so that it looks at its work. For the vCPU of this very
+    /// core there is nothing to do: it looks before it enters.
+    fn kick(&self, vcpu: VcpuId);
+    /// Deactivates a physical SPI that the guest has let go of.
+    fn deactivate(&self, pintid: Pintid);
+    /// Routes a physical SPI to the core of `vcpu`: the guest has routed the SPI linked to it.
+    fn route(&self, pintid: Pintid, vcpu: VcpuId);
+}
+
+/// Why there cannot be such a GIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConfigError {
+    /// There are no vCPUs, or too many.
+    Vcpus,
+    /// Two vCPUs have this affinity.
+    Affinity(Mpidr),
+    /// There are too many SPIs.
+    Spis,
+    /// The link of this SPI is not to an SPI, or is its second one, or there is no such SPI.
+    Link(Vintid),
+}
+
+/// The virtual GIC of a VM.
+#[derive(Debug)]
+pub struct Vgic {
+    vdist: Vdist,
+    vredists: Box<[Vredist]>,
+    /// A bit for each vCPU.
+    everybody: u64,
+    /// Whether vCPU n has Aff0 = n mod 16, Aff1 = n / 16 and no other affinity.
+    is_plain: bool,
+}
+
+impl Vgic {
+    /// Makes the GIC of a VM whose vCPUs have the given affinities, with `spi_count` SPIs, of
+    /// which `links` names those with a physical interrupt behind them.
+    ///
+    /// # Errors
+    /// When the specification allows no such GIC.
+    pub fn new(
+        affinities: &[Mpidr],
+        spi_count: u32,
+        links: &[(Vintid, Pintid)],
+    ) -> Result<(Self, SpiToken), ConfigError> {
+        if affinities.is_empty() || affinities.len() > VCPUS_MAX {
+            return Err(ConfigError::Vcpus);
+        }
+        let mut vredists = Vec::with_capacity(affinities.len());
+        for (&affinity, number) in affinities.iter().zip(0u8..) {
+            if vredists.iter().any(|other: &Vredist| other.affinity() == affinity) {
+                return Err(ConfigError::Affinity(affinity));
+            }
+            let is_last = usize::from(number) + 1 == affinities.len();
+            let place = if is_last { Place::Last } else { Place::Inner };
+            vredists.push(Vredist::new(VcpuId::new(number), affinity, place));
+        }
+        let plain = (0u64..).map(|n| Mpidr::from_register((n / 16) << 8 | n % 16));
+        let is_plain = plain.zip(affinities).all(|(plain, &affinity)| plain == affinity);
+        let (vdist, token) = Vdist::new(spi_count, links)?;
+        let everybody = u64::MAX >> (VCPUS_MAX - affinities.len());
+        let vgic = Self { vdist, vredists: vredists.into(), everybody, is_plain };
+        vgic.vdist.route_all(&vgic.net(&()));
+        Ok((vgic, token))
+    }
+
+    /// Returns to the state after reset. All vCPUs have stopped and reset their [`Delivery`].
+    pub fn reset<E: Effects>(&self, token: &mut SpiToken, effects: &E) {
+        for vredist in &self.vredists {
+            vredist.reset();
+        }
+        self.vdist.reset(token, &self.net(effects));
+    }
+
+    /// Returns the distributor, for reads.
+    #[inline(always)]
+    pub fn vdist(&self) -> &Vdist {
+        &self.vdist
+    }
+    /// Returns the redistributor of a vCPU.
+    #[inline(always)]
+    pub fn vredist(&self, vcpu: VcpuId) -> Option<&Vredist> {
+        self.vredists.get(vcpu.index())
+    }
+
+    /// Writes to the distributor.
+    ///
+    /// # Errors
+    /// Where no register takes the width or alignment, or past the frame.
+    #[inline]
+    pub fn write_vdist<E: Effects>(
+        &self,
+        token: &mut SpiToken,
+        (offset, width): (u64, Width),
+        value: u64,
+        effects: &E,
+    ) -> Result<(), MmioError> {
+        self.vdist.write(token, (offset, width), value, &self.net(effects))
+    }
+    /// Reads in the window of all redistributors, 128 KiB for each vCPU.
+    ///
+    /// # Errors
+    /// Where no register takes the width or alignment, or past the frames.
+    #[inline]
+    pub fn read_vredists(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
+        let (vredist, offset) = self.frame(offset)?;
+        vredist.read(offset, width)
+    }
+    /// Writes in the window of all redistributors.
+    ///
+    /// # Errors
+    /// Where no register takes the width or alignment, or past the frames.
+    #[inline]
+    pub fn write_vredists<E: Effects>(
+        &self,
+        (offset, width): (u64, Width),
+        value: u64,
+        effects: &E,
+    ) -> Result<(), MmioError> {
+        let (vredist, offset) = self.frame(offset)?;
+        vredist.write(offset, width, value, effects)
+    }
+    /// Finds the redistributor at `offset` in the window of all of them.
+    #[inline(always)]
+    fn frame(&self, offset: u64) -> Result<(&Vredist, u64), MmioError> {
+        let index = usize::try_from(offset / gic::GICR_BYTES).map_err(|_| MmioError::Unmapped)?;
+        let vredist = self.vredists.get(index).ok_or(MmioError::Unmapped)?;
+        Ok((vredist, offset % gic::GICR_BYTES))
+    }
+
+    /// Sets the level of the line of an SPI that EL2 drives.
+    pub fn set_level<E: Effects>(
+        &self,
+        token: &mut SpiToken,
+        vintid: Vintid,
+        level: Level,
+        effects: &E,
+    ) {
+        self.vdist.set_level(token, vintid, level, &self.net(effects));
+    }
+    /// Latches an SPI, as an edge on its line does.
+    pub fn raise_edge<E: Effects>(&self, token: &mut SpiToken, vintid: Vintid, effects: &E) {
+        self.vdist.raise(token, vintid, Cause::Edge, &self.net(effects));
+    }
+    /// Makes an SPI pending whose physical interrupt has been acknowledged and had its priority
+    /// dropped; it stays active until the guest deactivates the SPI.
+    pub fn raise_linked<E: Effects>(&self, token: &mut SpiToken, vintid: Vintid, effects: &E) {
+        self.vdist.raise(token, vintid, Cause::Linked, &self.net(effects));
+    }
+    /// Carries out a trapped write of `vintid` to ICC_DIR_EL1 on `vcpu`.
+    pub fn deactivate<E: Effects>(
+        &self,
+        token: &mut SpiToken,
+        vcpu: VcpuId,
+        vintid: Vintid,
+        effects: &E,
+    ) {
+        if vintid.get() >= gic::SPI_FIRST {
+            self.vdist.deactivate(token, vintid, &self.net(effects));
+        } else if let Some(vredist) = self.vredist(vcpu) {
+            vredist.deactivate(vintid.get(), effects);
+        }
+    }
+    /// Chooses anew where 1-of-N SPIs go that are pending: what a vCPU that goes to sleep leaves.
+    pub fn wake_all<E: Effects>(&self, _: &mut SpiToken, effects: &E) {
+        self.vdist.wake_all(&self.net(effects));
+    }
+
+    fn net<'a, E>(&'a self, effects: &'a E) -> Net<'a, E> {
+        Net { vredists: &self.vredists, effects, own: None }
+    }
+}
+
+/// Returns whether what a guest reads at `offset` of GICD, or of a redistributor's second frame,
+/// is in list registers too, so that the reader's [`Delivery`] must reconcile first.
+#[must_use]
+#[inline(always)]
+pub const fn shows_list_registers(offset: u64) -> bool {
+    matches!(
+        BitRegister::at(offset & (gic::GICR_SGI_BASE - 1)),
+        Some(
+            BitRegister::SetPending
+                | BitRegister::ClearPending
+                | BitRegister::SetActive
+                | BitRegister::ClearActive
+        )
+    )
+}
+
+/// Effects on nothing: while a VM is being made there is nobody to tell.
+impl Effects for () {
+    fn kick(&self, _: VcpuId) {}
+    fn deactivate(&self, _: Pintid) {}
+    fn route(&self, _: Pintid, _: VcpuId) {}
+}

@@ -37,5 +37,6 @@ pub mod smccc;
 pub mod trace;
 
 pub mod boot;
+pub mod hypervisor;
 pub mod vcpu;
 pub mod vm;

@@ -8,6 +8,9 @@
 
 pub mod check;
 mod list;
+pub mod machine;
+#[cfg(test)]
+mod samples;
 
 pub use list::List;
 
@@ -37,6 +40,13 @@ pub const PLAN_BYTES_MAX: usize = 32 << 10;
 pub type Name = String<NAME_MAX>;
 /// The path of a node in the host tree.
 pub type Path = String<127>;
+
+/// Returns whether a text is a [`Name`]: not empty, not too long, and of the right characters.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(is_name_byte)
+}
 
 /// Everything that EL2 needs to know beyond the live tree.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -164,6 +174,33 @@ pub struct DevicePlan {
     pub interrupts: List<(Pintid, Vintid), REGIONS_MAX>,
 }
 
+impl Layout {
+    /// The bytes of the virtual distributor (IHI 0069, section 12.8).
+    pub const VDIST_BYTES: u64 = 0x1_0000;
+    /// The bytes of one virtual redistributor: its RD and its SGI frame (IHI 0069, section 12.10).
+    pub const VREDIST_BYTES: u64 = 0x2_0000;
+    /// The bytes of the virtual PL011.
+    pub const VUART_BYTES: u64 = 0x1000;
+
+    /// Returns where the virtual distributor stands; `None` when that wraps.
+    #[must_use]
+    pub fn vdist_range(&self) -> Option<IpaRange> {
+        IpaRange::new(self.vdist, Self::VDIST_BYTES)
+    }
+    /// Returns where the redistributors of so many vCPUs stand; `None` without a vCPU, or when
+    /// that wraps.
+    #[must_use]
+    pub fn vredist_range(&self, vcpu_count: usize) -> Option<IpaRange> {
+        let count = u64::try_from(vcpu_count).ok()?;
+        IpaRange::new(self.vredist, count.checked_mul(Self::VREDIST_BYTES)?)
+    }
+    /// Returns where the virtual PL011 stands; `None` when that wraps.
+    #[must_use]
+    pub fn vuart_range(&self) -> Option<IpaRange> {
+        IpaRange::new(self.vuart, Self::VUART_BYTES)
+    }
+}
+
 /// What is done when a guest asks for a reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum OnReboot {
@@ -239,3 +276,6 @@ impl Plan {
         buffer.get(..used)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,206 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! stub
+//! PSCI 1.1 for the vCPUs of one VM (DEN 0022): who is on, and what a call does.
+//!
+//! All cores of the VM share one [`Psci`] without a lock: each vCPU has one state word, and what
+//! it is to start with is published before that word says so. Carrying an [`Action`] out (kick,
+//! stop, reset) is the caller's; how a call got here is [`crate::smccc`]'s.
 #![forbid(unsafe_code)]
+
+mod power;
+
+use crate::addr::{Address, Ipa};
+use crate::id::{Mpidr, VcpuId};
+use crate::spec::psci::{
+    AffinityState, Function, MIGRATION_NOT_REQUIRED, PSCI_VERSION, SYSTEM_WARM_RESET, Status,
+    VERSION_1_1, is_core_power_state, is_power_down,
+};
+use crate::spec::smccc::{self, FunctionId, low_word};
+use alloc::boxed::Box;
+use power::Power;
+
+pub use power::Start;
+
+/// What the caller of [`Psci::call`] has to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Put this into X0.
+    Return(u64),
+    /// Return SUCCESS, and kick the pCPU of that vCPU, which then asks [`Psci::started`].
+    TurnOn(VcpuId),
+    /// Stop the calling vCPU, then say [`Psci::turned_off`]. The call does not return.
+    TurnOff,
+    /// Wait for an interrupt as WFI does, then return SUCCESS.
+    Suspend,
+    /// Stop all vCPUs; the VM is off.
+    SystemOff,
+    /// Stop all vCPUs, then start the VM again.
+    SystemReset(Reset),
+}
+
+/// Which reset a guest asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reset {
+    /// SYSTEM_RESET: as if power had gone and come back.
+    Cold,
+    /// SYSTEM_RESET2 with SYSTEM_WARM_RESET.
+    Warm,
+}
+
+/// The power states of a VM's vCPUs.
+#[derive(Debug)]
+pub struct Psci {
+    vcpus: Box<[Power]>,
+}
+
+impl Psci {
+    /// Makes the vCPUs of a VM, all off, in the order of their [`VcpuId`]s. This allocates.
+    #[must_use]
+    pub fn new(vcpus: &[Mpidr]) -> Self {
+        Self { vcpus: vcpus.iter().map(|mpidr| Power::new(*mpidr)).collect() }
+    }
+
+    /// Decides what a call does, given X1 to X3.
+    ///
+    /// `is_entry` says whether a vCPU may start at an address: whether the VM has memory there.
+    #[inline(always)]
+    pub fn call(
+        &self,
+        function: FunctionId,
+        arguments: [u64; 3],
+        is_entry: impl FnOnce(Ipa) -> bool,
+    ) -> Action {
+        // The cheapest of all calls is not to wait for the others' preparations.
+        if function == PSCI_VERSION {
+            return Action::Return(VERSION_1_1);
+        }
+        self.decide(function, arguments, is_entry)
+            .unwrap_or_else(|status| Action::Return(status.x0()))
+    }
+
+    /// Makes a vCPU start at `start` without a call: the first vCPU of a VM that boots.
+    ///
+    /// # Errors
+    /// As CPU_ON, when there is no such vCPU or it is not off.
+    pub fn boot(&self, vcpu: VcpuId, start: Start) -> Result<(), Status> {
+        self.vcpus.get(vcpu.index()).ok_or(Status::InvalidParameters)?.turn_on(start)
+    }
+
+    /// Takes what a vCPU is to start with, and makes it on. `None` when nobody has turned it on,
+    /// as after a kick for another reason. Only the pCPU of that vCPU asks.
+    pub fn started(&self, vcpu: VcpuId) -> Option<Start> {
+        self.vcpus.get(vcpu.index())?.started()
+    }
+
+    /// Makes a vCPU off, once it runs no more. Only the pCPU of that vCPU says so; from here on
+    /// another vCPU may turn it on again.
+    pub fn turned_off(&self, vcpu: VcpuId) {
+        if let Some(power) = self.vcpus.get(vcpu.index()) {
+            power.turned_off();
+        }
+    }
+
+    /// Makes all vCPUs off: for a VM that starts again. The caller has stopped all of them.
+    pub fn reset(&self) {
+        self.vcpus.iter().for_each(Power::turned_off);
+    }
+
+    /// Returns the state of a vCPU.
+    pub fn state(&self, vcpu: VcpuId) -> Option<AffinityState> {
+        Some(self.vcpus.get(vcpu.index())?.state())
+    }
+
+    #[inline(never)]
+    fn decide(
+        &self,
+        function: FunctionId,
+        arguments: [u64; 3],
+        is_entry: impl FnOnce(Ipa) -> bool,
+    ) -> Result<Action, Status> {
+        // The 32-bit variants see the low halves only.
+        let [x1, x2, x3] = arguments.map(|argument| function.narrow(argument));
+        match Function::decode(function).ok_or(Status::NotSupported)? {
+            Function::Version => Ok(Action::Return(VERSION_1_1)),
+            Function::CpuSuspend => suspend(low_word(x1), x2, is_entry),
+            Function::CpuOff => Ok(Action::TurnOff),
+            Function::CpuOn => self.turn_on(x1, x2, x3, is_entry),
+            Function::AffinityInfo => self.affinity_info(x1, low_word(x2)),
+            Function::MigrateInfoType => Ok(Action::Return(MIGRATION_NOT_REQUIRED)),
+            Function::SystemOff => Ok(Action::SystemOff),
+            Function::SystemReset => Ok(Action::SystemReset(Reset::Cold)),
+            Function::SystemReset2 => reset_2(low_word(x1)),
+            Function::Features => features(FunctionId::new(low_word(x1))),
+        }
+    }
+
+    /// CPU_ON (DEN 0022 section 5.6). The order of the checks is TF-A's: who, where, then state.
+    fn turn_on(
+        &self,
+        target: u64,
+        entry: u64,
+        context: u64,
+        is_entry: impl FnOnce(Ipa) -> bool,
+    ) -> Result<Action, Status> {
+        let (vcpu, power) = self.find(target).ok_or(Status::InvalidParameters)?;
+        let entry = checked_entry(entry, is_entry)?;
+        power.turn_on(Start { entry, context })?;
+        Ok(Action::TurnOn(vcpu))
+    }
+
+    /// AFFINITY_INFO (DEN 0022 section 5.7). Levels over 0 are optional since PSCI 1.0.
+    fn affinity_info(&self, target: u64, lowest_level: u32) -> Result<Action, Status> {
+        match (lowest_level, self.find(target)) {
+            (0, Some((_, power))) => Ok(Action::Return(power.state() as u64)),
+            _ => Err(Status::InvalidParameters),
+        }
+    }
+
+    /// Finds the vCPU that an MPIDR names; all 64 bits count.
+    fn find(&self, mpidr: u64) -> Option<(VcpuId, &Power)> {
+        let mpidr = Mpidr::from_affinity(mpidr)?;
+        let (n, power) = (0u8..).zip(&self.vcpus).find(|(_, power)| power.mpidr() == mpidr)?;
+        Some((VcpuId::new(n), power))
+    }
+}
+
+/// CPU_SUSPEND (DEN 0022 section 5.4). Power down may be answered with standby,
+/// but only once the parameters are known to be good.
+fn suspend(
+    power_state: u32,
+    entry: u64,
+    is_entry: impl FnOnce(Ipa) -> bool,
+) -> Result<Action, Status> {
+    if !is_core_power_state(power_state) {
+        return Err(Status::InvalidParameters);
+    }
+    if is_power_down(power_state) {
+        checked_entry(entry, is_entry)?;
+    }
+    Ok(Action::Suspend)
+}
+
+/// SYSTEM_RESET2 (DEN 0022 section 5.1.12). No vendor type is known, so all of them are invalid.
+fn reset_2(reset_type: u32) -> Result<Action, Status> {
+    match reset_type {
+        SYSTEM_WARM_RESET => Ok(Action::SystemReset(Reset::Warm)),
+        _ => Err(Status::InvalidParameters),
+    }
+}
+
+/// PSCI_FEATURES (DEN 0022 section 5.16). No function has a feature flag set: CPU_SUSPEND takes
+/// the original format and knows no OS-initiated mode.
+fn features(asked: FunctionId) -> Result<Action, Status> {
+    if asked == smccc::VERSION || Function::decode(asked).is_some() {
+        Ok(Action::Return(Status::Success.x0()))
+    } else {
+        Err(Status::NotSupported)
+    }
+}
+
+fn checked_entry(entry: u64, is_entry: impl FnOnce(Ipa) -> bool) -> Result<Ipa, Status> {
+    let entry = Ipa::new(entry);
+    // A64 instructions are aligned; whether there is memory is the VM's knowledge.
+    if entry.is_aligned(4) && is_entry(entry) { Ok(entry) } else { Err(Status::InvalidAddress) }
+}
+
+#[cfg(test)]
+mod tests;

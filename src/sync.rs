@@ -1,3 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! stub
+//! Locks, and the order in which they are taken.
+//!
+//! A core that holds several takes them in this order, and never two of one line:
+//!
+//! ```text
+//! VM lifecycle → VM distributor → VM console port → console → physical distributor → heap
+//! ```
+//!
+//! EL2 runs with interrupts masked, so a holder is never preempted by its own core. No lock lies
+//! in memory that a guest can write. The dump of a hypervisor fault takes none.
 #![forbid(unsafe_code)]
+
+use crate::arch;
+
+/// Waits for a lock with `yield`: WFE would sleep through an unlock that sends no event, and
+/// `core::hint::spin_loop` is an ISB on this target.
+#[derive(Debug)]
+pub struct Yield;
+
+impl spin::RelaxStrategy for Yield {
+    #[inline(always)]
+    fn relax() {
+        arch::relax();
+    }
+}
+
+/// A fair lock: cores get it in the order in which they asked.
+pub type Lock<T> = spin::mutex::TicketMutex<T, Yield>;
+/// Holds a [`Lock`] until dropped.
+pub type Guard<'a, T> = spin::mutex::TicketMutexGuard<'a, T, Yield>;
+/// A value that boot writes once.
+pub type Once<T> = spin::once::Once<T, Yield>;

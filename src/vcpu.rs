@@ -1,3 +1,138 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! stub
+//! A vCPU on its core: enter the guest, find out why it left, answer, enter again.
+//!
+//! The whole exit route starts in [`run`]: follow one arm of its `match`.
 #![forbid(unsafe_code)]
+
+mod call;
+mod idle;
+mod interrupt;
+mod mmio;
+pub mod run;
+mod sysreg;
+
+use crate::arch::{self, GuestRegisters, ListRegisterFile};
+use crate::drivers::gicv3::Redistributor;
+use crate::gic::{Delivery, Effects};
+use crate::hypervisor::Hypervisor;
+use crate::id::{Pintid, VcpuId};
+use crate::spec::exception::Exception;
+use crate::trace::ExitCounters;
+use crate::vm::Vm;
+
+pub use idle::idle;
+use interrupt::MAINTENANCE;
+pub use interrupt::{HYP_TIMER, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
+
+/// The SGIs and PPIs that every core enables.
+pub const ENABLED_PRIVATE: [Pintid; 7] =
+    [KICK, HALT, MAINTENANCE, HYP_TIMER, VIRTUAL_TIMER, PHYSICAL_TIMER, PMU];
+
+/// The hypervisor's own SGI: look at your work.
+pub const KICK: Pintid = Pintid::new(0);
+/// The hypervisor's own SGI: a core has faulted, halt.
+pub const HALT: Pintid = Pintid::new(arch::HALT_SGI);
+
+/// What one core owns, and which vCPU it serves.
+pub struct Core {
+    registers: GuestRegisters,
+    /// Counts this vCPU's exits.
+    pub counters: ExitCounters,
+    hypervisor: &'static Hypervisor,
+    vm: &'static Vm,
+    vcpu: VcpuId,
+    delivery: Delivery,
+    list_registers: ListRegisterFile,
+    redistributor: Redistributor,
+}
+
+/// What the run loop does after an exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    /// Enter the guest again.
+    Enter,
+    /// This vCPU is off.
+    Off,
+    /// The VM changes: leave, and lead the change where nobody does.
+    Change(crate::vm::lifecycle::Change),
+}
+
+/// A core's effect on the vCPUs of a VM: it kicks them, but never itself, for it looks at its own
+/// work before it enters.
+pub struct FromCore<'a> {
+    /// The VM whose vCPUs are meant.
+    pub vm: &'a Vm,
+    /// The vCPU of this core, where it is one of that VM.
+    pub own: Option<VcpuId>,
+    /// Where physical SPIs are routed.
+    pub hypervisor: &'a Hypervisor,
+}
+
+impl Effects for FromCore<'_> {
+    #[inline(always)]
+    fn kick(&self, vcpu: VcpuId) {
+        if Some(vcpu) != self.own {
+            self.vm.kick(vcpu);
+        }
+    }
+    fn deactivate(&self, pintid: Pintid) {
+        arch::deactivate(pintid);
+    }
+    fn route(&self, pintid: Pintid, vcpu: VcpuId) {
+        if let Some(mpidr) = self.vm.pcpus.get(vcpu.index()) {
+            self.hypervisor.distributor.lock().route(pintid, *mpidr);
+        }
+    }
+}
+
+impl Core {
+    /// Makes the core of a vCPU that is off.
+    #[must_use]
+    pub fn new(
+        hypervisor: &'static Hypervisor,
+        vm: &'static Vm,
+        vcpu: VcpuId,
+        redistributor: Redistributor,
+    ) -> Self {
+        let list_registers = ListRegisterFile::new(hypervisor.list_registers_max);
+        Self {
+            registers: GuestRegisters::new(hypervisor.mitigations),
+            counters: ExitCounters::default(),
+            hypervisor,
+            vm,
+            vcpu,
+            delivery: Delivery::new(vcpu, list_registers.count()),
+            list_registers,
+            redistributor,
+        }
+    }
+
+    #[inline(always)]
+    fn effects(&self) -> FromCore<'static> {
+        FromCore { vm: self.vm, own: Some(self.vcpu), hypervisor: self.hypervisor }
+    }
+
+    fn effects_on<'a>(&self, vm: &'a Vm) -> FromCore<'a> {
+        let own = (vm.id == self.vm.id).then_some(self.vcpu);
+        FromCore { vm, own, hypervisor: self.hypervisor }
+    }
+
+    /// Returns X`n`; 31 is XZR (traps T30).
+    #[inline(always)]
+    fn x(&self, n: u8) -> u64 {
+        self.registers.x.get(usize::from(n)).copied().unwrap_or(0)
+    }
+
+    /// Sets X`n`; 31 is XZR.
+    #[inline(always)]
+    fn set_x(&mut self, n: u8, value: u64) {
+        if let Some(x) = self.registers.x.get_mut(usize::from(n)) {
+            *x = value;
+        }
+    }
+
+    fn inject_undefined(&self) -> Next {
+        arch::inject(Exception::Undefined);
+        Next::Enter
+    }
+}

@@ -1,3 +1,129 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! stub
+//! A VM: its models, its memory, and its life from start to stop.
+//!
+//! Everything here is shared by the VM's cores. What belongs to one core is in [`crate::vcpu`].
 #![forbid(unsafe_code)]
+
+pub mod bus;
+pub mod lifecycle;
+pub mod load;
+pub mod serial;
+
+use crate::addr::{Address, Ipa, IpaRange};
+use crate::arch;
+use crate::gic::{SpiToken, Vgic};
+use crate::id::{Mpidr, VcpuId, VmId};
+use crate::memory::guest::GuestMemory;
+use crate::plan::VmPlan;
+use crate::psci::Psci;
+use crate::psci::Start;
+use crate::sync::Lock;
+use crate::vcpu::FromCore;
+use alloc::boxed::Box;
+use bus::Bus;
+use core::sync::atomic::{AtomicU64, Ordering};
+use lifecycle::{Change, Lifecycle};
+use load::{Damaged, LoadCost, Loader};
+use serial::Serial;
+
+/// A VM.
+pub struct Vm {
+    /// Which VM.
+    pub id: VmId,
+    /// What was planned, checked.
+    pub plan: VmPlan,
+    /// The registers of its stage 2.
+    pub stage2: arch::Stage2Registers,
+    /// Where its memory is.
+    pub memory: GuestMemory,
+    /// Who is on.
+    pub psci: Psci,
+    /// Its interrupt controller.
+    pub vgic: Vgic,
+    /// The lock under which its SPIs change.
+    pub spis: Lock<SpiToken>,
+    /// Its console port.
+    pub serial: Lock<Serial>,
+    /// Where its devices stand.
+    pub bus: Bus,
+    /// Whether it runs, and what it was asked to do next.
+    pub lifecycle: Lifecycle,
+    /// What goes into its memory at a start.
+    pub loader: Loader,
+    /// CNTVOFF_EL2 of all its vCPUs.
+    pub counter_offset_ticks: AtomicU64,
+    /// The pCPU of each vCPU.
+    pub pcpus: Box<[Mpidr]>,
+    /// What a guest sees of physical address bits: ID_AA64MMFR0_EL1.PARange.
+    pub pa_range: u64,
+}
+
+impl Vm {
+    /// Returns the affinity that a vCPU sees as its own: Aff0 counts to 16, as one list of an SGI
+    /// does, then Aff1.
+    #[must_use]
+    pub fn mpidr_of(vcpu: VcpuId) -> Mpidr {
+        let n = u64::from(vcpu.get());
+        Mpidr::from_register((n / 16) << 8 | n % 16)
+    }
+
+    /// Returns the guest's memory as it sees it.
+    #[must_use]
+    pub fn ram(&self) -> IpaRange {
+        self.plan.memory
+    }
+
+    /// Returns whether a vCPU may start at `entry`.
+    #[must_use]
+    pub fn is_entry(&self, entry: Ipa) -> bool {
+        self.ram().contains(entry) && entry.is_aligned(4)
+    }
+
+    /// Makes another vCPU of this VM look at its work: it leaves its guest, or wakes.
+    pub fn kick(&self, vcpu: VcpuId) {
+        if let Some(pcpu) = self.pcpus.get(vcpu.index()) {
+            arch::send_sgi(crate::vcpu::KICK, *pcpu);
+        }
+    }
+
+    /// Kicks every vCPU of the set (bit n = vCPU n) but `except`.
+    pub fn kick_all(&self, vcpus: u64, except: VcpuId) {
+        let mut left = vcpus & !(1 << except.get());
+        while left != 0 {
+            let n = left.trailing_zeros();
+            left &= left - 1;
+            self.kick(VcpuId::new(u8::try_from(n).unwrap_or(0)));
+        }
+    }
+
+    /// Returns the set of all vCPUs.
+    #[must_use]
+    pub fn all_vcpus(&self) -> u64 {
+        u64::MAX >> (64 - self.pcpus.len().clamp(1, 64))
+    }
+}
+
+impl Vm {
+    /// Makes all models as after reset. Only the leader of a change calls this, when no core runs
+    /// the guest.
+    pub fn reset_models(&self, by: &FromCore<'_>) {
+        self.psci.reset();
+        self.vgic.reset(&mut self.spis.lock(), by);
+        self.reset_serial();
+    }
+
+    /// Fills the memory and lets vCPU 0 begin. Only the leader of a start calls this.
+    ///
+    /// # Errors
+    /// The VM cannot start again, since an image is damaged.
+    pub fn load_and_begin(&self) -> Result<LoadCost, Damaged> {
+        let cost = self.loader.load()?;
+        // Guest time begins now, for all vCPUs alike and for as long as the VM runs (traps T57).
+        self.counter_offset_ticks.store(arch::counter(), Ordering::Relaxed);
+        self.lifecycle.finish(Change::Start);
+        let start = Start { entry: self.plan.entry, context: self.plan.tree.get() };
+        // Nobody else turns on a vCPU of a VM that has just begun.
+        let _ = self.psci.boot(VcpuId::new(0), start);
+        Ok(cost)
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `coffer bench`: what an exit costs, in instructions, beside what it costs the peers.
+//!
+//! The guest `guests/bench` counts on QEMU's instruction clock, where a tick is an instruction and
+//! every repeat gives the same numbers. One boot with the mitigations off, one with them on, one
+//! that resets its VM over and over.
+#![forbid(unsafe_code)]
+
+mod measure;
+mod table;
+
+use crate::command::Exit;
+use crate::run::Error;
+use measure::Measured;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Measures what exits cost, in instructions
+#[derive(Clone, Debug, clap::Args)]
+pub struct BenchArgs {
+    /// The core, as QEMU names it
+    #[arg(long, default_value = "cortex-a72")]
+    pub cpu: String,
+    /// Prints a JSON list of operations and instructions, with the mitigations off
+    #[arg(long)]
+    pub json: bool,
+    /// Fails where an operation costs more than it may
+    #[arg(long)]
+    pub check: bool,
+    /// The ELF file of the bench guest; found in the target folder unless told
+    #[arg(long, value_name = "FILE")]
+    pub guest: Option<PathBuf>,
+}
+
+/// What each operation costs, by its name.
+pub type Costs = BTreeMap<String, u64>;
+
+/// What an operation may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// The operation's name.
+    pub operation: &'static str,
+    /// The most instructions, counters compiled in, mitigations off.
+    pub instructions_max: u64,
+}
+
+/// What operations may cost.
+pub const LIMITS: &[Limit] = &[
+    Limit { operation: "hvc_psci_version", instructions_max: 160 },
+    Limit { operation: "gicd_iidr_read", instructions_max: 280 },
+    Limit { operation: "vtimer_to_vector", instructions_max: 170 },
+    Limit { operation: "ipi_one_way", instructions_max: 420 },
+    Limit { operation: "reset_to_guest", instructions_max: 1_500_000 },
+];
+
+/// The operations that a bench has to report.
+pub const OPERATIONS: &[&str] = &[
+    "hvc_psci_version",
+    "smc_psci_version",
+    "gicd_iidr_read",
+    "gicd_isenabler_write",
+    "gicr_isenabler_write",
+    "sgi1r_write",
+    "self_sgi_to_vector",
+    "vtimer_to_vector",
+    "ipi_one_way",
+    "ipi_round_trip",
+    "cpu_on",
+    "reset_to_guest",
+    "image_bytes",
+    "ram_bytes",
+];
+
+/// Carries out `coffer bench`.
+///
+/// # Errors
+/// Says why nothing was measured.
+pub fn bench(args: &BenchArgs) -> Result<Exit, Error> {
+    let measured = match measure::measure(args)? {
+        Measured::Costs { mitigations_off, mitigations_on } => (mitigations_off, mitigations_on),
+        Measured::Problem(problem, verdict) => {
+            eprintln!("error: {problem}");
+            return Ok(verdict);
+        }
+    };
+    if args.json {
+        println!("{}", table::json(&measured.0));
+    } else {
+        print!("{}", table::text(&measured.0, &measured.1));
+    }
+    let complaints = complaints(&measured.0);
+    if args.check {
+        for complaint in &complaints {
+            eprintln!("error: {complaint}");
+        }
+    }
+    Ok(if args.check && !complaints.is_empty() { Exit::Failed } else { Exit::Done })
+}
+
+/// Returns what is wrong with the costs: an operation that is missing, or costs more than it may.
+#[must_use]
+pub fn complaints(costs: &Costs) -> Vec<String> {
+    let missing = OPERATIONS.iter().filter(|&&operation| !costs.contains_key(operation));
+    let missing = missing.map(|operation| format!("{operation}: not measured"));
+    let over = LIMITS.iter().filter_map(|limit| {
+        let cost = costs.get(limit.operation).filter(|&&cost| cost > limit.instructions_max)?;
+        let Limit { operation, instructions_max } = limit;
+        Some(format!("{operation}: {cost} instructions, {instructions_max} allowed"))
+    });
+    missing.chain(over).collect()
+}
+
+/// Measures as `coffer bench` does and returns the costs with the mitigations off and on.
+///
+/// # Errors
+/// Says what went wrong.
+pub fn costs(args: &BenchArgs) -> Result<(Costs, Costs), Error> {
+    match measure::measure(args)? {
+        Measured::Costs { mitigations_off, mitigations_on } => {
+            Ok((mitigations_off, mitigations_on))
+        }
+        Measured::Problem(problem, _) => Err(Error::Tool(format!("bench: {problem}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_allows_its_own_value_and_no_more() {
+        let mut costs: Costs = OPERATIONS.iter().map(|&name| (name.to_owned(), 1)).collect();
+        costs.insert("hvc_psci_version".into(), 160);
+        assert_eq!(complaints(&costs), [""; 0]);
+        costs.insert("hvc_psci_version".into(), 161);
+        assert_eq!(complaints(&costs), ["hvc_psci_version: 161 instructions, 160 allowed"]);
+    }
+
+    #[test]
+    fn what_is_not_measured_is_a_complaint() {
+        assert_eq!(complaints(&Costs::new()).len(), OPERATIONS.len());
+    }
+
+    #[test]
+    fn every_limit_is_on_an_operation() {
+        assert!(LIMITS.iter().all(|limit| OPERATIONS.contains(&limit.operation)));
+    }
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Coffer: Cofferdam's host tool, as a library.
+//!
+//! A [`manifest`] and a [`board`] make a [`plan`]; the plan and the guests' files make a
+//! [`bundle`]; [`build`] does it all and builds the hypervisor's image too. [`run`] boots the result
+//! in [`qemu`], for a person, an [`expect`]ation, a [`demo`] or a [`bench`]; [`symbolize`] and
+//! [`doctor`] read what a machine has left behind.
+#![forbid(unsafe_code)]
+
+pub mod bench;
+pub mod board;
+pub mod build;
+pub mod bundle;
+pub mod command;
+pub mod demo;
+pub mod doctor;
+pub mod elf;
+pub mod expect;
+pub mod explain;
+pub mod image;
+pub mod manifest;
+pub mod message;
+pub mod plan;
+pub mod qemu;
+pub mod run;
+pub mod symbolize;
+pub mod terminal;
+pub mod tree;

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! From TOML to [`Manifest`], with every error and what to write instead.
+#![forbid(unsafe_code)]
+
+mod values;
+
+use super::keys::{self, Kind};
+use super::{Console, Cores, Manifest, Spanned, Vm, value};
+use crate::explain::Code;
+use crate::message::{Mark, Message, Report, Source, quote};
+use cofferdam::plan::{CPUS_MAX, ConsoleMode, DEVICES_MAX, FaultKind, Knobs, OnReboot, VMS_MAX};
+use std::path::PathBuf;
+use std::sync::Arc;
+use toml::de::{DeTable, DeValue};
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// Linux's COMMAND_LINE_SIZE on arm64, with the zero at the end.
+const CMDLINE_BYTES_MAX: usize = 2048;
+
+/// Reads the manifest, or reports everything that is wrong with it.
+pub(super) fn manifest(source: Arc<Source>, directory: PathBuf) -> Result<Manifest, Report> {
+    let table = match DeTable::parse(&source.text) {
+        Ok(table) => table,
+        Err(error) => return Err(syntax(&source, &error).into()),
+    };
+    let mut reader = Reader { source: &source, report: Report::default() };
+    let manifest = reader.top(table.get_ref(), directory);
+    reader.report.ok_with(manifest).map(|(manifest, _)| manifest)
+}
+
+/// Says what the parser says, and adds the quotation marks that people forget.
+fn syntax(source: &Arc<Source>, error: &toml::de::Error) -> Message {
+    let end = source.text.len();
+    let span = error.span().unwrap_or(end..end);
+    let line_start = source.text.get(..span.start).and_then(|text| text.rfind('\n'));
+    let line_start = line_start.map_or(0, |newline| newline + 1);
+    let line = source.text.get(line_start..).and_then(|text| text.lines().next());
+    let message = Message::new(Code::E02, format!("this is not TOML: {}", error.message()))
+        .at(Mark::new(source, span, ""));
+    match line.and_then(quoted_value) {
+        Some(fixed) => message.write(fixed),
+        None => message,
+    }
+}
+
+/// Puts quotation marks around the bare word in `key = word`.
+fn quoted_value(line: &str) -> Option<String> {
+    let (key, value) = line.split_once('=')?;
+    let value = value.split('#').next()?.trim();
+    let plain = |text: &str, more: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || more.contains(char::from(byte));
+        !text.is_empty() && text.len() <= 100 && text.bytes().all(allowed)
+    };
+    let key = key.trim();
+    (plain(key, "_-") && plain(value, "_-./,&")).then(|| format!("{key} = \"{value}\""))
+}
+
+struct Reader<'a> {
+    source: &'a Arc<Source>,
+    report: Report,
+}
+
+impl Reader<'_> {
+    fn top(&mut self, table: &DeTable<'_>, directory: PathBuf) -> Option<Manifest> {
+        self.check_keys(table, &keys::TOP);
+        self.format(table)?;
+        let board = self.field(table, "board", Self::string);
+        if table.get("board").is_none() {
+            let message = Message::new(Code::E05, "the manifest names no board");
+            self.report.push(message.at(self.mark(0..0, "")).write("board = \"qemu-virt\""));
+        }
+        let vms = self.vms(table);
+        let console = match table.get("console") {
+            Some(value) => self.console(value),
+            None => Some(Console::default()),
+        };
+        let (knobs, seed) = match table.get("test") {
+            Some(value) => self.knobs(value)?,
+            None => (Knobs::default(), None),
+        };
+        let source = Arc::clone(self.source);
+        let (board, vms, console) = (board?, vms?, console?);
+        Some(Manifest { source, directory, board, vms, console, knobs, seed })
+    }
+
+    fn format(&mut self, table: &DeTable<'_>) -> Option<()> {
+        let Some(value) = table.get("format") else {
+            let message = Message::new(Code::E05, "the manifest does not say its format");
+            self.report.push(message.at(self.mark(0..0, "")).write("format = 1"));
+            return Some(());
+        };
+        let format = match value.get_ref() {
+            DeValue::Integer(format) if format.radix() == 10 => format.as_str(),
+            _ => return self.wrong_type(value, "format", "the number 1", Some("format = 1")),
+        };
+        if format == "1" {
+            return Some(());
+        }
+        let text = format!("format {} is not one that this tool reads", quote(format));
+        let message = Message::new(Code::E09, text).at(self.mark(value.span(), ""));
+        self.report.push(message.write("format = 1"));
+        None
+    }
+
+    fn vms(&mut self, table: &DeTable<'_>) -> Option<Vec<Vm>> {
+        const EXAMPLE: &str = "[vm.NAME], and below it cpus, memory and kernel";
+        let Some(value) = table.get("vm") else {
+            let message = Message::new(Code::E08, "the manifest has no VM");
+            self.report.push(message.at(self.mark(0..0, "")).write(EXAMPLE));
+            return None;
+        };
+        let DeValue::Table(vms) = value.get_ref() else {
+            return self.wrong_type(value, "vm", "a table for each VM", Some(EXAMPLE));
+        };
+        // The parser sorts by name; what counts is the order in the file.
+        let mut vms: Vec<_> = vms.iter().collect();
+        vms.sort_by_key(|(name, _)| name.span().start);
+        let message = match vms.get(VMS_MAX) {
+            None if !vms.is_empty() => None,
+            None => Some(Message::new(Code::E08, "the manifest has no VM").write(EXAMPLE)),
+            Some((name, _)) => {
+                let text = format!("{} VMs, but at most {VMS_MAX} are possible", vms.len());
+                Some(Message::new(Code::E08, text).at(self.mark(name.span(), "one too many")))
+            }
+        };
+        if let Some(message) = message {
+            self.report.push(message);
+            return None;
+        }
+        let vms: Vec<_> = vms.iter().map(|(name, value)| self.vm(name, value)).collect();
+        vms.into_iter().collect()
+    }
+
+    fn vm(&mut self, name: &Spanned<toml::de::DeString<'_>>, value: &Value<'_>) -> Option<Vm> {
+        let name = Spanned::new(name.span(), name.get_ref().to_string());
+        if let Err(wrong) = value::name(name.get_ref()) {
+            let text = format!("{}: {}", quote(name.get_ref()), wrong.why);
+            let mut message = Message::new(Code::E08, text).at(self.mark(name.span(), ""));
+            if let Some(instead) = wrong.instead {
+                message = message.write(format!("[vm.{instead}]"));
+            }
+            self.report.push(message);
+            return None;
+        }
+        let DeValue::Table(table) = value.get_ref() else {
+            let header = format!("[vm.{}]", name.get_ref());
+            return self.wrong_type(value, name.get_ref(), "a VM", Some(&header));
+        };
+        self.check_keys(table, &keys::VM);
+        self.check_complete(&name, table);
+        let cpus = self.field(table, "cpus", Self::cores);
+        let memory = self.field(table, "memory", Self::size);
+        let kernel = self.field(table, "kernel", Self::path);
+        let ramdisk = self.optional(table, "ramdisk", Self::path);
+        let cmdline = self.optional(table, "cmdline", Self::cmdline);
+        let devices = match table.get("devices") {
+            Some(value) => self.devices(value),
+            None => Some(Vec::new()),
+        };
+        let on_reboot = match table.get("on_reboot") {
+            Some(value) => self.on_reboot(value),
+            None => Some(OnReboot::Restart),
+        };
+        Some(Vm {
+            name,
+            cpus: cpus?,
+            memory: memory?,
+            kernel: kernel?,
+            ramdisk: ramdisk?,
+            cmdline: cmdline?,
+            devices: devices?,
+            on_reboot: on_reboot?,
+        })
+    }
+
+    /// Names all keys that a VM lacks in one message, with those in mind that stand for them.
+    fn check_complete(&mut self, name: &Spanned<String>, table: &DeTable<'_>) {
+        let examples =
+            [("cpus", "cpus = \"0\""), ("memory", "memory = \"512M\""), ("kernel", "kernel = …")];
+        let meant = |key: &str| match keys::VM.kind(key) {
+            Kind::Foreign(ours) | Kind::Unknown(Some(ours)) => Some(ours),
+            _ => None,
+        };
+        let present = |wanted: &str| {
+            table.keys().any(|key| key.get_ref() == wanted || meant(key.get_ref()) == Some(wanted))
+        };
+        let missing: Vec<_> = examples.iter().filter(|(key, _)| !present(key)).collect();
+        if missing.is_empty() {
+            return;
+        }
+        let keys: Vec<_> = missing.iter().map(|(key, _)| *key).collect();
+        let lines: Vec<_> = missing.iter().map(|(_, example)| *example).collect();
+        let text = format!("VM {} lacks {}", quote(name.get_ref()), keys.join(", "));
+        let message = Message::new(Code::E05, text).at(self.mark(name.span(), ""));
+        self.report.push(message.write(lines.join(", ")));
+    }
+
+    fn console(&mut self, value: &Value<'_>) -> Option<Console> {
+        let table = self.table(value, "console")?;
+        self.check_keys(table, &keys::CONSOLE);
+        let mut console = Console::default();
+        if let Some(value) = table.get("mode") {
+            let modes = [("focus", ConsoleMode::Focus), ("tagged", ConsoleMode::Tagged)];
+            console.mode = self.choice(value, "mode", &modes)?;
+        }
+        if let Some(value) = table.get("escape") {
+            let text = self.string(value, "escape")?;
+            console.escape = self.well_formed(value, "escape", value::control_key(&text))?;
+        }
+        Some(console)
+    }
+
+    fn knobs(&mut self, value: &Value<'_>) -> Option<(Knobs, Option<u64>)> {
+        let table = self.table(value, "test")?;
+        self.check_keys(table, &keys::TEST);
+        let mut knobs = Knobs::default();
+        if let Some(value) = table.get("list_registers_max") {
+            knobs.list_registers_max = Some(self.small(value, "list_registers_max", 1..17)?);
+        }
+        if let Some(value) = table.get("vmid_bits_max") {
+            knobs.vmid_bits_max = Some(self.small(value, "vmid_bits_max", 1..17)?);
+        }
+        if let Some(value) = table.get("mitigations_off") {
+            knobs.mitigations_off = self.boolean(value, "mitigations_off")?;
+        }
+        if let Some(value) = table.get("report_reset_cost") {
+            knobs.report_reset_cost = self.boolean(value, "report_reset_cost")?;
+        }
+        if let Some(value) = table.get("fault_at_start") {
+            let kinds = [
+                ("panic", FaultKind::Panic),
+                ("write-to-text", FaultKind::WriteToText),
+                ("execute-data", FaultKind::ExecuteData),
+                ("stack-overflow", FaultKind::StackOverflow),
+            ];
+            knobs.fault_at_start = Some(self.choice(value, "fault_at_start", &kinds)?);
+        }
+        let seed = match table.get("seed") {
+            Some(value) => Some(self.integer(value, "seed", 0..u64::MAX)?),
+            None => None,
+        };
+        Some((knobs, seed))
+    }
+
+    fn cores(&mut self, value: &Value<'_>, key: &str) -> Option<Cores> {
+        match value.get_ref() {
+            DeValue::String(list) => {
+                self.well_formed(value, key, value::cpulist(list)).map(Cores::Numbers)
+            }
+            DeValue::Array(array) if array.iter().all(|item| item.get_ref().is_str()) => {
+                if array.is_empty() || array.len() > CPUS_MAX {
+                    let text = format!("a VM has 1 to {CPUS_MAX} cores");
+                    return self.malformed(value, text, None);
+                }
+                let labels: Option<Vec<_>> =
+                    array.iter().map(|item| self.spanned(item, key, Self::string)).collect();
+                labels.map(Cores::Labels)
+            }
+            DeValue::Array(array) => {
+                let numbers = array.iter().map(|item| match item.get_ref() {
+                    DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str()),
+                    _ => None,
+                });
+                let list = numbers.take(CPUS_MAX).collect::<Option<Vec<_>>>();
+                let fixed = list.map(|list| format!("cpus = \"{}\"", list.join(",")));
+                let wanted = "a list in a string, or labels";
+                self.wrong_type(value, key, wanted, fixed.as_deref())
+            }
+            DeValue::Integer(_) => {
+                let fixed = count_as_list(value.get_ref());
+                self.wrong_type(value, key, "a list in a string", Some(&fixed))
+            }
+            _ => self.wrong_type(value, key, "a list in a string, or labels", Some("cpus = \"0\"")),
+        }
+    }
+
+    fn size(&mut self, value: &Value<'_>, key: &str) -> Option<u64> {
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().into(),
+            _ => return self.wrong_type(value, key, "a size in a string", Some("\"512M\"")),
+        };
+        self.well_formed(value, key, value::size(&text))
+    }
+
+    fn path(&mut self, value: &Value<'_>, key: &str) -> Option<PathBuf> {
+        let text = self.string(value, key)?;
+        if text.is_empty() || text.contains('\0') {
+            return self.malformed(value, format!("{key} is no path"), None);
+        }
+        Some(text.into())
+    }
+
+    fn cmdline(&mut self, value: &Value<'_>, key: &str) -> Option<String> {
+        let text = self.string(value, key)?;
+        // What coffer adds has room as well.
+        if text.len() + super::CONSOLE_ARGUMENT.len() + 2 > CMDLINE_BYTES_MAX {
+            let most = format!("a kernel reads {CMDLINE_BYTES_MAX} bytes of command line at most");
+            return self.malformed(value, most, None);
+        }
+        if text.chars().any(char::is_control) {
+            let text = "a command line is one line without control characters";
+            return self.malformed(value, text, None);
+        }
+        Some(text)
+    }
+
+    fn devices(&mut self, value: &Value<'_>) -> Option<Vec<Spanned<String>>> {
+        match value.get_ref() {
+            DeValue::String(text) if text == "everything" => {
+                let text = "`devices = \"everything\"` is not supported yet";
+                self.report.push(Message::new(Code::E06, text).at(self.mark(value.span(), "")));
+                None
+            }
+            DeValue::Array(array) if array.len() > DEVICES_MAX => {
+                let text = format!("{} devices, but at most {DEVICES_MAX}", array.len());
+                self.malformed(value, text, None)
+            }
+            DeValue::Array(array) => {
+                array.iter().map(|item| self.spanned(item, "devices", Self::string)).collect()
+            }
+            DeValue::String(text) => {
+                let fixed = format!("devices = [\"{text}\"]");
+                self.wrong_type(value, "devices", "a list of devices", Some(&fixed))
+            }
+            _ => self.wrong_type(value, "devices", "a list of devices", Some("[\"&label\"]")),
+        }
+    }
+
+    fn on_reboot(&mut self, value: &Value<'_>) -> Option<OnReboot> {
+        if matches!(value.get_ref(), DeValue::String(text) if text == "machine") {
+            let text = "`on_reboot = \"machine\"` is not supported yet";
+            let message = Message::new(Code::E06, text).at(self.mark(value.span(), ""));
+            self.report.push(message.write("on_reboot = \"restart\", or \"stop\""));
+            return None;
+        }
+        let actions = [("restart", OnReboot::Restart), ("stop", OnReboot::Stop)];
+        self.choice(value, "on_reboot", &actions)
+    }
+}
+
+/// Returns the list that somebody means who writes the number of vCPUs.
+fn count_as_list(value: &DeValue<'_>) -> String {
+    let count = match value {
+        DeValue::Integer(count) if count.radix() == 10 => count.as_str().parse::<u32>().ok(),
+        _ => None,
+    };
+    match count {
+        Some(count @ 2..=64) => {
+            format!("cpus = \"0-{}\" (which cores; the count follows)", count - 1)
+        }
+        _ => "cpus = \"0\" (which cores; the count follows)".into(),
+    }
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The tool from outside: manifests go in, text and exit codes come out.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod bed;
+mod devices;
+mod el2;
+mod hostile;
+mod manifests;
+mod plans;

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The real machine: 64-bit Arm at EL2 without VHE (DDI 0487).
+//!
+//! Each file owns one block of the architecture. What is public here is what the fake machine
+//! offers too.
+
+mod cache;
+mod debug;
+mod el2;
+mod fault;
+mod gic;
+mod guest;
+mod heap;
+mod layout;
+mod mmu;
+mod smc;
+mod stage2;
+mod start;
+mod sysreg;
+mod timer;
+mod vectors;
+
+pub use cache::{
+    clean_invalidate, copy, crc32c, publish_code, read_bytes, with_bytes, write_bytes, zero,
+};
+pub use el2::{
+    CoreFeatures, CoreRefusal, Mitigations, core, current_level, features, midr, set_core,
+    set_up_core, set_vectors, this_mpidr,
+};
+pub use fault::{faulted, panic};
+pub use gic::{
+    HALT_SGI, ListRegisterFile, acknowledge, deactivate, drop_priority, enable_cpu_interface,
+    reset_virtual_interface, send_sgi,
+};
+pub use guest::{
+    GuestRegisters, elr, far, hpfar, id_register, inject, inject_serror, reset_guest,
+    skip_instruction, start_guest, stop_timers, syndrome,
+};
+pub use heap::Heap;
+pub use layout::{Image, image};
+pub use mmu::{
+    HypMapError, HypMemory, boot_map, map_constant, map_hyp, regime, tree_size, unmap_hyp, unmapped,
+};
+pub use smc::{HostPsci, mitigate, workarounds};
+pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids};
+pub use start::{SecondaryBoot, publish_to_uncached, release_from_spin_table, secondary_entry};
+pub use timer::{arm_hyp_timer, cancel_hyp_timer, counter, counter_frequency_hz};
+pub use vectors::{ExitKind, enter};
+
+use aarch64_cpu::asm::{self, barrier};
+
+/// Waits a moment in a spin loop.
+#[inline(always)]
+#[expect(unsafe_code, reason = "an instruction without effect on memory")]
+pub fn relax() {
+    // SAFETY: YIELD is a hint. `core::hint::spin_loop` is an ISB on this target.
+    unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
+}
+
+/// Waits until an interrupt is pending; also one that is masked ends the wait.
+pub fn wait_for_interrupt() {
+    barrier::dsb(barrier::SY);
+    asm::wfi();
+}
+
+/// Waits until another core calls [`send_event`], or for no reason.
+pub fn wait_for_event() {
+    asm::wfe();
+}
+
+/// Wakes all cores that wait for an event; what was written before is seen by then.
+pub fn send_event() {
+    barrier::dsb(barrier::ISHST);
+    asm::sev();
+}
+
+/// Stops this core for good.
+pub fn halt() -> ! {
+    loop {
+        asm::wfe();
+    }
+}

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What this core is, and EL2's configuration of it (DDI 0487 D24.2).
+//!
+//! E2H is 0 everywhere, so that one layout of CPTR, CNTHCTL and TCR serves every core.
+#![expect(
+    unsafe_code,
+    reason = "the list of cores with errata reads no memory, but MRS is assembly"
+)]
+
+use super::sysreg::{
+    read_currentel, read_hcr, read_midr, read_mpidr, read_pmcr, read_tpidr, set_cnthctl,
+    set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr, set_hcrx, set_hdfgrtr, set_hdfgwtr,
+    set_hfgitr, set_hfgrtr, set_hfgwtr, set_hstr, set_mdcr, set_mpam2, set_tpidr, set_vbar,
+    set_zcr_el2,
+};
+use super::vectors;
+use crate::id::Mpidr;
+use crate::spec::vmsa::MemAttrEncoding;
+use aarch64_cpu::asm::barrier;
+
+/// CPTR_EL2 with E2H = 0.
+mod cptr {
+    pub const RES1: u64 = 0x32ff & !TZ & !TSM;
+    pub const TZ: u64 = 1 << 8;
+    pub const TSM: u64 = 1 << 12;
+    pub const TTA: u64 = 1 << 20;
+    pub const TAM: u64 = 1 << 30;
+}
+
+/// MDCR_EL2.
+mod mdcr {
+    /// Accesses to the debug ROM address registers.
+    pub const TDRA: u64 = 1 << 11;
+    /// Accesses to the statistical profiling extension.
+    pub const TPMS: u64 = 1 << 14;
+    /// No event counting at EL2 by the guest's counters.
+    pub const HPMD: u64 = 1 << 17;
+    /// Accesses to trace filter controls.
+    pub const TTRF: u64 = 1 << 19;
+    /// No cycle counting at EL2.
+    pub const HCCD: u64 = 1 << 23;
+}
+
+/// The configuration that guests run under. What is not listed is off.
+const HCR_GUEST: u64 = 1 << 0   // VM: stage 2
+    | 1 << 1                    // SWIO: invalidation by set/way also cleans (traps T15)
+    | 1 << 2                    // PTW: no table walks to device memory
+    | 1 << 3 | 1 << 4 | 1 << 5  // FMO, IMO, AMO: physical FIQ, IRQ, SError come here
+    | 1 << 18                   // TID3: identification registers
+    | 1 << 19                   // TSC: SMC (traps T93)
+    | 1 << 20                   // TIDCP: the implementer's own registers
+    | 1 << 21                   // TACR: ACTLR_EL1
+    | 1 << 31                   // RW: EL1 is AArch64
+    | 1 << 35                   // TLOR: limited ordering regions
+    | 1 << 36; // TERR: RAS error records
+const HCR_TID5: u64 = 1 << 58;
+const HCR_APK_API: u64 = 3 << 40;
+const HCR_FWB: u64 = 1 << 46;
+const HCR_E2H: u64 = 1 << 34;
+const HCR_RW: u64 = 1 << 31;
+
+/// Whether what a core's errata need is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mitigations {
+    /// As the core needs it.
+    On,
+    /// Left out, to measure the difference.
+    Off,
+}
+
+/// Why a core cannot serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CoreRefusal {
+    /// It was entered below or above EL2.
+    Level(u64),
+    /// HCR_EL2.E2H cannot be cleared.
+    VheOnly,
+}
+
+/// What this core can do, read from its identification registers.
+#[derive(Clone, Copy, Debug)]
+pub struct CoreFeatures {
+    pfr0: u64,
+    dfr0: u64,
+    isar0: u64,
+    isar1: u64,
+    isar2: u64,
+    mmfr1: u64,
+    mmfr0: u64,
+    mmfr2: u64,
+}
+
+const fn field(register: u64, shift: u32) -> u64 {
+    register >> shift & 0xf
+}
+
+impl CoreFeatures {
+    /// Returns what stage 2 needs to know.
+    #[must_use]
+    pub fn translation(self) -> crate::spec::vmsa::Features {
+        crate::spec::vmsa::Features::from_id_registers(self.mmfr0, self.mmfr1, self.mmfr2)
+    }
+    pub(super) fn has_crc32(self) -> bool {
+        field(self.isar0, 16) != 0
+    }
+    pub(super) fn has_pmu(self) -> bool {
+        !matches!(field(self.dfr0, 8), 0 | 0xf)
+    }
+    fn has_sve(self) -> bool {
+        field(self.pfr0, 32) != 0
+    }
+    fn has_pointer_authentication(self) -> bool {
+        field(self.isar1, 4) | field(self.isar1, 8) | field(self.isar2, 12) != 0
+    }
+    pub(super) fn fp_sve_keys(self) -> u64 {
+        u64::from(self.has_sve()) | u64::from(self.has_pointer_authentication()) << 1
+    }
+    pub(super) fn breakpoint_count(self) -> usize {
+        usize::try_from(field(self.dfr0, 12) + 1).unwrap_or(0)
+    }
+    pub(super) fn watchpoint_count(self) -> usize {
+        usize::try_from(field(self.dfr0, 20) + 1).unwrap_or(0)
+    }
+    /// Returns how many event counters the guest has: all but the two that EL2 keeps.
+    pub(super) fn guest_event_counter_count(self) -> u64 {
+        if !self.has_pmu() {
+            return 0;
+        }
+        let all = read_pmcr() >> 11 & 0x1f;
+        all.saturating_sub(2).max(u64::from(all > 0))
+    }
+}
+
+/// Returns what this core can do.
+#[must_use]
+pub fn features() -> CoreFeatures {
+    CoreFeatures {
+        pfr0: raw_id_register(4, 0),
+        dfr0: raw_id_register(5, 0),
+        isar0: raw_id_register(6, 0),
+        isar1: raw_id_register(6, 1),
+        isar2: raw_id_register(6, 2),
+        mmfr0: raw_id_register(7, 0),
+        mmfr1: raw_id_register(7, 1),
+        mmfr2: raw_id_register(7, 2),
+    }
+}
+
+/// Returns this core's affinity.
+#[must_use]
+pub fn this_mpidr() -> Mpidr {
+    Mpidr::from_register(read_mpidr())
+}
+
+/// Returns this core's MIDR_EL1.
+#[must_use]
+pub fn midr() -> u64 {
+    read_midr()
+}
+
+/// Returns the exception level that the core runs at.
+#[must_use]
+pub fn current_level() -> u64 {
+    read_currentel() >> 2 & 3
+}
+
+/// Returns what [`set_core`] kept for this core.
+#[inline(always)]
+pub fn core() -> usize {
+    // EL2 maps itself one to one and pointers are 64 bits wide here.
+    #[expect(clippy::cast_possible_truncation, reason = "usize is 64 bits on this target")]
+    let value = read_tpidr() as usize;
+    value
+}
+
+/// Keeps a value for this core alone.
+pub fn set_core(value: usize) {
+    set_tpidr(value as u64);
+}
+
+/// Sets this core's vectors, so that from here on a fault at EL2 is reported.
+pub fn set_vectors(mitigations: Mitigations) {
+    set_vbar(vectors::table(history_loops(mitigations)));
+    barrier::isb(barrier::SY);
+}
+
+/// Configures what guests of this core may do and what comes to EL2.
+///
+/// # Errors
+/// The core cannot run as this hypervisor needs it.
+pub fn set_up_core(mitigations: Mitigations) -> Result<(), CoreRefusal> {
+    if current_level() != 2 {
+        return Err(CoreRefusal::Level(current_level()));
+    }
+    set_hcr(HCR_RW);
+    barrier::isb(barrier::SY);
+    if read_hcr() & HCR_E2H != 0 {
+        return Err(CoreRefusal::VheOnly);
+    }
+    let features = features();
+    set_vectors(mitigations);
+    set_traps(features);
+    set_hstr(0);
+    set_hacr(0);
+    // EL1 uses counter and physical timer directly (EL1PCTEN, EL1PCEN).
+    set_cnthctl(3);
+    set_cntvoff(0);
+    super::timer::cancel_hyp_timer();
+    barrier::isb(barrier::SY);
+    Ok(())
+}
+
+/// Turns a guest's configuration on for this core. Before the first entry, after VTTBR_EL2.
+pub(super) fn enable_stage2() {
+    let features = features();
+    let mut hcr = HCR_GUEST;
+    if features.has_pointer_authentication() {
+        hcr |= HCR_APK_API;
+    }
+    if features.translation().encoding == MemAttrEncoding::Forced {
+        hcr |= HCR_FWB;
+    }
+    if field(raw_id_register(4, 1), 8) != 0 {
+        hcr |= HCR_TID5;
+    }
+    set_hcr(hcr);
+    barrier::isb(barrier::SY);
+}
+
+fn set_traps(features: CoreFeatures) {
+    let sve = if features.has_sve() { 0 } else { cptr::TZ };
+    set_cptr(cptr::RES1 | cptr::TSM | cptr::TTA | cptr::TAM & amu(features) | sve);
+    barrier::isb(barrier::SY);
+    if features.has_sve() {
+        set_zcr_el2(0xf);
+    }
+    let mut mdcr = mdcr::TDRA | mdcr::TPMS | mdcr::TTRF | features.guest_event_counter_count();
+    if features.has_pmu() {
+        mdcr |= mdcr::HPMD | mdcr::HCCD;
+    }
+    set_mdcr(mdcr);
+    // Every extension that HCRX_EL2 would give a guest stays off: LS64, MOPS, TCR2, SCTLR2, GCS.
+    if field(features.mmfr1, 40) != 0 {
+        set_hcrx(0);
+    }
+    // Fine-grained traps: 0 traps what has an "n" name (SME, GCS, POE, BRBE), lets the rest be.
+    if field(features.mmfr0, 56) != 0 {
+        set_hfgrtr(0);
+        set_hfgwtr(0);
+        set_hfgitr(0);
+        set_hdfgrtr(0);
+        set_hdfgwtr(0);
+        if field(features.pfr0, 44) != 0 {
+            set_hafgrtr(0);
+        }
+    }
+    if field(features.pfr0, 40) != 0 {
+        // TRAPMPAM1EL1, TRAPMPAM0EL1 and TIDR of MPAM2_EL2 (DDI 0598).
+        set_mpam2(1 << 49 | 1 << 48 | 1 << 58);
+    }
+}
+
+fn amu(features: CoreFeatures) -> u64 {
+    if field(features.pfr0, 44) != 0 { u64::MAX } else { 0 }
+}
+
+/// Returns how many branches overwrite this core's branch history, 0 when it needs none.
+///
+/// From Arm's Spectre-BHB table; cores with CSV2_3 or CLRBHB, and those not named, need no loop.
+pub(super) fn history_loops(mitigations: Mitigations) -> u64 {
+    if mitigations == Mitigations::Off || field(raw_id_register(4, 0), 56) >= 3 {
+        return 0;
+    }
+    match part() {
+        // Cortex-A57, A72.
+        Some(0xd07 | 0xd08) => 8,
+        // Cortex-A76, A76AE, A77, Neoverse N1.
+        Some(0xd0b..=0xd0e) => 24,
+        // Cortex-A78, A78AE, A78C, X1, A710, X2, Neoverse N2, V1.
+        Some(0xd40..=0xd42 | 0xd44 | 0xd47..=0xd49 | 0xd4b) => 32,
+        // Cortex-A715, A720.
+        Some(0xd4d | 0xd81) => 38,
+        // Cortex-X3, Neoverse V2.
+        Some(0xd4e | 0xd4f) => 132,
+        _ => 0,
+    }
+}
+
+/// Returns whether this core can lose a broadcast TLB invalidation unless it is repeated
+/// (CVE-2025-10263, traps T08).
+pub(super) fn repeats_tlbi() -> bool {
+    // Cortex-A76, A76AE, A77, A78, A78AE, A78C, A710, X1, X1C, X2, X3, X4, X925; Neoverse N1, N2,
+    // V1, V2, V3AE, V3.
+    matches!(
+        part(),
+        Some(0xd0b..=0xd0e | 0xd40..=0xd42 | 0xd44 | 0xd47..=0xd49 | 0xd4b | 0xd4c)
+            | Some(0xd4e | 0xd4f | 0xd82..=0xd85)
+    )
+}
+
+/// Returns MIDR_EL1.PartNum of a core that Arm designed.
+fn part() -> Option<u64> {
+    let midr = read_midr();
+    (midr >> 24 & 0xff == 0x41).then_some(midr >> 4 & 0xfff)
+}
+
+macro_rules! id_registers {
+    ($(($crm:literal, $op2:literal) = $register:literal;)*) => {
+        /// Reads an identification register; what the architecture has not named yet reads as 0.
+        pub(super) fn raw_id_register(crm: u8, op2: u8) -> u64 {
+            let value: u64;
+            match (crm, op2) {
+                // SAFETY: Identification registers have no side effects; all of this space can
+                // be read, unnamed ones as 0 (DDI 0487 D24.3.1).
+                $(($crm, $op2) => unsafe {
+                    core::arch::asm!(concat!("mrs {}, ", $register), out(reg) value,
+                        options(nomem, nostack, preserves_flags, pure));
+                },)*
+                _ => value = 0,
+            }
+            value
+        }
+    };
+}
+
+#[rustfmt::skip]
+id_registers! {
+    (1, 0) = "s3_0_c0_c1_0";
+    (1, 1) = "s3_0_c0_c1_1";
+    (1, 2) = "s3_0_c0_c1_2";
+    (1, 3) = "s3_0_c0_c1_3";
+    (1, 4) = "s3_0_c0_c1_4";
+    (1, 5) = "s3_0_c0_c1_5";
+    (1, 6) = "s3_0_c0_c1_6";
+    (1, 7) = "s3_0_c0_c1_7";
+    (2, 0) = "s3_0_c0_c2_0";
+    (2, 1) = "s3_0_c0_c2_1";
+    (2, 2) = "s3_0_c0_c2_2";
+    (2, 3) = "s3_0_c0_c2_3";
+    (2, 4) = "s3_0_c0_c2_4";
+    (2, 5) = "s3_0_c0_c2_5";
+    (2, 6) = "s3_0_c0_c2_6";
+    (2, 7) = "s3_0_c0_c2_7";
+    (3, 0) = "s3_0_c0_c3_0";
+    (3, 1) = "s3_0_c0_c3_1";
+    (3, 2) = "s3_0_c0_c3_2";
+    (3, 3) = "s3_0_c0_c3_3";
+    (3, 4) = "s3_0_c0_c3_4";
+    (3, 5) = "s3_0_c0_c3_5";
+    (3, 6) = "s3_0_c0_c3_6";
+    (3, 7) = "s3_0_c0_c3_7";
+    (4, 0) = "s3_0_c0_c4_0";
+    (4, 1) = "s3_0_c0_c4_1";
+    (4, 2) = "s3_0_c0_c4_2";
+    (4, 3) = "s3_0_c0_c4_3";
+    (4, 4) = "s3_0_c0_c4_4";
+    (4, 5) = "s3_0_c0_c4_5";
+    (4, 6) = "s3_0_c0_c4_6";
+    (4, 7) = "s3_0_c0_c4_7";
+    (5, 0) = "s3_0_c0_c5_0";
+    (5, 1) = "s3_0_c0_c5_1";
+    (5, 2) = "s3_0_c0_c5_2";
+    (5, 3) = "s3_0_c0_c5_3";
+    (5, 4) = "s3_0_c0_c5_4";
+    (5, 5) = "s3_0_c0_c5_5";
+    (5, 6) = "s3_0_c0_c5_6";
+    (5, 7) = "s3_0_c0_c5_7";
+    (6, 0) = "s3_0_c0_c6_0";
+    (6, 1) = "s3_0_c0_c6_1";
+    (6, 2) = "s3_0_c0_c6_2";
+    (6, 3) = "s3_0_c0_c6_3";
+    (6, 4) = "s3_0_c0_c6_4";
+    (6, 5) = "s3_0_c0_c6_5";
+    (6, 6) = "s3_0_c0_c6_6";
+    (6, 7) = "s3_0_c0_c6_7";
+    (7, 0) = "s3_0_c0_c7_0";
+    (7, 1) = "s3_0_c0_c7_1";
+    (7, 2) = "s3_0_c0_c7_2";
+    (7, 3) = "s3_0_c0_c7_3";
+    (7, 4) = "s3_0_c0_c7_4";
+    (7, 5) = "s3_0_c0_c7_5";
+    (7, 6) = "s3_0_c0_c7_6";
+    (7, 7) = "s3_0_c0_c7_7";
+}

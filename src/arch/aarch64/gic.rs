@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The GICv3 CPU interface of this core: physical (ICC_*) and virtual control (ICH_*), IHI 0069 H
+//! chapters 9 and 12.
+//!
+//! EL2 runs with EOImode 1: it drops the priority at once and a guest's deactivation, through a
+//! hardware-linked list register, ends the physical interrupt (traps T71).
+
+use super::sysreg::{
+    icc_iar1, ich_elrsr, set_icc_bpr1, set_icc_ctlr, set_icc_dir, set_icc_eoir1, set_icc_igrpen1,
+    set_icc_pmr, set_icc_sgi1r, set_icc_sre_el1,
+};
+use crate::gic::ListRegisters;
+use crate::id::{Mpidr, Pintid};
+use crate::spec::gic::Lr;
+use aarch64_cpu::asm::barrier;
+use aarch64_cpu::registers::*;
+
+/// INTIDs from here on are special: 1023 says that nothing is pending (IHI 0069 2.2.1).
+const INTID_SPECIAL: u64 = 1020;
+const ICC_SRE_SRE: u64 = 1 << 0;
+const ICC_CTLR_EOIMODE: u64 = 1 << 1;
+
+/// Makes this core's CPU interface ready: system registers, every priority, priority drop apart
+/// from deactivation, Group 1 on.
+pub fn enable_cpu_interface() {
+    ICC_SRE_EL2.modify(ICC_SRE_EL2::SRE::SET + ICC_SRE_EL2::ENABLE::SET);
+    barrier::isb(barrier::SY);
+    set_icc_sre_el1(ICC_SRE_SRE);
+    barrier::isb(barrier::SY);
+    set_icc_pmr(0xff);
+    set_icc_bpr1(0);
+    set_icc_ctlr(ICC_CTLR_EOIMODE);
+    set_icc_igrpen1(1);
+    reset_virtual_interface();
+}
+
+/// Takes the highest-priority pending interrupt of this core; `None` when there is none.
+#[inline(always)]
+pub fn acknowledge() -> Option<Pintid> {
+    let intid = icc_iar1() & 0xff_ffff;
+    // The mask leaves 24 bits.
+    u32::try_from(intid).ok().filter(|_| intid < INTID_SPECIAL).map(Pintid::new)
+}
+
+/// Lets other interrupts come while `intid` stays active.
+#[inline(always)]
+pub fn drop_priority(intid: Pintid) {
+    set_icc_eoir1(intid.get().into());
+}
+
+/// Ends an interrupt that no guest will end.
+#[inline(always)]
+pub fn deactivate(intid: Pintid) {
+    set_icc_dir(intid.get().into());
+}
+
+/// Sends a Group 1 SGI of the hypervisor to the core `target` (IHI 0069 12.2.22, ICC_SGI1R_EL1).
+#[inline(always)]
+pub fn send_sgi(intid: Pintid, target: Mpidr) {
+    let affinity = target.get();
+    let aff0 = affinity & 0xff;
+    let value = ((affinity >> 32) & 0xff) << 48
+        | ((affinity >> 16) & 0xff) << 32
+        | ((affinity >> 8) & 0xff) << 16
+        | (aff0 >> 4) << 44
+        | 1 << (aff0 & 0xf)
+        | u64::from(intid.get() & 0xf) << 24;
+    // What the target is to find was written before (pairs with its acquire after the SGI).
+    barrier::dsb(barrier::ISHST);
+    set_icc_sgi1r(value);
+    barrier::isb(barrier::SY);
+}
+
+/// The SGI that tells a core to halt because another one has faulted.
+pub const HALT_SGI: u32 = 1;
+
+/// Tells all other cores to halt.
+pub(super) fn send_stop() {
+    const ALL_OTHERS: u64 = 1 << 40;
+    barrier::dsb(barrier::ISHST);
+    set_icc_sgi1r(ALL_OTHERS | u64::from(HALT_SGI) << 24);
+    barrier::isb(barrier::SY);
+}
+
+/// Empties this core's virtual interface: no list register, no active priority, reset view.
+pub fn reset_virtual_interface() {
+    ICH_HCR_EL2.set(0);
+    for n in 0..list_register_count() {
+        write_lr(n, 0);
+    }
+    ICH_AP0R0_EL2.set(0);
+    ICH_AP1R0_EL2.set(0);
+    // Bits 31:29 of ICH_VTR_EL2 are the priority bits less one: with more than 5 there are more
+    // active-priority registers (IHI 0069 12.4.4).
+    let priority_bits = (ICH_VTR_EL2.get() >> 29 & 7) + 1;
+    if priority_bits >= 6 {
+        ICH_AP0R1_EL2.set(0);
+        ICH_AP1R1_EL2.set(0);
+    }
+    if priority_bits == 7 {
+        ICH_AP0R2_EL2.set(0);
+        ICH_AP0R3_EL2.set(0);
+        ICH_AP1R2_EL2.set(0);
+        ICH_AP1R3_EL2.set(0);
+    }
+    ICH_VMCR_EL2.set(0);
+    ICH_HCR_EL2.write(ICH_HCR_EL2::En::SET);
+    barrier::isb(barrier::SY);
+}
+
+fn list_register_count() -> usize {
+    // Bits 4:0 are the number less one (traps T66).
+    usize::try_from(ICH_VTR_EL2.get() & 0x1f).map_or(1, |n| n + 1).min(16)
+}
+
+/// This core's list registers.
+#[derive(Debug)]
+pub struct ListRegisterFile {
+    count: usize,
+}
+
+impl ListRegisterFile {
+    /// Takes the list registers of this core, no more than `max` of them.
+    pub fn new(max: Option<u8>) -> Self {
+        Self { count: list_register_count().min(max.map_or(16, usize::from)).max(1) }
+    }
+
+    /// Returns how many list registers are used.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+impl ListRegisters for ListRegisterFile {
+    #[inline(always)]
+    fn read(&self, slot: usize) -> Lr {
+        Lr::from_register(read_lr(slot))
+    }
+    #[inline(always)]
+    fn write(&mut self, slot: usize, lr: Lr) {
+        write_lr(slot, lr.get());
+    }
+    #[inline(always)]
+    fn empty(&self) -> u32 {
+        // Only the low 16 bits are implemented.
+        u32::try_from(ich_elrsr() & 0xffff).unwrap_or(0)
+    }
+    fn take_eoi_count(&mut self) -> u32 {
+        let count = ICH_HCR_EL2.read(ICH_HCR_EL2::EOIcount);
+        ICH_HCR_EL2.modify(ICH_HCR_EL2::EOIcount.val(0));
+        u32::try_from(count).unwrap_or(0)
+    }
+    fn set_control(&mut self, bits: u32) {
+        ICH_HCR_EL2.set(ICH_HCR_EL2::En::SET.value | u64::from(bits));
+    }
+    fn deactivate(&mut self, pintid: Pintid) {
+        deactivate(pintid);
+    }
+}
+
+macro_rules! list_registers {
+    ($($n:literal = $register:ident,)*) => {
+        #[inline]
+        fn read_lr(n: usize) -> u64 {
+            match n {
+                $($n => $register.get(),)*
+                _ => 0,
+            }
+        }
+
+        #[inline]
+        fn write_lr(n: usize, value: u64) {
+            match n {
+                $($n => $register.set(value),)*
+                _ => {}
+            }
+        }
+    };
+}
+
+list_registers! {
+    0 = ICH_LR0_EL2, 1 = ICH_LR1_EL2, 2 = ICH_LR2_EL2, 3 = ICH_LR3_EL2,
+    4 = ICH_LR4_EL2, 5 = ICH_LR5_EL2, 6 = ICH_LR6_EL2, 7 = ICH_LR7_EL2,
+    8 = ICH_LR8_EL2, 9 = ICH_LR9_EL2, 10 = ICH_LR10_EL2, 11 = ICH_LR11_EL2,
+    12 = ICH_LR12_EL2, 13 = ICH_LR13_EL2, 14 = ICH_LR14_EL2, 15 = ICH_LR15_EL2,
+}

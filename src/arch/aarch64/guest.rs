@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest's own state: general registers, what an exit says, EL1 at the start of a vCPU.
+//!
+//! A core belongs to one vCPU, so EL1's registers are never switched; they are defined afresh
+//! whenever a vCPU starts (traps T58).
+#![expect(unsafe_code, reason = "one routine zeroes FP, SVE and pointer-authentication state")]
+
+use super::el2::features;
+use super::sysreg::{
+    set_afsr0, set_afsr1, set_amair, set_contextidr, set_csselr, set_mdccint, set_mdscr, set_osdlr,
+    set_oslar, set_pmccfiltr, set_pmccntr, set_pmcntenclr, set_pmcr, set_pmintenclr, set_pmovsclr,
+    set_pmselr, set_pmuserenr, set_pmxevcntr, set_pmxevtyper, set_vpidr,
+};
+use crate::addr::{Address, Gva, Ipa};
+use crate::id::Mpidr;
+use crate::spec::esr::Syndrome;
+use crate::spec::exception::{Exception, Origin};
+use aarch64_cpu::asm::barrier;
+use aarch64_cpu::registers::*;
+use core::arch::global_asm;
+
+/// The general registers of a guest that is not running, and where its core returns to.
+#[derive(Debug, Default)]
+#[repr(C, align(16))]
+pub struct GuestRegisters {
+    /// X0 to X30.
+    pub x: [u64; 31],
+    pub(super) host_return: u64,
+    pub(super) host_sp: u64,
+    pub(super) history_loops: u64,
+}
+
+impl GuestRegisters {
+    /// Makes the registers of a vCPU that runs on this core, all zero.
+    #[must_use]
+    pub fn new(mitigations: super::Mitigations) -> Self {
+        Self { history_loops: super::el2::history_loops(mitigations), ..Self::default() }
+    }
+}
+
+/// Returns the syndrome of the last exit.
+#[inline(always)]
+pub fn syndrome() -> Syndrome {
+    Syndrome::new(ESR_EL2.get())
+}
+
+/// Returns the virtual address of the last abort.
+#[inline(always)]
+pub fn far() -> Gva {
+    Gva::new(FAR_EL2.get())
+}
+
+/// Returns the page of the last stage-2 abort; valid for translation faults and stage-1 walks
+/// (traps T25).
+#[inline(always)]
+pub fn hpfar() -> Ipa {
+    // FIPA is bits 47:4 and holds IPA bits 55:12 (DDI 0487, HPFAR_EL2).
+    Ipa::new((HPFAR_EL2.get() & 0xffff_ffff_fff0) << 8)
+}
+
+/// Returns where the guest goes on.
+#[inline(always)]
+pub fn elr() -> u64 {
+    ELR_EL2.get()
+}
+
+/// Moves the guest past the instruction that was emulated for it.
+///
+/// A single step ends with it and BTYPE does not outlive it, as if it had run (DDI 0487 D1.3.4).
+#[inline(always)]
+pub fn skip_instruction() {
+    const BTYPE: u64 = 3 << 10;
+    const SS: u64 = 1 << 21;
+    ELR_EL2.set(ELR_EL2.get().wrapping_add(4));
+    SPSR_EL2.set(SPSR_EL2.get() & !(BTYPE | SS));
+}
+
+/// Takes an exception to EL1 in the guest's name (traps T33, T34).
+pub fn inject(exception: Exception) {
+    let origin = Origin { pstate: SPSR_EL2.get(), sctlr: SCTLR_EL1.get() };
+    let entry = exception.enter(origin);
+    if let Some(far) = exception.far() {
+        FAR_EL1.set(far.get());
+    }
+    ESR_EL1.set(entry.esr);
+    SPSR_EL1.set(origin.pstate);
+    ELR_EL1.set(ELR_EL2.get());
+    ELR_EL2.set(VBAR_EL1.get().wrapping_add(entry.vector));
+    SPSR_EL2.set(entry.pstate);
+}
+
+/// Makes an SError pending for the guest, which takes it once it unmasks it.
+pub fn inject_serror() {
+    HCR_EL2.modify(HCR_EL2::VSE::SET);
+    barrier::isb(barrier::SY);
+}
+
+/// Defines all EL1 and EL0 state of this core for a vCPU that is about to start.
+pub fn reset_guest(mpidr: Mpidr, cntvoff_ticks: u64) {
+    const MPIDR_RES1: u64 = 1 << 31;
+    // RES1 of SCTLR_EL1 with everything that software turns on turned off.
+    const SCTLR_RESET: u64 = 0x30d0_0980;
+    HCR_EL2.modify(HCR_EL2::VSE::CLEAR);
+    set_vpidr(MIDR_EL1.get());
+    VMPIDR_EL2.set(MPIDR_RES1 | mpidr.get());
+    CNTVOFF_EL2.set(cntvoff_ticks);
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    CNTV_CVAL_EL0.set(0);
+    CNTP_CVAL_EL0.set(0);
+    CNTKCTL_EL1.set(0);
+    SCTLR_EL1.set(SCTLR_RESET);
+    TTBR0_EL1.set(0);
+    TTBR1_EL1.set(0);
+    TCR_EL1.set(0);
+    MAIR_EL1.set(0);
+    set_amair(0);
+    VBAR_EL1.set(0);
+    CPACR_EL1.set(0);
+    ESR_EL1.set(0);
+    FAR_EL1.set(0);
+    set_afsr0(0);
+    set_afsr1(0);
+    PAR_EL1.set(0);
+    set_contextidr(0);
+    set_csselr(0);
+    TPIDR_EL0.set(0);
+    TPIDR_EL1.set(0);
+    TPIDRRO_EL0.set(0);
+    SP_EL0.set(0);
+    SP_EL1.set(0);
+    ELR_EL1.set(0);
+    SPSR_EL1.set(0);
+    reset_debug();
+    reset_pmu();
+    // SAFETY: The routine writes FP, SVE and key registers only, which EL2 never uses.
+    unsafe { zero_fp_sve_keys(features().fp_sve_keys()) };
+    barrier::isb(barrier::SY);
+}
+
+/// Silences both guest timers of this core.
+pub fn stop_timers() {
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    barrier::isb(barrier::SY);
+}
+
+/// Sets where the vCPU starts: EL1h, all exceptions masked (traps T89).
+pub fn start_guest(entry: Ipa) {
+    const EL1H_MASKED: u64 = 0x3c5;
+    ELR_EL2.set(entry.get());
+    SPSR_EL2.set(EL1H_MASKED);
+}
+
+/// Reads an identification register of Op0 3, Op1 0, CRn 0.
+pub fn id_register(crm: u8, op2: u8) -> u64 {
+    super::el2::raw_id_register(crm, op2)
+}
+
+fn reset_debug() {
+    set_mdscr(0);
+    set_mdccint(0);
+    // Locked, as a warm reset leaves it (DDI 0487, OSLAR_EL1).
+    set_oslar(1);
+    set_osdlr(0);
+    super::debug::reset(features().breakpoint_count(), features().watchpoint_count());
+}
+
+fn reset_pmu() {
+    if !features().has_pmu() {
+        return;
+    }
+    set_pmcntenclr(u64::from(u32::MAX));
+    set_pmintenclr(u64::from(u32::MAX));
+    set_pmovsclr(u64::from(u32::MAX));
+    set_pmuserenr(0);
+    for counter in 0..features().guest_event_counter_count() {
+        set_pmselr(counter);
+        barrier::isb(barrier::SY);
+        set_pmxevtyper(0);
+        set_pmxevcntr(0);
+    }
+    set_pmselr(0);
+    set_pmccntr(0);
+    set_pmccfiltr(0);
+    set_pmcr(0);
+}
+
+// The one place at EL2 that names FP, SVE and pointer-authentication registers. x0: bit 0 = SVE,
+// bit 1 = pointer authentication.
+global_asm!(
+    r#"
+    .section .text.zero_fp_sve_keys, "ax"
+    .arch_extension fp
+    .arch_extension simd
+    .arch_extension sve
+    .global zero_fp_sve_keys
+zero_fp_sve_keys:
+    tbz     x0, #0, 1f
+    msr     s3_0_c1_c2_0, xzr       // ZCR_EL1
+    isb
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    dup     z\n\().d, #0
+    .endr
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+    pfalse  p\n\().b
+    .endr
+    wrffr   p0.b
+    b       2f
+1:
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    movi    v\n\().2d, #0
+    .endr
+2:
+    msr     fpcr, xzr
+    msr     fpsr, xzr
+    tbz     x0, #1, 3f
+    msr     s3_0_c2_c1_0, xzr       // APIAKeyLo, Hi
+    msr     s3_0_c2_c1_1, xzr
+    msr     s3_0_c2_c1_2, xzr       // APIBKeyLo, Hi
+    msr     s3_0_c2_c1_3, xzr
+    msr     s3_0_c2_c2_0, xzr       // APDAKeyLo, Hi
+    msr     s3_0_c2_c2_1, xzr
+    msr     s3_0_c2_c2_2, xzr       // APDBKeyLo, Hi
+    msr     s3_0_c2_c2_3, xzr
+    msr     s3_0_c2_c3_0, xzr       // APGAKeyLo, Hi
+    msr     s3_0_c2_c3_1, xzr
+3:  ret
+    .arch_extension nosve
+    .arch_extension nosimd
+    .arch_extension nofp
+    "#
+);
+
+unsafe extern "C" {
+    fn zero_fp_sve_keys(which: u64);
+}

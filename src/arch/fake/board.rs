@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What is around the cores of the fake machine: memory, firmware, device registers.
+//!
+//! Memory is sparse and a thread's own; what nobody has written reads as 0.
+#![forbid(unsafe_code)]
+
+use super::machine::{Event, Mitigations, record};
+use crate::addr::{Address, HypVa, PAGE_SIZE, Pa, PaRange};
+use crate::id::Mpidr;
+use crate::memory::mapper::{MapError, Tables};
+use crate::memory::stage2;
+use crate::smccc::{Firmware, Workaround, Workarounds};
+use crate::spec::vmsa::{Features, HypAttributes, MemAttrEncoding};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+std::thread_local! {
+    static MEMORY: RefCell<BTreeMap<u64, u8>> = const { RefCell::new(BTreeMap::new()) };
+    static NEXT_TABLE: RefCell<u64> = const { RefCell::new(1 << 44) };
+}
+
+/// Memory that EL2 has mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HypMemory(PaRange);
+
+impl HypMemory {
+    /// Returns where the memory is.
+    #[must_use]
+    pub fn range(self) -> PaRange {
+        self.0
+    }
+    /// Returns a part of it.
+    #[must_use]
+    pub fn part(self, offset: u64, bytes: u64) -> Option<Self> {
+        let part = PaRange::new(self.0.start().checked_add(offset)?, bytes)?;
+        self.0.covers(part).then_some(Self(part))
+    }
+    fn addresses(self) -> core::ops::Range<u64> {
+        self.0.start().get()..self.0.end().get()
+    }
+}
+
+/// Why EL2 could not map something.
+pub type HypMapError = MapError<HypVa>;
+
+/// Maps memory at EL2: always possible here.
+///
+/// # Errors
+/// None.
+pub fn map_hyp(range: PaRange, _attributes: HypAttributes) -> Result<HypMemory, HypMapError> {
+    Ok(HypMemory(range))
+}
+/// Takes a mapping away.
+///
+/// # Errors
+/// None.
+pub fn unmap_hyp(_memory: HypMemory) -> Result<(), HypMapError> {
+    Ok(())
+}
+/// Maps constants and returns them.
+///
+/// # Errors
+/// None.
+pub fn map_constant(range: PaRange) -> Result<(HypMemory, &'static [u8]), HypMapError> {
+    let memory = HypMemory(range);
+    Ok((memory, bytes(memory).leak()))
+}
+/// Turns translation on.
+///
+/// # Errors
+/// None.
+pub fn boot_map(tree: PaRange) -> Result<HypMemory, HypMapError> {
+    Ok(HypMemory(tree))
+}
+/// Returns memory as it is before translation is on.
+#[must_use]
+pub fn unmapped(range: PaRange) -> HypMemory {
+    HypMemory(range)
+}
+/// Reads the size of the device tree at `at`.
+#[must_use]
+pub fn tree_size(at: Pa) -> Option<usize> {
+    let header = bytes(HypMemory(PaRange::new(at, 8)?));
+    let (magic, size) = header.split_first_chunk::<4>()?;
+    let size = u32::from_be_bytes(*size.first_chunk()?);
+    (u32::from_be_bytes(*magic) == 0xd00d_feed).then(|| usize::try_from(size).ok())?
+}
+
+fn bytes(memory: HypMemory) -> Vec<u8> {
+    MEMORY.with_borrow(|all| {
+        memory.addresses().map(|at| all.get(&at).copied().unwrap_or(0)).collect()
+    })
+}
+/// Copies bytes out of memory.
+pub fn read_bytes(from: HypMemory, buffer: &mut [u8]) {
+    for (to, byte) in buffer.iter_mut().zip(bytes(from)) {
+        *to = byte;
+    }
+}
+/// Copies bytes into memory.
+pub fn write_bytes(to: HypMemory, buffer: &[u8]) {
+    MEMORY.with_borrow_mut(|all| all.extend(to.addresses().zip(buffer.iter().copied())));
+}
+/// Lends memory as bytes.
+pub fn with_bytes<R>(memory: HypMemory, look: impl FnOnce(&mut [u8]) -> R) -> R {
+    let mut copy = bytes(memory);
+    let result = look(&mut copy);
+    write_bytes(memory, &copy);
+    result
+}
+/// Copies `from` to the start of `to`.
+pub fn copy(to: HypMemory, from: HypMemory) {
+    write_bytes(to, &bytes(from));
+}
+/// Writes zeroes.
+pub fn zero(memory: HypMemory) {
+    MEMORY.with_borrow_mut(|all| all.retain(|at, _| !memory.addresses().contains(at)));
+}
+/// Returns the CRC32C of memory.
+#[must_use]
+pub fn crc32c(memory: HypMemory) -> u32 {
+    crate::spec::bundle::crc32c(&bytes(memory))
+}
+/// Cleans and invalidates caches.
+pub fn clean_invalidate(range: PaRange) {
+    record(Event::CleanInvalidate(range));
+}
+/// Makes written instructions visible.
+pub fn publish_code() {
+    record(Event::PublishCode);
+}
+
+/// Translation tables in the fake memory.
+#[derive(Debug)]
+pub struct HeapTables;
+
+impl HeapTables {
+    /// Takes zeroed memory for a root.
+    #[must_use]
+    pub fn allocate_root(bytes: u64) -> Option<Pa> {
+        NEXT_TABLE.with_borrow_mut(|next| {
+            let root = next.next_multiple_of(bytes);
+            *next = root + bytes;
+            Some(Pa::new(root))
+        })
+    }
+}
+
+impl Tables for HeapTables {
+    fn read(&self, slot: Pa) -> u64 {
+        let slot = PaRange::new(slot, 8).map(HypMemory);
+        let bytes = slot.map(bytes).and_then(|b| b.first_chunk().copied());
+        u64::from_le_bytes(bytes.unwrap_or_default())
+    }
+    fn write(&mut self, slot: Pa, descriptor: u64) {
+        if let Some(slot) = PaRange::new(slot, 8) {
+            write_bytes(HypMemory(slot), &descriptor.to_le_bytes());
+        }
+    }
+    fn allocate(&mut self) -> Option<Pa> {
+        Self::allocate_root(PAGE_SIZE)
+    }
+    fn free(&mut self, _table: Pa) {}
+}
+
+/// The registers of one VM's stage 2.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stage2Registers {
+    /// VTTBR_EL2.
+    pub vttbr: u64,
+    /// VTCR_EL2.
+    pub vtcr: u64,
+}
+/// Makes a VM's stage 2 the one of this core.
+pub fn activate(stage2: Stage2Registers) {
+    record(Event::Activate(stage2));
+}
+/// Forgets all translations.
+pub fn forget_all_vmids() {}
+
+/// A TLB that nothing is in: `fake::memory` has the one that remembers.
+#[derive(Debug, Default)]
+pub struct Tlb;
+
+impl stage2::Tlb for Tlb {
+    fn publish(&mut self) {}
+    fn select(&mut self, _vttbr: u64) {}
+    fn invalidate_ipa(&mut self, _ipa: crate::addr::Ipa) {}
+    fn invalidate_stage1(&mut self) {}
+    fn invalidate_vm(&mut self) {}
+    fn complete(&mut self) {}
+    fn restore(&mut self) {}
+}
+
+/// The firmware's PSCI: there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct HostPsci;
+
+impl HostPsci {
+    /// Starts a core: there is no other.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn cpu_on(self, _target: Mpidr, _entry: u64, _context: u64) -> Result<(), &'static str> {
+        Err("a core of the fake machine is a thread, which a test starts")
+    }
+    /// Turns the machine off.
+    pub fn system_off(self) {
+        record(Event::SystemOff);
+    }
+}
+/// Says what the firmware knows of mitigations: nothing.
+#[must_use]
+pub fn workarounds() -> Workarounds {
+    Workarounds {
+        workaround_1: Firmware::Unsupported,
+        workaround_2: Firmware::Unsupported,
+        workaround_3: Firmware::Unsupported,
+    }
+}
+/// Mitigates on behalf of a guest.
+pub fn mitigate(workaround: Workaround) {
+    record(Event::Mitigate(workaround));
+}
+
+/// What the translation registers hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Regime;
+/// Returns the translation registers.
+#[must_use]
+pub fn regime() -> Option<Regime> {
+    Some(Regime)
+}
+/// What a secondary core needs.
+#[derive(Debug)]
+pub struct SecondaryBoot {
+    /// The translation registers.
+    pub regime: Regime,
+    /// Its stack.
+    pub stack_top: u64,
+    /// Which core it is.
+    pub core: u64,
+}
+/// Makes memory readable without caches.
+#[must_use]
+pub fn publish_to_uncached(_boot: &'static SecondaryBoot) -> Pa {
+    Pa::new(0)
+}
+/// Returns where other cores start.
+#[must_use]
+pub fn secondary_entry() -> u64 {
+    0
+}
+/// Lets a core out of the spin table.
+pub fn release_from_spin_table(_slot: HypMemory, _context: Pa) {}
+
+/// The image's parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Image(PaRange);
+
+impl Image {
+    /// Returns all of the image.
+    #[must_use]
+    pub fn whole(self) -> PaRange {
+        self.0
+    }
+}
+/// Returns where the image lies.
+#[must_use]
+pub fn image() -> Image {
+    Image(crate::addr::AddrRange::block(Pa::new(0x4020_0000), 1 << 21))
+}
+
+/// What a core can do.
+#[derive(Clone, Copy, Debug)]
+pub struct CoreFeatures;
+
+impl CoreFeatures {
+    /// Returns what stage 2 needs to know.
+    #[must_use]
+    pub fn translation(self) -> Features {
+        Features { pa_bits: 44, vmid_bits: 8, encoding: MemAttrEncoding::Combining }
+    }
+}
+/// Returns what this core can do.
+#[must_use]
+pub fn features() -> CoreFeatures {
+    CoreFeatures
+}
+/// Why a core cannot serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CoreRefusal {
+    /// It was entered at another level.
+    Level(u64),
+    /// E2H cannot be cleared.
+    VheOnly,
+}
+/// Configures the core.
+///
+/// # Errors
+/// None.
+pub fn set_up_core(_mitigations: Mitigations) -> Result<(), CoreRefusal> {
+    Ok(())
+}
+/// Sets the vectors.
+pub fn set_vectors(_mitigations: Mitigations) {}
+/// Returns this core's affinity.
+#[must_use]
+pub fn this_mpidr() -> Mpidr {
+    Mpidr::default()
+}
+/// Returns MIDR_EL1: a Cortex-A72.
+#[must_use]
+pub fn midr() -> u64 {
+    0x410f_d083
+}
+/// Returns the exception level.
+#[must_use]
+pub fn current_level() -> u64 {
+    2
+}
+
+/// Device registers: nothing is there.
+pub mod device {
+    use crate::addr::Pa;
+
+    macro_rules! access {
+        ($($read:ident $write:ident $int:ty;)*) => {$(
+            /// Reads nothing.
+            #[must_use]
+            pub fn $read(_at: Pa) -> $int {
+                0
+            }
+            /// Writes nowhere.
+            pub fn $write(_at: Pa, _value: $int) {}
+        )*};
+    }
+
+    access! {
+        read8 write8 u8;
+        read32 write32 u32;
+        read64 write64 u64;
+    }
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One core of the fake machine: it scripts exits and records what the hypervisor does to it.
+//!
+//! A thread is a core: each has its own state, which a test reaches with [`with`].
+#![forbid(unsafe_code)]
+
+pub use super::board::*;
+use crate::addr::{Address, Gva, Ipa, PaRange};
+use crate::gic::ListRegisters;
+use crate::id::{Mpidr, Pintid};
+use crate::smccc::Workaround;
+use crate::spec::esr::Syndrome;
+use crate::spec::exception::{Exception, Origin};
+use crate::spec::gic::Lr;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::vec::Vec;
+
+/// What the hypervisor has done to the machine, in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// It sent an SGI of its own.
+    Sgi(Pintid, Mpidr),
+    /// It dropped the priority of an interrupt.
+    PriorityDrop(Pintid),
+    /// It deactivated an interrupt.
+    Deactivate(Pintid),
+    /// It made the guest take an exception.
+    Inject(Exception),
+    /// It made an SError pending for the guest.
+    InjectSerror,
+    /// It entered the guest.
+    Enter,
+    /// It set a vCPU's state to that after reset.
+    ResetGuest(Mpidr),
+    /// It mitigated on behalf of a guest.
+    Mitigate(Workaround),
+    /// It made a VM's stage 2 the one of this core.
+    Activate(Stage2Registers),
+    /// It cleaned and invalidated caches.
+    CleanInvalidate(PaRange),
+    /// It made written instructions visible.
+    PublishCode,
+    /// It turned the machine off.
+    SystemOff,
+}
+
+/// An exit that the next entry ends with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scripted {
+    /// Through which vector.
+    pub kind: ExitKind,
+    /// ESR_EL2.
+    pub esr: u64,
+    /// FAR_EL2.
+    pub far: u64,
+    /// The page of HPFAR_EL2.
+    pub ipa: u64,
+}
+
+/// The state of a core.
+#[derive(Debug)]
+pub struct FakeCore {
+    /// What has happened.
+    pub events: Vec<Event>,
+    /// What happens next; when it is empty, an entry unwinds the thread.
+    pub exits: VecDeque<Scripted>,
+    /// The physical interrupts that are pending, first come first served.
+    pub pending: VecDeque<Pintid>,
+    /// The list registers.
+    pub list_registers: [Lr; 4],
+    /// Identification registers by CRm and Op2; what is not here reads as 0.
+    pub id_registers: BTreeMap<(u8, u8), u64>,
+    /// ELR_EL2.
+    pub elr: u64,
+    /// The physical counter; each look moves it on.
+    pub counter: u64,
+    current: Scripted,
+}
+
+impl Default for FakeCore {
+    fn default() -> Self {
+        Self {
+            events: Vec::new(),
+            exits: VecDeque::new(),
+            pending: VecDeque::new(),
+            list_registers: [Lr::EMPTY; 4],
+            id_registers: BTreeMap::new(),
+            elr: 0,
+            counter: 0,
+            current: Scripted { kind: ExitKind::Interrupt, esr: 0, far: 0, ipa: 0 },
+        }
+    }
+}
+
+std::thread_local! {
+    static CORE: RefCell<FakeCore> = RefCell::default();
+}
+
+/// Reaches the state of this thread's core.
+pub fn with<R>(look: impl FnOnce(&mut FakeCore) -> R) -> R {
+    CORE.with_borrow_mut(look)
+}
+
+pub(super) fn record(event: Event) {
+    with(|core| core.events.push(event));
+}
+
+/// Which vector the exit came through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExitKind {
+    /// A synchronous exception.
+    Synchronous,
+    /// A physical interrupt.
+    Interrupt,
+    /// An SError.
+    SError,
+}
+
+/// The general registers of a guest.
+#[derive(Debug, Default)]
+pub struct GuestRegisters {
+    /// X0 to X30.
+    pub x: [u64; 31],
+}
+
+impl GuestRegisters {
+    /// Makes the registers of a vCPU, all zero.
+    #[must_use]
+    pub fn new(_mitigations: Mitigations) -> Self {
+        Self::default()
+    }
+}
+
+/// Whether what a core's errata need is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mitigations {
+    /// As the core needs it.
+    On,
+    /// Left out.
+    Off,
+}
+
+/// The SGI that tells a core to halt.
+pub const HALT_SGI: u32 = 1;
+
+/// Ends with the next scripted exit.
+///
+/// # Panics
+/// The script has ended: the test has seen enough.
+pub fn enter(_registers: &mut GuestRegisters) -> ExitKind {
+    record(Event::Enter);
+    with(|core| match core.exits.pop_front() {
+        Some(exit) => {
+            core.current = exit;
+            exit.kind
+        }
+        None => std::panic::resume_unwind(std::boxed::Box::new("end of script")),
+    })
+}
+
+/// Returns the syndrome of the last exit.
+pub fn syndrome() -> Syndrome {
+    with(|core| Syndrome::new(core.current.esr))
+}
+/// Returns the virtual address of the last abort.
+pub fn far() -> Gva {
+    with(|core| Gva::new(core.current.far))
+}
+/// Returns the page of the last stage-2 abort.
+pub fn hpfar() -> Ipa {
+    with(|core| Ipa::new(core.current.ipa))
+}
+/// Moves the guest past an instruction.
+pub fn skip_instruction() {
+    with(|core| core.elr = core.elr.wrapping_add(4));
+}
+/// Makes the guest take an exception.
+pub fn inject(exception: Exception) {
+    // What the architecture would do is tested with `spec::exception`.
+    let _ = exception.enter(Origin { pstate: 5, sctlr: 0 });
+    record(Event::Inject(exception));
+}
+/// Makes an SError pending for the guest.
+pub fn inject_serror() {
+    record(Event::InjectSerror);
+}
+/// Defines a vCPU's state.
+pub fn reset_guest(mpidr: Mpidr, _cntvoff_ticks: u64) {
+    record(Event::ResetGuest(mpidr));
+}
+/// Sets where the vCPU starts.
+pub fn start_guest(entry: Ipa) {
+    with(|core| core.elr = entry.get());
+}
+/// Silences the guest's timers.
+pub fn stop_timers() {}
+/// Reads an identification register.
+pub fn id_register(crm: u8, op2: u8) -> u64 {
+    with(|core| core.id_registers.get(&(crm, op2)).copied().unwrap_or(0))
+}
+
+/// Takes the next pending interrupt.
+pub fn acknowledge() -> Option<Pintid> {
+    with(|core| core.pending.pop_front())
+}
+/// Drops an interrupt's priority.
+pub fn drop_priority(intid: Pintid) {
+    record(Event::PriorityDrop(intid));
+}
+/// Deactivates an interrupt.
+pub fn deactivate(intid: Pintid) {
+    record(Event::Deactivate(intid));
+}
+/// Sends an SGI.
+pub fn send_sgi(intid: Pintid, target: Mpidr) {
+    record(Event::Sgi(intid, target));
+}
+/// Makes the CPU interface ready.
+pub fn enable_cpu_interface() {}
+/// Empties the virtual interface.
+pub fn reset_virtual_interface() {
+    with(|core| core.list_registers = [Lr::EMPTY; 4]);
+}
+
+/// This core's list registers: four.
+#[derive(Debug)]
+pub struct ListRegisterFile(usize);
+
+impl ListRegisterFile {
+    /// Takes the list registers, no more than `max`.
+    #[must_use]
+    pub fn new(max: Option<u8>) -> Self {
+        Self(max.map_or(4, usize::from).clamp(1, 4))
+    }
+    /// Returns how many list registers are used.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0
+    }
+}
+
+impl ListRegisters for ListRegisterFile {
+    fn read(&self, slot: usize) -> Lr {
+        with(|core| core.list_registers.get(slot).copied().unwrap_or(Lr::EMPTY))
+    }
+    fn write(&mut self, slot: usize, lr: Lr) {
+        with(|core| {
+            if let Some(register) = core.list_registers.get_mut(slot) {
+                *register = lr;
+            }
+        });
+    }
+    fn empty(&self) -> u32 {
+        with(|core| {
+            let empty = |lr: &Lr| !lr.is_pending() && !lr.is_active();
+            let bits = core.list_registers.iter().enumerate();
+            bits.map(|(n, lr)| u32::from(empty(lr)) << n).sum()
+        })
+    }
+    fn take_eoi_count(&mut self) -> u32 {
+        0
+    }
+    fn set_control(&mut self, _bits: u32) {}
+    fn deactivate(&mut self, pintid: Pintid) {
+        deactivate(pintid);
+    }
+}
+
+/// Returns the counter and moves it on.
+pub fn counter() -> u64 {
+    with(|core| {
+        core.counter += 1;
+        core.counter
+    })
+}
+/// Returns the counter's frequency.
+pub fn counter_frequency_hz() -> u64 {
+    1_000_000_000
+}
+/// Arms EL2's timer.
+pub fn arm_hyp_timer(_deadline_ticks: u64) {}
+/// Silences EL2's timer.
+pub fn cancel_hyp_timer() {}
+/// Waits a moment.
+pub fn relax() {
+    std::thread::yield_now();
+}
+/// Waits for an interrupt: here there is one or none.
+pub fn wait_for_interrupt() {}
+/// Waits for an event.
+pub fn wait_for_event() {
+    std::thread::yield_now();
+}
+/// Wakes other cores.
+pub fn send_event() {}
+/// Ends the thread.
+///
+/// # Panics
+/// Always: that is how a core of this machine stops.
+pub fn halt() -> ! {
+    std::panic::resume_unwind(std::boxed::Box::new("halted"))
+}

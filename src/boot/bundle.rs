@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The bundle: moved out of the way, kept read-only, its plan decoded and checked.
+#![forbid(unsafe_code)]
+
+use super::{Stage, Stop, stop};
+use crate::addr::{Address, PAGE_SIZE, PaRange};
+use crate::arch::{self, HypMemory};
+use crate::memory::owners::{Owner, Owners};
+use crate::plan::check::{self, Limits, Report};
+use crate::plan::machine::Machine;
+use crate::plan::{DecodeError, FORMAT, Plan};
+use crate::spec::bundle::{self, Bundle, HEADER_BYTES};
+use crate::spec::size::Size;
+use crate::spec::vmsa::HypAttributes;
+
+/// The bundle where it stays.
+pub struct Held {
+    /// All of it, read-only.
+    pub memory: HypMemory,
+    /// What is in it.
+    pub bundle: Bundle<'static>,
+}
+
+/// Finds the bundle where the boot loader has put it as a ramdisk, and moves it to the top of
+/// memory, away from where VMs want large blocks.
+pub fn take(machine: &Machine, owners: &mut Owners) -> Result<Held, Stop> {
+    let say = |why: core::fmt::Arguments<'_>| stop(Stage::BUNDLE, why);
+    let Some(initrd) = machine.initrd else {
+        return Err(say(format_args!(
+            "no bundle: load it as the ramdisk (QEMU: -initrd bundle.itb; booti: its address)"
+        )));
+    };
+    let header =
+        PaRange::new(initrd.start(), initrd.size().min(HEADER_BYTES as u64)).ok_or(Stop)?;
+    let mapped =
+        arch::map_hyp(header, HypAttributes::Rodata).map_err(|e| say(format_args!("{e}")))?;
+    let mut start = [0; 24];
+    arch::read_bytes(mapped, &mut start);
+    arch::unmap_hyp(mapped).map_err(|_| Stop)?;
+    let bytes = bundle::total_size(&start).map_err(|e| say(format_args!("{e}")))?;
+    if bytes > initrd.size() {
+        let error = bundle::BundleError::Truncated { expected: bytes, present: initrd.size() };
+        return Err(say(format_args!("{error}; run coffer doctor")));
+    }
+    let range = PaRange::new(initrd.start(), bytes).ok_or(Stop)?;
+    let pages = range.page_cover().ok_or(Stop)?;
+    owners.claim(pages, Owner::Bundle).map_err(|e| say(format_args!("{e}")))?;
+    let (memory, bytes) = keep(range, owners)?;
+    let bundle = Bundle::parse(bytes).map_err(|e| say(format_args!("{e}")))?;
+    for image in bundle.images() {
+        let place = memory.part(image.offset as u64, image.bytes.len() as u64).ok_or(Stop)?;
+        if let Err(e) = image.verify(|_| arch::crc32c(place)) {
+            return Err(say(format_args!("{e}")));
+        }
+    }
+    Ok(Held { memory, bundle })
+}
+
+/// Moves the bundle to the highest free memory that holds it; where there is none it stays.
+fn keep(from: PaRange, owners: &mut Owners) -> Result<(HypMemory, &'static [u8]), Stop> {
+    let fail = |e: &dyn core::fmt::Display| stop(Stage::BUNDLE, format_args!("{e}"));
+    let bytes = from.size().next_multiple_of(PAGE_SIZE);
+    let fits = |free: &PaRange| free.size() >= bytes;
+    let free = owners.memory_of(Owner::Free).filter(fits).max_by_key(|free| free.end());
+    let Some(to) = free.and_then(|free| PaRange::new(top(free, bytes), bytes)) else {
+        return arch::map_constant(from).map_err(|e| fail(&e));
+    };
+    let source = arch::map_hyp(from, HypAttributes::Rodata).map_err(|e| fail(&e))?;
+    let target = arch::map_hyp(to, HypAttributes::Data).map_err(|e| fail(&e))?;
+    arch::copy(target, source);
+    arch::unmap_hyp(source).map_err(|e| fail(&e))?;
+    arch::unmap_hyp(target).map_err(|e| fail(&e))?;
+    owners.release(Owner::Bundle);
+    owners.claim(to, Owner::Bundle).map_err(|e| fail(&e))?;
+    let kept = PaRange::new(to.start(), from.size()).ok_or(Stop)?;
+    arch::map_constant(kept).map_err(|e| fail(&e))
+}
+
+fn top(free: PaRange, bytes: u64) -> crate::addr::Pa {
+    // `free` is at least so large.
+    crate::addr::Pa::new(free.end().get().saturating_sub(bytes)).align_down(PAGE_SIZE)
+}
+
+/// Reads the plan.
+pub fn plan(held: &Held) -> Result<Plan, Stop> {
+    let plan = Plan::decode(held.bundle.plan().bytes).map_err(|e| match e {
+        DecodeError::Format(found) => stop(
+            Stage::PLAN,
+            format_args!("plan format {found}, {FORMAT} expected: build it again"),
+        ),
+        DecodeError::Malformed => stop(Stage::PLAN, format_args!("the plan does not decode")),
+    })?;
+    let size = Size(held.memory.range().size());
+    Stage::BUNDLE.say(format_args!("bundle {size} crc32c ok, plan for {}", plan.board));
+    Ok(plan)
+}
+
+/// Compares the plan with the live machine: what is left is the VMs that can start.
+pub fn check<'a>(plan: &'a Plan, machine: &'a Machine, held: &Held) -> Result<Report<'a>, Stop> {
+    let pa_bits = arch::features().translation().pa_bits;
+    let limits = Limits { ipa_bits: super::vms::IPA_BITS.min(pa_bits), pa_bits };
+    let image_bytes = |name: &str| held.bundle.image(name).map(|image| image.bytes.len() as u64);
+    check::check(plan, machine, limits, image_bytes)
+        .map_err(|refusal| stop(Stage::PLAN, format_args!("{refusal}")))
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The other cores: started before any memory is given away, so that what they can do is known.
+#![forbid(unsafe_code)]
+
+use super::{Stage, Stop, stop};
+use crate::addr::{Address, PAGE_SIZE, PaRange};
+use crate::arch::{self, Mitigations, SecondaryBoot};
+use crate::drivers::gicv3::{Distributor, Redistributor};
+use crate::hypervisor::Hypervisor;
+use crate::id::{Mpidr, PcpuId};
+use crate::memory::owners::{Owner, Owners};
+use crate::mmio::Registers;
+use crate::plan::Plan;
+use crate::plan::machine::{Cpu, EnableMethod, Gic, Machine};
+use crate::spec::vmsa::{Features, HypAttributes};
+use crate::sync::{Lock, Once};
+use crate::vcpu::{self, Core};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::convert::Infallible;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Bytes of a secondary core's stack, and of the hole below it.
+const STACK_BYTES: u64 = 16 << 10;
+const GUARD_BYTES: u64 = PAGE_SIZE;
+/// How long a core may take to come, in seconds.
+const START_SECONDS: u64 = 2;
+
+/// What every core reads once it comes.
+struct Meeting {
+    redistributors: Vec<Registers>,
+    stride: u64,
+    mitigations: Mitigations,
+    /// By the order of /cpus: what the core brings along, and what it is given to do.
+    seats: Vec<Lock<Seat>>,
+    arrived: AtomicUsize,
+    go: AtomicBool,
+}
+
+#[derive(Default)]
+struct Seat {
+    features: Option<Features>,
+    redistributor: Option<Redistributor>,
+    core: Option<Box<Core>>,
+    hypervisor: Option<&'static Hypervisor>,
+}
+
+static MEETING: Once<Meeting> = Once::new();
+
+/// The cores that are up.
+pub struct Cores {
+    meeting: &'static Meeting,
+    here: usize,
+    /// What all cores can do.
+    pub features: Features,
+    /// The physical distributor, until the hypervisor takes it.
+    pub distributor: Option<Distributor>,
+}
+
+/// Starts every core that the plan uses, each with a stack of its own.
+pub fn bring_up(plan: &Plan, machine: &Machine, owners: &mut Owners) -> Result<Cores, Stop> {
+    let say = |why: core::fmt::Arguments<'_>| stop(Stage::CORES, why);
+    let Gic::V3 { gicd, redistributors, stride_bytes, .. } = &machine.gic else {
+        return Err(say(format_args!("GICv2 is not supported yet")));
+    };
+    check_ppis(machine)?;
+    let distributor = Distributor::new(map_registers(*gicd)?)
+        .map_err(|e| say(format_args!("distributor at {gicd}: {e}")))?;
+    let mut regions = Vec::new();
+    for region in redistributors {
+        regions.push(map_registers(*region)?);
+    }
+    let meeting = MEETING.call_once(|| Meeting {
+        redistributors: regions,
+        stride: stride_bytes.unwrap_or(0),
+        mitigations: mitigations(plan),
+        seats: machine.cpus.iter().map(|_| Lock::default()).collect(),
+        arrived: AtomicUsize::new(0),
+        go: AtomicBool::new(false),
+    });
+    let me = arch::this_mpidr();
+    let here = machine.cpus.iter().position(|cpu| cpu.mpidr == me);
+    let here = here.ok_or_else(|| say(format_args!("the tree has no cpu {me}, which booted")))?;
+    take_seat(meeting, here).map_err(|why| say(format_args!("cpu {me}: {why}")))?;
+    let used = |mpidr: Mpidr| plan.vms.iter().any(|vm| vm.vcpus.contains(&mpidr));
+    let mut wanted = 1;
+    for (n, cpu) in machine.cpus.iter().enumerate() {
+        let in_spin_table = matches!(cpu.enable, EnableMethod::SpinTable(_));
+        if n != here && (used(cpu.mpidr) || in_spin_table) {
+            start(meeting, (n, cpu), owners)?;
+            wanted += 1;
+        }
+    }
+    wait_for(meeting, wanted);
+    let features = meeting.seats.iter().filter_map(|seat| seat.lock().features);
+    let features = features.reduce(Features::and).ok_or(Stop)?;
+    let up = meeting.arrived.load(Ordering::Acquire);
+    let how = if machine.psci.is_some() { "psci" } else { "spin-table" };
+    let all = machine.cpus.len();
+    Stage::CORES.say(format_args!("gicv3, cpus {up}/{all} ({how})"));
+    Ok(Cores { meeting, here, features, distributor: Some(distributor) })
+}
+
+/// Returns whether mitigations are on under this plan.
+pub fn mitigations(plan: &Plan) -> Mitigations {
+    if plan.knobs.mitigations_off { Mitigations::Off } else { Mitigations::On }
+}
+
+/// The run loop knows the PPIs by the numbers of the Base System Architecture (DEN 0094).
+fn check_ppis(machine: &Machine) -> Result<(), Stop> {
+    let timer = &machine.timer;
+    let wrong = [
+        (Some(timer.virt), vcpu::VIRTUAL_TIMER, "virtual timer"),
+        (timer.physical, vcpu::PHYSICAL_TIMER, "physical timer"),
+        (timer.hypervisor, vcpu::HYP_TIMER, "EL2 timer"),
+        (machine.pmu, vcpu::PMU, "PMU"),
+    ]
+    .into_iter()
+    .find_map(|(found, expected, name)| {
+        found.filter(|i| i.pintid != expected).map(|i| (i.pintid, expected, name))
+    });
+    wrong.map_or(Ok(()), |(found, expected, name)| {
+        Err(stop(Stage::CORES, format_args!("the {name} is PPI {found}, {expected} expected")))
+    })
+}
+
+fn map_registers(range: PaRange) -> Result<Registers, Stop> {
+    arch::map_hyp(range, HypAttributes::Device)
+        .map(|memory| Registers::new(memory.range()))
+        .map_err(|e| stop(Stage::CORES, format_args!("registers {range}: {e}")))
+}
+
+/// Starts a core; whether it comes is seen later.
+fn start(meeting: &Meeting, (n, cpu): (usize, &Cpu), owners: &mut Owners) -> Result<(), Stop> {
+    let Cpu { mpidr, enable: how } = *cpu;
+    let say = |why: core::fmt::Arguments<'_>| stop(Stage::CORES, why);
+    let area = owners
+        .allocate(GUARD_BYTES + STACK_BYTES, PAGE_SIZE, Owner::Hypervisor)
+        .map_err(|e| say(format_args!("stack of cpu {mpidr}: {e}")))?;
+    let bottom = area.start().checked_add(GUARD_BYTES).ok_or(Stop)?;
+    let stack = PaRange::between(bottom, area.end()).ok_or(Stop)?;
+    arch::map_hyp(stack, HypAttributes::Data).map_err(|e| say(format_args!("stack: {e}")))?;
+    let boot = Box::leak(Box::new(SecondaryBoot {
+        regime: arch::regime().ok_or(Stop)?,
+        stack_top: stack.end().get(),
+        core: n as u64,
+    }));
+    let context = arch::publish_to_uncached(boot);
+    match how {
+        EnableMethod::Psci => arch::HostPsci
+            .cpu_on(mpidr, arch::secondary_entry(), context.get())
+            .map_err(|e| say(format_args!("the firmware does not start cpu {mpidr}: {e}"))),
+        EnableMethod::SpinTable(at) => {
+            let page = PaRange::new(at, 8).and_then(|r| r.page_cover()).ok_or(Stop)?;
+            let mapped = arch::map_hyp(page, HypAttributes::Data)
+                .map_err(|e| say(format_args!("spin table of cpu {mpidr} at {at}: {e}")))?;
+            let slot = mapped.part(at.page_offset(), 8).ok_or(Stop)?;
+            arch::release_from_spin_table(slot, context);
+            // The next core finds its context in the same place.
+            wait_for(meeting, meeting.arrived.load(Ordering::Acquire) + 1);
+            arch::unmap_hyp(mapped).map_err(|e| say(format_args!("spin table: {e}")))
+        }
+        EnableMethod::Unknown => {
+            Err(say(format_args!("the tree does not say how cpu {mpidr} is started")))
+        }
+    }
+}
+
+fn wait_for(meeting: &Meeting, wanted: usize) {
+    let patience = START_SECONDS * arch::counter_frequency_hz();
+    let begun = arch::counter();
+    while meeting.arrived.load(Ordering::Acquire) < wanted {
+        if arch::counter().wrapping_sub(begun) > patience {
+            return;
+        }
+        arch::relax();
+    }
+}
+
+/// Makes this core ready and says what it can do.
+fn take_seat(meeting: &Meeting, n: usize) -> Result<(), &'static str> {
+    arch::set_up_core(meeting.mitigations).map_err(|e| match e {
+        arch::CoreRefusal::Level(_) => "entered at another level than EL2",
+        arch::CoreRefusal::VheOnly => "has E2H fixed to 1, which is not supported",
+    })?;
+    arch::enable_cpu_interface();
+    let find = |r| Redistributor::find(r, meeting.stride, arch::this_mpidr());
+    let found = meeting.redistributors.iter().find_map(find);
+    let mut redistributor = found.ok_or("has no redistributor")?;
+    redistributor.wake().map_err(|_| "has a redistributor that does not answer")?;
+    for intid in vcpu::ENABLED_PRIVATE {
+        redistributor.enable(intid);
+    }
+    let seat = meeting.seats.get(n).ok_or("has no seat")?;
+    let mut seat = seat.lock();
+    seat.features = Some(arch::features().translation());
+    seat.redistributor = Some(redistributor);
+    drop(seat);
+    meeting.arrived.fetch_add(1, Ordering::AcqRel);
+    Ok(())
+}
+
+/// The first line of Rust on every core but the boot core, with its place in /cpus.
+pub fn start_secondary(n: u64) -> ! {
+    let Some(meeting) = MEETING.get() else { arch::halt() };
+    let n = usize::try_from(n).unwrap_or(usize::MAX);
+    if take_seat(meeting, n).is_err() {
+        arch::halt();
+    }
+    while !meeting.go.load(Ordering::Acquire) {
+        arch::wait_for_event();
+    }
+    work(meeting, n)
+}
+
+/// Does what the core was given to do, for good.
+fn work(meeting: &Meeting, n: usize) -> ! {
+    let Some(seat) = meeting.seats.get(n) else { arch::halt() };
+    let (core, hypervisor) = {
+        let mut seat = seat.lock();
+        (seat.core.take(), seat.hypervisor)
+    };
+    match (core, hypervisor) {
+        (Some(core), _) => Box::leak(core).serve(),
+        (None, Some(hypervisor)) => vcpu::idle(hypervisor),
+        (None, None) => arch::halt(),
+    }
+}
+
+impl Cores {
+    /// Returns whether the core of this affinity is up.
+    #[must_use]
+    pub fn is_up(&self, machine: &Machine, mpidr: Mpidr) -> bool {
+        self.seat(machine, mpidr).is_some_and(|(_, seat)| seat.lock().features.is_some())
+    }
+
+    /// Takes a core's redistributor, with its place in /cpus.
+    pub fn take_redistributor(
+        &self,
+        machine: &Machine,
+        mpidr: Mpidr,
+    ) -> Option<(PcpuId, Redistributor)> {
+        let (n, seat) = self.seat(machine, mpidr)?;
+        let redistributor = seat.lock().redistributor.take()?;
+        Some((PcpuId::new(u8::try_from(n).ok()?), redistributor))
+    }
+
+    /// Gives a core its work.
+    pub fn assign(&self, pcpu: PcpuId, core: Box<Core>) {
+        if let Some(seat) = self.meeting.seats.get(pcpu.index()) {
+            seat.lock().core = Some(core);
+        }
+    }
+
+    /// Lets all cores begin, this one too.
+    pub fn release(self, hypervisor: &'static Hypervisor) -> Result<Infallible, Stop> {
+        for seat in &self.meeting.seats {
+            seat.lock().hypervisor = Some(hypervisor);
+        }
+        self.meeting.go.store(true, Ordering::Release);
+        arch::send_event();
+        work(self.meeting, self.here)
+    }
+
+    fn seat(&self, machine: &Machine, mpidr: Mpidr) -> Option<(usize, &Lock<Seat>)> {
+        let n = machine.cpus.iter().position(|cpu| cpu.mpidr == mpidr)?;
+        Some((n, self.meeting.seats.get(n)?))
+    }
+}

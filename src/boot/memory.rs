@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Who owns what before any VM does.
+#![forbid(unsafe_code)]
+
+use super::{Stage, Stop, stop};
+use crate::arch;
+use crate::memory::owners::{Owner, Owners};
+use crate::plan::machine::{EnableMethod, Holder, Machine};
+
+/// Lists the machine's memory with what is spoken for: the firmware's, the image, the bundle.
+pub fn owners(machine: &Machine) -> Result<Owners, Stop> {
+    let refuse = |e| stop(Stage::MEMORY, format_args!("{e}"));
+    let mut owners = Owners::default();
+    for bank in &machine.memory {
+        owners.add_bank(*bank).map_err(refuse)?;
+    }
+    owners.claim(arch::image().whole(), Owner::Hypervisor).map_err(refuse)?;
+    for region in &machine.reserved {
+        owners.reserve(region.range).map_err(refuse)?;
+    }
+    for (holder, registers) in machine.held() {
+        if matches!(holder, Holder::Gic | Holder::Uart(_) | Holder::Kept(_)) {
+            owners.claim_device(registers, Owner::Hypervisor).map_err(refuse)?;
+        }
+    }
+    for cpu in &machine.cpus {
+        // A core in a spin table runs code of the firmware near its release address.
+        if let EnableMethod::SpinTable(at) = cpu.enable
+            && let Some(page) = crate::addr::PaRange::new(at, 8).and_then(|r| r.page_cover())
+        {
+            owners.reserve(page).map_err(refuse)?;
+        }
+    }
+    Ok(owners)
+}

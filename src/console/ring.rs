@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A ring of bytes with a fixed size. It knows nothing of lines.
+#![forbid(unsafe_code)]
+
+use alloc::{boxed::Box, vec};
+
+/// A first-in, first-out queue of bytes.
+#[derive(Debug)]
+pub(super) struct Ring {
+    bytes: Box<[u8]>,
+    /// Where the oldest byte is.
+    head: usize,
+    len: usize,
+}
+
+impl Ring {
+    /// Makes a ring that holds `size` bytes. This allocates; nothing else here does.
+    pub(super) fn new(size: usize) -> Self {
+        Self { bytes: vec![0; size].into_boxed_slice(), head: 0, len: 0 }
+    }
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Returns how many bytes can still be pushed.
+    pub(super) fn room(&self) -> usize {
+        self.bytes.len() - self.len
+    }
+
+    /// Adds a byte; returns whether there was room.
+    pub(super) fn push(&mut self, byte: u8) -> bool {
+        let at = self.place(self.len);
+        if self.room() == 0 {
+            return false;
+        }
+        if let Some(slot) = self.bytes.get_mut(at) {
+            *slot = byte;
+            self.len += 1;
+        }
+        true
+    }
+    /// Takes the oldest byte.
+    pub(super) fn pop(&mut self) -> Option<u8> {
+        let byte = self.peek(0)?;
+        self.head = self.place(1);
+        self.len -= 1;
+        Some(byte)
+    }
+    /// Returns the byte `ahead` places behind the oldest.
+    pub(super) fn peek(&self, ahead: usize) -> Option<u8> {
+        (ahead < self.len).then(|| self.bytes.get(self.place(ahead)).copied())?
+    }
+    /// Forgets the newest bytes, until `len` are left.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Returns the place of the byte `ahead` places behind the oldest; `ahead` is at most the size.
+    fn place(&self, ahead: usize) -> usize {
+        let at = self.head + ahead;
+        if at >= self.bytes.len() { at - self.bytes.len() } else { at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    proptest! {
+        #[test]
+        fn follows_the_model(
+            size in 1usize..20,
+            steps in proptest::collection::vec((0u8..8, any::<u8>()), 0..200),
+        ) {
+            let mut ring = Ring::new(size);
+            let mut model = VecDeque::new();
+            for (step, byte) in steps {
+                match step {
+                    0..=3 => {
+                        prop_assert_eq!(ring.push(byte), model.len() < size);
+                        if model.len() < size {
+                            model.push_back(byte);
+                        }
+                    }
+                    4..=6 => prop_assert_eq!(ring.pop(), model.pop_front()),
+                    _ => {
+                        ring.truncate(usize::from(byte));
+                        model.truncate(usize::from(byte));
+                    }
+                }
+                prop_assert_eq!(ring.len(), model.len());
+                prop_assert_eq!(ring.room(), size - model.len());
+                for n in 0..=size {
+                    prop_assert_eq!(ring.peek(n), model.get(n).copied());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn t112_ring_of_no_size_is_full() {
+        let mut ring = Ring::new(0);
+        assert!(!ring.push(1) && ring.pop().is_none() && ring.room() == 0);
+    }
+}

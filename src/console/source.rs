@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What one source has to say: its bytes, and how many lines they make. It does not know its name.
+#![forbid(unsafe_code)]
+
+use super::filter::{Filter, Verdict};
+use super::ring::Ring;
+use super::{Counters, Push};
+use core::fmt::{self, Write};
+
+/// Bytes that wait for the wire.
+#[derive(Debug)]
+pub(super) struct Source {
+    ring: Ring,
+    /// Newlines in the ring.
+    lines: usize,
+    /// When the unfinished line was first seen with its last byte.
+    partial_since: Option<u64>,
+    pub(super) counters: Counters,
+}
+
+impl Source {
+    /// Makes a source that keeps `size` bytes. This allocates.
+    pub(super) fn new(size: usize) -> Self {
+        Self { ring: Ring::new(size), lines: 0, partial_since: None, counters: Counters::default() }
+    }
+    pub(super) fn size(&self) -> usize {
+        self.ring.size()
+    }
+    pub(super) fn len(&self) -> usize {
+        self.ring.len()
+    }
+    pub(super) fn room(&self) -> usize {
+        self.ring.room()
+    }
+    pub(super) fn has_line(&self) -> bool {
+        self.lines > 0
+    }
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.ring.peek(0)
+    }
+
+    /// Adds a byte, or counts that it is lost.
+    pub(super) fn push(&mut self, byte: u8) -> Push {
+        if !self.ring.push(byte) {
+            self.counters.dropped += 1;
+            return Push::Full;
+        }
+        self.counters.bytes += 1;
+        self.lines += usize::from(byte == b'\n');
+        self.partial_since = None;
+        Push::Accepted
+    }
+
+    /// Makes room for a byte at the price of the oldest, which counts as lost.
+    pub(super) fn make_room(&mut self) {
+        if self.room() == 0 && self.pop().is_some() {
+            self.counters.dropped += 1;
+        }
+    }
+
+    /// Adds a line without control characters, whole or not at all. A loss is not counted here.
+    pub(super) fn push_line(&mut self, line: fmt::Arguments<'_>) -> Push {
+        let before = self.ring.len();
+        let mut writer = Writer { ring: &mut self.ring, filter: Filter::default() };
+        if writer.write_fmt(line).is_err() || !self.ring.push(b'\n') {
+            self.ring.truncate(before);
+            return Push::Full;
+        }
+        self.lines += 1;
+        self.counters.bytes += u64::try_from(self.ring.len() - before).unwrap_or(0);
+        Push::Accepted
+    }
+
+    /// Takes the oldest byte.
+    pub(super) fn pop(&mut self) -> Option<u8> {
+        let byte = self.ring.pop()?;
+        self.lines -= usize::from(byte == b'\n');
+        self.partial_since = None;
+        Some(byte)
+    }
+
+    /// Returns when an unfinished line has waited for `after_ticks`; `None` when there is none.
+    pub(super) fn partial_due(&mut self, now_ticks: u64, after_ticks: u64) -> Option<u64> {
+        if self.ring.is_empty() || self.lines > 0 {
+            return None;
+        }
+        Some(self.partial_since.get_or_insert(now_ticks).saturating_add(after_ticks))
+    }
+}
+
+/// Writes text of a line into a ring.
+struct Writer<'a> {
+    ring: &'a mut Ring,
+    filter: Filter,
+}
+
+impl Write for Writer<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            let verdict = self.filter.next(byte);
+            let byte = if byte == b'\n' { b' ' } else { byte };
+            if verdict == Verdict::Keep && !self.ring.push(byte) {
+                return Err(fmt::Error);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Comparing the list registers in use with the models, one after the other.
+//!
+//! | list register | model | outcome |
+//! |---|---|---|
+//! | empty | pending again | pending again, in place |
+//! | empty | – | retired |
+//! | pending | disabled, line low, taken back, routed elsewhere | withdrawn |
+//! | pending | priority, group or trigger changed | rewritten |
+//! | active | pending again | pending and active; a hardware link is cut, EL2 deactivates |
+//! | active | ICACTIVER | retired; EL2 deactivates what was linked |
+//!
+//! Must not choose what comes next: that is `refill`. IHI 0069 H 5.2 to 5.4.
+#![forbid(unsafe_code)]
+
+use super::{Delivery, ListRegisters, SLOTS, SpiToken, Vgic};
+use crate::gic::Effects;
+use crate::gic::bank::{Bank, bits_of};
+use crate::gic::vdist::{Net, Spi};
+use crate::gic::vredist::Vredist;
+use crate::id::{Pintid, Vintid};
+use crate::spec::gic::{Lr, LrState, SPI_FIRST, ich_hcr};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+
+/// One run of `reconcile`: what it looks at, and what it has seen.
+pub(super) struct Pass<'a, L, E> {
+    pub vgic: &'a Vgic,
+    pub own: &'a Vredist,
+    pub token: &'a mut SpiToken,
+    pub lrs: &'a mut L,
+    pub net: Net<'a, E>,
+    pub ctlr: u32,
+    /// Pending bits of SGIs and PPIs to be taken back.
+    retract: u32,
+    /// Active bits of SGIs and PPIs to be taken back.
+    deactivate: u32,
+    /// The list registers in use, as they are now.
+    pub seen: [Lr; SLOTS],
+}
+
+/// An interrupt, and the list register it is in or goes to.
+#[derive(Clone, Copy)]
+pub(super) struct Listing<'a> {
+    pub slot: u32,
+    pub intid: u32,
+    pub bank: &'a Bank,
+    pub bit: u32,
+}
+
+impl Listing<'_> {
+    /// Returns whether the interrupt is in the word.
+    fn is_in(self, word: &AtomicU32) -> bool {
+        word.load(Relaxed) & self.bit != 0
+    }
+    /// Takes the interrupt from the word and returns whether it was there.
+    fn take(self, word: &AtomicU32) -> bool {
+        self.is_in(word) && word.fetch_and(!self.bit, SeqCst) & self.bit != 0
+    }
+    /// Returns whether the interrupt has no memory of its own but follows its line.
+    pub fn is_level(self) -> bool {
+        self.bank.edge() & self.bit == 0
+    }
+    /// Makes the value of a list register with the interrupt pending, without link.
+    pub fn pending(self) -> Lr {
+        let priority = self.bank.priority(self.intid & 31);
+        let lr = Lr::pending(Vintid::new(self.intid), priority)
+            .with_group_bit(self.bank.group1() >> (self.intid & 31));
+        if self.is_level() { lr.with_eoi() } else { lr }
+    }
+    /// Publishes the state in the list register.
+    pub fn show(self, lr: Lr) {
+        let words = [
+            (&self.bank.shown_pending, lr.is_pending()),
+            (&self.bank.shown_active, lr.is_active()),
+        ];
+        for (word, is_set) in words {
+            let others = word.load(Relaxed) & !self.bit;
+            word.store(others | if is_set { self.bit } else { 0 }, Relaxed);
+        }
+    }
+}
+
+impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
+    /// Finds the state of an interrupt.
+    pub fn listing(&self, slot: u32, intid: u32) -> Option<Listing<'a>> {
+        let bank = match intid >> 5 {
+            0 => &self.own.bank,
+            word => self.vgic.vdist.bank(word)?,
+        };
+        Some(Listing { slot, intid, bank, bit: 1 << (intid & 31) })
+    }
+    /// Finds an SPI.
+    pub fn spi(&self, intid: u32) -> Option<&'a Spi> {
+        self.vgic.vdist.spi(intid)
+    }
+    /// Returns whether the interrupt goes to this vCPU.
+    fn is_mine(&self, intid: u32) -> bool {
+        self.spi(intid).is_none_or(|spi| spi.is_for(self.own.id()))
+    }
+    /// Returns whether the guest took back the pending and the active bit.
+    fn taken_back(&self, on: Listing<'_>) -> (bool, bool) {
+        if on.intid < SPI_FIRST {
+            (self.retract & on.bit != 0, self.deactivate & on.bit != 0)
+        } else {
+            (on.take(&on.bank.retract), on.take(&on.bank.deactivate))
+        }
+    }
+    /// Writes a list register.
+    pub fn write(&mut self, slot: u32, lr: Lr) {
+        self.lrs.write(slot as usize, lr);
+        self.note(slot, lr);
+    }
+    fn note(&mut self, slot: u32, lr: Lr) {
+        if let Some(seen) = self.seen.get_mut(slot as usize) {
+            *seen = lr;
+        }
+    }
+}
+
+impl Delivery {
+    /// Brings models and list registers into line: takes in what the guest has done, withdraws
+    /// what is not to be delivered any more, and fills free list registers with what is most
+    /// urgent. Also what a guest's read of pending or active bits needs before it.
+    pub fn reconcile<L: ListRegisters, E: Effects>(
+        &mut self,
+        vgic: &Vgic,
+        token: &mut SpiToken,
+        lrs: &mut L,
+        effects: &E,
+    ) {
+        let Some(mut pass) = self.look(vgic, token, lrs, effects) else { return };
+        self.refill(&mut pass);
+        self.set_control(&mut pass);
+    }
+
+    /// Moves everything from list registers into the models: what a core does whose vCPU is
+    /// switched off. After it is switched on again, `look_again` and a flush bring it back.
+    pub fn vacate<L: ListRegisters, E: Effects>(
+        &mut self,
+        vgic: &Vgic,
+        token: &mut SpiToken,
+        lrs: &mut L,
+        effects: &E,
+    ) {
+        let Some(mut pass) = self.look(vgic, token, lrs, effects) else { return };
+        for slot in bits_of(self.usable & !self.free) {
+            self.evict(&mut pass, slot);
+        }
+        self.has_backlog = false;
+        self.set_control(&mut pass);
+        pass.own.look_again();
+    }
+
+    fn look<'a, L: ListRegisters, E: Effects>(
+        &mut self,
+        vgic: &'a Vgic,
+        token: &'a mut SpiToken,
+        lrs: &'a mut L,
+        effects: &'a E,
+    ) -> Option<Pass<'a, L, E>> {
+        let own = vgic.vredist(self.vcpu)?;
+        let raised = own.take_work().raised();
+        // Requests before latches: what was made pending after a request stays pending.
+        let retract = own.bank.retract.swap(0, SeqCst);
+        let deactivate = own.bank.deactivate.swap(0, SeqCst);
+        own.bank.pending.fetch_or(raised, SeqCst);
+        let net = Net { own: Some(self.vcpu), ..vgic.net(effects) };
+        let ctlr = own.ctlr.load(Relaxed);
+        let seen = [Lr::EMPTY; SLOTS];
+        let mut pass = Pass { vgic, own, token, lrs, net, ctlr, retract, deactivate, seen };
+        self.take_ends(&mut pass);
+        for slot in bits_of(self.usable & !self.free) {
+            self.review(&mut pass, slot);
+        }
+        self.deactivate_orphans(&mut pass);
+        Some(pass)
+    }
+
+    /// Compares one list register with the model.
+    fn review<L: ListRegisters, E: Effects>(&mut self, pass: &mut Pass<'_, L, E>, slot: u32) {
+        let was = pass.lrs.read(slot as usize);
+        let Some(on) = pass.listing(slot, was.vintid().get()) else { return };
+        let (retract, deactivate) = pass.taken_back(on);
+        let active = was.is_active() && !deactivate;
+        if active {
+            // ISACTIVER while it was active already.
+            on.take(&on.bank.active);
+        } else if was.is_active() && was.is_linked() {
+            self.owe(on, was);
+        }
+        let eligible = on.bank.eligible(pass.ctlr) & on.bit != 0;
+        let deliverable = eligible && pass.is_mine(on.intid);
+        let mut latched = was.is_pending() && !retract && self.line_driven >> slot & 1 == 0;
+        if deliverable {
+            latched |= on.bank.take_pending(on.bit) != 0;
+        } else if latched {
+            on.bank.pending.fetch_or(on.bit, SeqCst);
+            latched = false;
+        }
+        let by_line = !active && deliverable && on.bank.held_by_line() & on.bit != 0;
+        let now = if active {
+            let elsewhere = eligible && on.is_in(&on.bank.pending);
+            self.still_active(on, was, latched, elsewhere)
+        } else if latched || by_line {
+            self.pending_again(pass, on, was)
+        } else {
+            return self.retire(pass, on, was);
+        };
+        self.line_driven &= !(1 << slot);
+        self.line_driven |= u32::from(!active && !latched) << slot;
+        on.show(now);
+        if now != was {
+            pass.write(slot, now);
+        }
+        pass.note(slot, now);
+    }
+
+    /// Returns what a list register holds on with that is active: pending as well where it is
+    /// `latched`, and reported at its end where it is `awaited` elsewhere.
+    fn still_active(&mut self, on: Listing<'_>, was: Lr, latched: bool, awaited: bool) -> Lr {
+        let state = if latched { LrState::PendingActive } else { LrState::Active };
+        let mut lr = was.with_state(state);
+        if lr.is_linked() && (latched || awaited) {
+            self.owe(on, was);
+            lr = lr.without_link();
+        }
+        if !lr.is_linked() && (on.is_level() || awaited || on.is_in(&on.bank.linked)) {
+            lr = lr.with_eoi();
+        }
+        lr
+    }
+
+    /// Returns what a list register holds whose interrupt is pending, still or again.
+    fn pending_again<L: ListRegisters, E: Effects>(
+        &self,
+        pass: &Pass<'_, L, E>,
+        on: Listing<'_>,
+        was: Lr,
+    ) -> Lr {
+        let kept = if was.is_pending() { was.pintid() } else { None };
+        match kept.or_else(|| self.take_link(pass, on)) {
+            Some(pintid) => on.pending().with_link(pintid),
+            None => on.pending(),
+        }
+    }
+
+    /// Gives a list register back.
+    fn retire<L: ListRegisters, E: Effects>(
+        &mut self,
+        pass: &mut Pass<'_, L, E>,
+        on: Listing<'_>,
+        was: Lr,
+    ) {
+        if was.is_pending() && was.is_linked() {
+            self.owe(on, was);
+        }
+        if was.state() != LrState::Invalid || was.has_eoi() {
+            pass.write(on.slot, Lr::EMPTY);
+        }
+        self.free |= 1 << on.slot;
+        self.line_driven &= !(1 << on.slot);
+        if on.intid < SPI_FIRST {
+            on.bank.unlist(on.bit);
+        } else {
+            pass.vgic.vdist.unlist(pass.token, on.intid, &pass.net);
+        }
+    }
+
+    /// Notes that EL2 must deactivate the physical interrupt itself, or link it again.
+    pub(super) fn owe(&mut self, on: Listing<'_>, lr: Lr) {
+        if let Some(pintid) = lr.pintid() {
+            on.bank.linked.fetch_or(on.bit, Relaxed);
+            if on.intid < SPI_FIRST {
+                self.set_link(on.intid, pintid);
+            }
+        }
+    }
+    /// Takes the physical interrupt that waits for the guest, to link it.
+    pub(super) fn take_link<L: ListRegisters, E: Effects>(
+        &self,
+        pass: &Pass<'_, L, E>,
+        on: Listing<'_>,
+    ) -> Option<Pintid> {
+        if !on.take(&on.bank.linked) {
+            return None;
+        }
+        pass.spi(on.intid).map_or_else(|| self.link(on.intid), Spi::link)
+    }
+
+    /// Takes in the ends of interrupts that are active but in no list register: the guest ends
+    /// them most urgent first, since that is the order of its priority drops.
+    fn take_ends<L: ListRegisters, E: Effects>(&mut self, pass: &mut Pass<'_, L, E>) {
+        self.evicted &= pass.own.bank.active.load(Relaxed);
+        if self.evicted == 0 && !self.has_evicted_spis {
+            return;
+        }
+        for _ in 0..pass.lrs.take_eoi_count() {
+            let Some(intid) = self.most_urgent_evicted(pass) else { break };
+            if intid < SPI_FIRST {
+                self.evicted &= !(1 << intid);
+                pass.own.bank.active.fetch_and(!(1 << intid), SeqCst);
+            } else {
+                pass.vgic.vdist.deactivate(pass.token, Vintid::new(intid), &pass.net);
+            }
+        }
+        self.has_evicted_spis = self.has_evicted_spis && Self::evicted_spis(pass).next().is_some();
+    }
+
+    fn most_urgent_evicted<L: ListRegisters, E: Effects>(
+        &self,
+        pass: &Pass<'_, L, E>,
+    ) -> Option<u32> {
+        bits_of(self.evicted).chain(Self::evicted_spis(pass)).min_by_key(|&intid| {
+            let private = self.running_priority.get(intid as usize).copied();
+            private.or_else(|| pass.spi(intid).map(Spi::running_priority))
+        })
+    }
+
+    fn evicted_spis<L, E>(pass: &Pass<'_, L, E>) -> impl Iterator<Item = u32> {
+        let (vdist, vcpu) = (&pass.vgic.vdist, pass.own.id());
+        let banks = (1..=vdist.bank_count()).filter_map(|word| Some((word, vdist.bank(word)?)));
+        banks
+            .flat_map(|(word, bank)| {
+                let evicted = bank.active.load(Relaxed) & !bank.listed.load(Relaxed);
+                bits_of(evicted).map(move |bit| word << 5 | bit)
+            })
+            .filter(move |&intid| vdist.spi(intid).is_some_and(|spi| spi.is_held_by(vcpu)))
+    }
+
+    /// Deactivates the physical interrupts behind PPIs that nobody holds any more.
+    fn deactivate_orphans<L: ListRegisters, E: Effects>(&mut self, pass: &mut Pass<'_, L, E>) {
+        let orphans = pass.own.bank.orphans();
+        for intid in bits_of(orphans) {
+            if let Some(pintid) = self.link(intid) {
+                pass.lrs.deactivate(pintid);
+            }
+        }
+        if orphans != 0 {
+            pass.own.bank.linked.fetch_and(!orphans, Relaxed);
+        }
+    }
+
+    fn set_control<L: ListRegisters, E: Effects>(&mut self, pass: &mut Pass<'_, L, E>) {
+        let mut control = Self::CONTROL;
+        if self.has_backlog {
+            control |= ich_hcr::NPIE;
+        }
+        if self.evicted != 0 || self.has_evicted_spis {
+            control |= ich_hcr::LRENPIE;
+        }
+        if control & !self.control & ich_hcr::LRENPIE != 0 {
+            // What the guest ended up to now was nothing that it had begun.
+            pass.lrs.take_eoi_count();
+        }
+        if control != self.control {
+            self.control = control;
+            pass.lrs.set_control(control);
+        }
+    }
+}

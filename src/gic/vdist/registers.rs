@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The registers of the virtual distributor (IHI 0069 H 12.8).
+//!
+//! One Security state, affinity routing always on, no LPIs, no message-based SPIs. What is
+//! reserved, and what belongs to SGIs and PPIs, is RAZ/WI; only a wrong width is an error.
+#![forbid(unsafe_code)]
+
+use super::{Net, SpiToken, Vdist};
+use crate::bits::{MmioError, Width};
+use crate::gic::vredist::halves;
+use crate::gic::{Effects, IIDR};
+use crate::spec::gic::{self, BitRegister, gicd};
+use core::sync::atomic::Ordering::Relaxed;
+
+/// The bits of GICD_CTLR that can be written.
+const CTLR_WRITABLE: u32 = gicd::CTLR_ENABLE_GROUP0 | gicd::CTLR_ENABLE_GROUP1;
+/// The bits of GICD_IROUTER<n> that exist.
+const ROUTER: u64 = crate::id::Mpidr::AFFINITY | gicd::IROUTER_ANY;
+
+impl Vdist {
+    /// Reads at `offset` of the 64 KiB.
+    ///
+    /// # Errors
+    /// Where no register takes the width or alignment, or past the frame.
+    #[inline]
+    pub fn read(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
+        if width == Width::Word && offset < gicd::SETSPI_NSR {
+            return match offset {
+                gicd::CTLR => Ok(u64::from(self.ctlr() | gicd::CTLR_ARE | gicd::CTLR_DS)),
+                gicd::TYPER => Ok(u64::from(self.typer)),
+                gicd::IIDR => Ok(u64::from(IIDR)),
+                _ if offset & 3 != 0 => Err(MmioError::Width),
+                _ => Ok(0),
+            };
+        }
+        check(offset, width)?;
+        Ok(match width {
+            Width::Double => self.read_router(offset),
+            Width::Byte => u64::from(self.read_word(offset & !3) >> (8 * (offset & 3)) & 0xff),
+            Width::Half => 0,
+            Width::Word => u64::from(self.read_word(offset)),
+        })
+    }
+
+    fn read_word(&self, offset: u64) -> u32 {
+        if let Some(register) = BitRegister::at(offset) {
+            return self.bank(bit_word(offset)).map_or(0, |bank| bank.read(register));
+        }
+        match offset {
+            gicd::IPRIORITYR..gicd::ITARGETSR => {
+                let (word, part) = priority_word(offset);
+                self.bank(word).map_or(0, |bank| bank.read_priorities(part))
+            }
+            gicd::ICFGR..gicd::IGRPMODR => {
+                let (word, half) = config_word(offset);
+                self.bank(word).map_or(0, |bank| bank.read_config(half))
+            }
+            gicd::IROUTER..gicd::IROUTER_END => {
+                let [low, high] = halves(self.read_router(offset & !7));
+                if offset & 4 == 0 { low } else { high }
+            }
+            gic::PIDR2 => gic::PIDR2_GICV3,
+            _ => 0,
+        }
+    }
+
+    fn read_router(&self, offset: u64) -> u64 {
+        self.spi(router_intid(offset)).map_or(0, |spi| spi.router.load(Relaxed))
+    }
+
+    /// Writes at `offset` of the 64 KiB.
+    ///
+    /// # Errors
+    /// Where no register takes the width or alignment, or past the frame.
+    #[inline]
+    pub(in crate::gic) fn write<E: Effects>(
+        &self,
+        token: &mut SpiToken,
+        (offset, width): (u64, Width),
+        value: u64,
+        net: &Net<'_, E>,
+    ) -> Result<(), MmioError> {
+        check(offset, width)?;
+        let [word, _] = halves(value);
+        match width {
+            Width::Double => self.write_router(token, offset, value, net),
+            Width::Byte => {
+                let shift = 8 * (offset & 3);
+                self.write_priorities(offset, (word & 0xff) << shift, 0xff << shift, net);
+            }
+            Width::Half => {}
+            Width::Word => self.write_word(token, offset, word, net),
+        }
+        Ok(())
+    }
+
+    fn write_word<E: Effects>(
+        &self,
+        token: &mut SpiToken,
+        offset: u64,
+        value: u32,
+        net: &Net<'_, E>,
+    ) {
+        if let Some(register) = BitRegister::at(offset) {
+            return self.write_bits(token, bit_word(offset), register, value, net);
+        }
+        match offset {
+            gicd::CTLR => self.write_ctlr(value, net),
+            gicd::IPRIORITYR..gicd::ITARGETSR => {
+                self.write_priorities(offset, value, u32::MAX, net);
+            }
+            gicd::ICFGR..gicd::IGRPMODR => {
+                let (word, half) = config_word(offset);
+                if let Some(bank) = self.bank(word) {
+                    self.notify(word, bank.write_config(half, value), net);
+                }
+            }
+            gicd::IROUTER..gicd::IROUTER_END => {
+                let old = self.read_router(offset & !7);
+                let shift = 8 * (offset & 4);
+                let router = old & !(0xffff_ffff << shift) | u64::from(value) << shift;
+                self.write_router(token, offset & !7, router, net);
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes a register with a bit for each of INTIDs 32 × `word` and the following 31.
+    #[inline(always)]
+    pub(super) fn write_bits<E: Effects>(
+        &self,
+        _: &mut SpiToken,
+        word: u32,
+        register: BitRegister,
+        value: u32,
+        net: &Net<'_, E>,
+    ) {
+        let Some(bank) = self.bank(word) else { return };
+        let change = bank.write(register, value);
+        match register {
+            BitRegister::ClearPending => self.deactivate_orphans(word, bank, net),
+            BitRegister::ClearActive => {
+                for bit in super::bits_of(change.look & !bank.listed.load(Relaxed)) {
+                    self.spi(word << 5 | bit).into_iter().for_each(super::Spi::let_go);
+                }
+                self.deactivate_orphans(word, bank, net);
+            }
+            _ => {}
+        }
+        self.notify(word, change, net);
+    }
+
+    fn write_priorities<E: Effects>(&self, offset: u64, value: u32, mask: u32, net: &Net<'_, E>) {
+        if !(gicd::IPRIORITYR..gicd::ITARGETSR).contains(&offset) {
+            return;
+        }
+        let (word, part) = priority_word(offset);
+        if let Some(bank) = self.bank(word) {
+            self.notify(word, bank.write_priorities(part, value, mask), net);
+        }
+    }
+
+    fn write_router<E: Effects>(
+        &self,
+        _: &mut SpiToken,
+        offset: u64,
+        value: u64,
+        net: &Net<'_, E>,
+    ) {
+        let intid = router_intid(offset);
+        let Some(spi) = self.spi(intid) else { return };
+        spi.router.store(value & ROUTER, Relaxed);
+        let target = net.target(value & ROUTER);
+        let moved = spi.target.swap(target, Relaxed) != target;
+        if let (Some(pintid), Some(vredist)) = (spi.link(), net.vredists.get(usize::from(target)))
+            && moved
+        {
+            net.effects.route(pintid, vredist.id());
+        }
+        if moved {
+            let bit = 1 << (intid & 31);
+            self.notify(intid >> 5, super::Change { woken: bit, look: bit }, net);
+        }
+    }
+
+    fn write_ctlr<E: Effects>(&self, value: u32, net: &Net<'_, E>) {
+        let value = value & CTLR_WRITABLE;
+        if self.ctlr.swap(value, Relaxed) == value {
+            return;
+        }
+        for vredist in net.vredists {
+            vredist.ctlr.store(value, Relaxed);
+            vredist.post_look(net.effects);
+        }
+        self.wake_all(net);
+    }
+
+    /// Tells of all deliverable SPIs: after a change that concerns all of them.
+    pub(in crate::gic) fn wake_all<E: Effects>(&self, net: &Net<'_, E>) {
+        for word in 1..=self.bank_count() {
+            self.notify(word, super::Change { woken: u32::MAX, look: 0 }, net);
+        }
+    }
+}
+
+/// Returns which word of INTIDs a [`BitRegister`] at `offset` is for.
+#[inline(always)]
+fn bit_word(offset: u64) -> u32 {
+    halves(offset >> 2)[0] & 31
+}
+
+/// Returns which word of INTIDs, and which eighth of it, IPRIORITYR at `offset` is for.
+#[inline(always)]
+fn priority_word(offset: u64) -> (u32, u32) {
+    let register = halves(offset >> 2)[0] & 0xff;
+    (register >> 3, register & 7)
+}
+
+/// Returns which word of INTIDs, and which half of it, ICFGR at `offset` is for.
+#[inline(always)]
+fn config_word(offset: u64) -> (u32, u32) {
+    let register = halves(offset >> 2)[0] & 0x3f;
+    (register >> 1, register & 1)
+}
+
+/// Returns the INTID that IROUTER at `offset` is for.
+#[inline(always)]
+fn router_intid(offset: u64) -> u32 {
+    halves(offset >> 3)[0] & 0x3ff
+}
+
+/// Checks that a register at `offset` takes accesses of `width` (IHI 0069 H 12.1.3).
+#[inline(always)]
+fn check(offset: u64, width: Width) -> Result<(), MmioError> {
+    if offset >= gic::GICD_BYTES {
+        return Err(MmioError::Unmapped);
+    }
+    let fits = match width {
+        Width::Word => offset & 3 == 0,
+        Width::Byte => {
+            let sgis = (gicd::CPENDSGIR..gicd::SPENDSGIR_END).contains(&offset);
+            (gicd::IPRIORITYR..gicd::ICFGR).contains(&offset) || sgis
+        }
+        Width::Half => offset & 1 == 0 && (gicd::SETSPI_NSR..gicd::CLRSPI_END).contains(&offset),
+        Width::Double => offset & 7 == 0 && (gicd::IROUTER..gicd::IROUTER_END).contains(&offset),
+    };
+    if fits { Ok(()) } else { Err(MmioError::Width) }
+}

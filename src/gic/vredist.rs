@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The virtual redistributor of one vCPU: its SGIs and PPIs, and what it is told to look at.
+//!
+//! Any core may touch it; only the vCPU's own core takes the work and lists interrupts. Must not
+//! know SPIs or list registers. IHI 0069 H 12.10 and 12.11.
+#![forbid(unsafe_code)]
+
+use super::bank::{Bank, Change};
+use super::{Effects, IIDR};
+use crate::bits::{Level, MmioError, Width};
+use crate::id::{Mpidr, VcpuId, Vintid};
+use crate::spec::gic::{self, BitRegister, gicd, gicr};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+
+/// SGIs are edge-triggered, always.
+const SGIS: u32 = 0xffff;
+/// GICR_WAKER of a PE that sleeps, which is how it starts.
+const ASLEEP: u32 = gicr::WAKER_PROCESSOR_SLEEP | gicr::WAKER_CHILDREN_ASLEEP;
+
+/// Which redistributor of the VM it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// Another one follows it.
+    Inner,
+    /// The last one of the VM.
+    Last,
+}
+
+/// The virtual redistributor of one vCPU.
+#[derive(Debug)]
+pub struct Vredist {
+    /// Bits 31:0 are SGIs and PPIs that became pending; [`Self::LOOK`] asks for everything.
+    work: AtomicU64,
+    /// A copy of GICD_CTLR.
+    pub(super) ctlr: AtomicU32,
+    /// Bit n is set where INTIDs 32n to 32n + 31 may have a deliverable SPI for this vCPU.
+    pub(super) spi_words: AtomicU32,
+    pub(super) bank: Bank,
+    waker: AtomicU32,
+    typer: u64,
+    id: VcpuId,
+    affinity: Mpidr,
+}
+
+impl Vredist {
+    /// The bit of the work word that asks its owner to compare models and list registers.
+    const LOOK: u64 = 1 << 32;
+
+    /// Makes the redistributor of a vCPU, in the state after reset.
+    pub fn new(id: VcpuId, affinity: Mpidr, place: Place) -> Self {
+        let last = if place == Place::Last { gicr::TYPER_LAST } else { 0 };
+        let number = u64::from(id.get()) << gicr::TYPER_NUMBER_SHIFT;
+        Self {
+            work: AtomicU64::new(0),
+            ctlr: AtomicU32::new(0),
+            spi_words: AtomicU32::new(0),
+            bank: Bank::new(u32::MAX, SGIS),
+            waker: AtomicU32::new(ASLEEP),
+            typer: u64::from(affinity.packed()) << gicr::TYPER_AFFINITY_SHIFT | number | last,
+            id,
+            affinity,
+        }
+    }
+
+    /// Returns the vCPU that it belongs to.
+    pub fn id(&self) -> VcpuId {
+        self.id
+    }
+    /// Returns the vCPU's affinity.
+    pub fn affinity(&self) -> Mpidr {
+        self.affinity
+    }
+    /// Returns whether the guest says that the vCPU is awake (GICR_WAKER).
+    pub fn is_awake(&self) -> bool {
+        self.waker.load(Relaxed) & gicr::WAKER_PROCESSOR_SLEEP == 0
+    }
+
+    /// Returns whether the owner has something to flush before it enters its guest.
+    #[inline(always)]
+    pub fn has_work(&self) -> bool {
+        self.work.load(Relaxed) != 0
+    }
+    /// Takes the work: its owner alone does this. Pairs with the release in `post`.
+    #[inline(always)]
+    pub(super) fn take_work(&self) -> Work {
+        Work(self.work.swap(0, AcqRel))
+    }
+    /// Asks for a flush that compares models and list registers: what a maintenance interrupt
+    /// means.
+    pub fn look_again(&self) {
+        self.work.fetch_or(Self::LOOK, AcqRel);
+    }
+
+    /// Makes the SGI or PPI `intid` pending; only the low five bits count.
+    #[inline(always)]
+    pub fn raise<E: Effects>(&self, intid: u32, effects: &E) {
+        self.post(1 << (intid & 31), effects);
+    }
+    /// Asks for a look, from whichever core.
+    pub(super) fn post_look<E: Effects>(&self, effects: &E) {
+        self.post(Self::LOOK, effects);
+    }
+    /// Leaves work and makes sure that the owner finds it.
+    ///
+    /// Work that was there already has had its kick, or its owner is in EL2 and about to look.
+    #[inline(always)]
+    fn post<E: Effects>(&self, work: u64, effects: &E) {
+        if self.work.fetch_or(work, AcqRel) == 0 {
+            effects.kick(self.id);
+        }
+    }
+
+    /// Sets the level of a PPI's line that EL2 drives. SGIs have no line.
+    pub fn set_level<E: Effects>(&self, vintid: Vintid, level: Level, effects: &E) {
+        let intid = vintid.get();
+        if !(gic::PPI_FIRST..gic::SPI_FIRST).contains(&intid) {
+            return;
+        }
+        self.apply(self.bank.set_line(1 << intid, level), effects);
+    }
+    /// Clears the pending bit of an SGI or PPI, as a write to ICPENDR0 would: what is done for a
+    /// linked timer whose physical line has gone low.
+    pub fn retract<E: Effects>(&self, vintid: Vintid, effects: &E) {
+        if vintid.get() < gic::SPI_FIRST {
+            self.write_bits(BitRegister::ClearPending, 1 << vintid.get(), effects);
+        }
+    }
+    /// Clears the active bit of an SGI or PPI: what a trapped write to ICC_DIR_EL1 asks for.
+    pub(super) fn deactivate<E: Effects>(&self, intid: u32, effects: &E) {
+        self.write_bits(BitRegister::ClearActive, 1 << (intid & 31), effects);
+    }
+
+    /// Returns to the state after reset, the copy of GICD_CTLR included.
+    pub(super) fn reset(&self) {
+        self.bank.reset();
+        self.waker.store(ASLEEP, Relaxed);
+        for word in [&self.ctlr, &self.spi_words] {
+            word.store(0, Relaxed);
+        }
+        self.work.store(0, Relaxed);
+    }
+
+    /// Reads at `offset` of the 128 KiB.
+    ///
+    /// # Errors
+    /// Where no register takes the width or alignment, or past the frames.
+    #[inline]
+    pub fn read(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
+        check(offset, width)?;
+        Ok(match width {
+            Width::Double if offset == gicr::TYPER => self.typer,
+            Width::Double => 0,
+            Width::Byte => {
+                let word = self.bank.read_priorities(priority_word(offset));
+                u64::from(word >> (8 * (offset & 3)) & 0xff)
+            }
+            _ => u64::from(self.read_word(offset)),
+        })
+    }
+
+    fn read_word(&self, offset: u64) -> u32 {
+        if let Some(offset) = offset.checked_sub(gic::GICR_SGI_BASE) {
+            return match (BitRegister::at(offset), offset) {
+                (Some(BitRegister::SetPending | BitRegister::ClearPending), 0x200 | 0x280) => {
+                    let raised = Work(self.work.load(Relaxed)).raised();
+                    raised | self.bank.read(BitRegister::SetPending)
+                }
+                (Some(register), _) if offset & 0x7f == 0 => self.bank.read(register),
+                (_, 0x400..0x420) => self.bank.read_priorities(priority_word(offset)),
+                (_, 0xc00) => self.bank.read_config(0),
+                (_, 0xc04) => self.bank.read_config(1),
+                _ => 0,
+            };
+        }
+        let [typer_low, typer_high] = halves(self.typer);
+        match offset {
+            gicr::IIDR => IIDR,
+            gicr::TYPER => typer_low,
+            gicr::TYPER_HIGH => typer_high,
+            gicr::WAKER => self.waker.load(Relaxed),
+            gic::PIDR2 => gic::PIDR2_GICV3,
+            _ => 0,
+        }
+    }
+
+    /// Writes at `offset` of the 128 KiB.
+    ///
+    /// # Errors
+    /// Where no register takes the width or alignment, or past the frames.
+    #[inline]
+    pub fn write<E: Effects>(
+        &self,
+        offset: u64,
+        width: Width,
+        value: u64,
+        effects: &E,
+    ) -> Result<(), MmioError> {
+        check(offset, width)?;
+        let [value, _] = halves(value);
+        match width {
+            Width::Double => {}
+            Width::Byte => {
+                let shift = 8 * (offset & 3);
+                let (word, mask) = (priority_word(offset), 0xff << shift);
+                self.apply(self.bank.write_priorities(word, value << shift, mask), effects);
+            }
+            _ => self.write_word(offset, value, effects),
+        }
+        Ok(())
+    }
+
+    fn write_word<E: Effects>(&self, offset: u64, value: u32, effects: &E) {
+        let Some(offset) = offset.checked_sub(gic::GICR_SGI_BASE) else {
+            if offset == gicr::WAKER {
+                let asleep = value & gicr::WAKER_PROCESSOR_SLEEP != 0;
+                self.waker.store(if asleep { ASLEEP } else { 0 }, Relaxed);
+            }
+            return;
+        };
+        match (BitRegister::at(offset), offset) {
+            (Some(register), _) if offset & 0x7f == 0 => self.write_bits(register, value, effects),
+            (_, 0x400..0x420) => {
+                let word = priority_word(offset);
+                self.apply(self.bank.write_priorities(word, value, u32::MAX), effects);
+            }
+            // ICFGR0 is read-only: SGIs are edge-triggered.
+            (_, 0xc04) => self.apply(self.bank.write_config(1, value), effects),
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn write_bits<E: Effects>(&self, register: BitRegister, value: u32, effects: &E) {
+        if register == BitRegister::ClearPending {
+            self.work.fetch_and(!u64::from(value), AcqRel);
+        }
+        self.apply(self.bank.write(register, value), effects);
+    }
+
+    #[inline(always)]
+    fn apply<E: Effects>(&self, change: Change, effects: &E) {
+        if change.woken | change.look != 0 {
+            self.post_look(effects);
+        }
+    }
+}
+
+/// What an owner has taken.
+#[derive(Clone, Copy)]
+pub(super) struct Work(u64);
+
+impl Work {
+    /// Returns the SGIs and PPIs that became pending.
+    #[inline(always)]
+    pub fn raised(self) -> u32 {
+        halves(self.0)[0]
+    }
+    /// Returns whether that is all.
+    #[inline(always)]
+    pub fn is_raised_only(self) -> bool {
+        self.0 & Vredist::LOOK == 0
+    }
+}
+
+/// Returns the word of IPRIORITYR at `offset`, to be taken modulo 8.
+#[inline(always)]
+fn priority_word(offset: u64) -> u32 {
+    halves(offset >> 2)[0]
+}
+
+/// Returns the two 32-bit halves, the lower one first.
+#[inline(always)]
+pub(super) fn halves(value: u64) -> [u32; 2] {
+    #[expect(clippy::cast_possible_truncation, reason = "taken apart on purpose")]
+    let halves = [value as u32, (value >> 32) as u32];
+    halves
+}
+
+/// Checks that a register at `offset` takes accesses of `width` (IHI 0069 H 12.1.3).
+#[inline(always)]
+fn check(offset: u64, width: Width) -> Result<(), MmioError> {
+    if offset >= gic::GICR_BYTES {
+        return Err(MmioError::Unmapped);
+    }
+    let fits = match width {
+        Width::Word => offset & 3 == 0,
+        Width::Byte => {
+            let offset = offset.wrapping_sub(gic::GICR_SGI_BASE);
+            (gicd::IPRIORITYR..gicd::IPRIORITYR + 32).contains(&offset)
+        }
+        Width::Double => {
+            let lpis = (gicr::SETLPIR..gicr::INVALLR_END).contains(&offset);
+            offset & 7 == 0 && (offset == gicr::TYPER || lpis)
+        }
+        Width::Half => false,
+    };
+    if fits { Ok(()) } else { Err(MmioError::Width) }
+}

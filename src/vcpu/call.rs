@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! HVC and SMC: the router's answer, carried out.
+#![forbid(unsafe_code)]
+
+use super::{Core, Next};
+use crate::arch;
+use crate::psci::{Action, Reset};
+use crate::smccc::{self, Call, Workaround};
+use crate::spec::smccc::{FunctionId, SUCCESS};
+use crate::vm::lifecycle::Change;
+
+impl Core {
+    /// Answers a call; the guest goes on behind the instruction.
+    #[inline(always)]
+    pub(super) fn call(&mut self, immediate: u16) -> Next {
+        match smccc::route(self.x(0), self.x(1), immediate, &self.hypervisor.workarounds) {
+            Call::Psci(function) => self.psci_call(function),
+            Call::Return(value) => self.return_to_guest(value),
+            Call::ReturnWords(words) => {
+                for (n, word) in (0..).zip(words) {
+                    self.set_x(n, word.into());
+                }
+                Next::Enter
+            }
+            Call::Mitigate(workaround) => self.mitigate(workaround),
+        }
+    }
+
+    fn return_to_guest(&mut self, value: u64) -> Next {
+        self.set_x(0, value);
+        Next::Enter
+    }
+
+    #[inline(always)]
+    fn psci_call(&mut self, function: FunctionId) -> Next {
+        let arguments = [self.x(1), self.x(2), self.x(3)];
+        match self.vm.psci.call(function, arguments, |entry| self.vm.is_entry(entry)) {
+            Action::Return(value) => self.return_to_guest(value),
+            Action::TurnOn(vcpu) => {
+                self.vm.kick(vcpu);
+                self.return_to_guest(SUCCESS)
+            }
+            Action::TurnOff => Next::Off,
+            Action::Suspend => {
+                // Standby: the next interrupt for this core ends it.
+                arch::wait_for_interrupt();
+                self.return_to_guest(SUCCESS)
+            }
+            Action::SystemOff => Next::Change(Change::Stop),
+            Action::SystemReset(Reset::Cold | Reset::Warm) => Next::Change(self.on_reboot()),
+        }
+    }
+
+    fn on_reboot(&self) -> Change {
+        match self.vm.plan.on_reboot {
+            crate::plan::OnReboot::Restart => Change::Start,
+            crate::plan::OnReboot::Stop => Change::Stop,
+        }
+    }
+
+    /// Does on this core what the guest's kernel asks its firmware for: the registers of the guest
+    /// stay here, the call is EL2's own.
+    fn mitigate(&mut self, workaround: Workaround) -> Next {
+        arch::mitigate(workaround);
+        self.return_to_guest(SUCCESS)
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Interrupts: physical ones that arrive, virtual ones on their way to this core's guest.
+#![forbid(unsafe_code)]
+
+use super::{Core, HALT, KICK, Next};
+use crate::arch;
+use crate::bits::{MmioError, Width};
+use crate::gic::{self, Flush, SgiRegister, Vredist};
+use crate::id::{Pintid, Vintid};
+
+/// The virtual interface wants maintenance.
+pub const MAINTENANCE: Pintid = Pintid::new(25);
+/// EL2's physical timer.
+pub const HYP_TIMER: Pintid = Pintid::new(26);
+/// PPIs whose devices belong to the guest of their core: the PMU, the virtual and the physical
+/// timer (the numbers of the Base System Architecture, DEN 0094, which boot has confirmed).
+pub const PMU: Pintid = Pintid::new(23);
+/// The virtual timer.
+pub const VIRTUAL_TIMER: Pintid = Pintid::new(27);
+/// The physical timer.
+pub const PHYSICAL_TIMER: Pintid = Pintid::new(30);
+
+impl Core {
+    /// Serves one physical interrupt; more come back at once after the entry.
+    #[inline(always)]
+    pub(super) fn serve_interrupt(&mut self) -> Next {
+        let Some(pintid) = arch::acknowledge() else { return Next::Enter };
+        arch::drop_priority(pintid);
+        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
+            // Stays active until the guest deactivates it (traps T71, T81).
+            if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
+                let vintid = Vintid::new(pintid.get());
+                self.delivery.inject_private(vredist, vintid, pintid, &mut self.list_registers);
+            }
+            return Next::Enter;
+        }
+        if pintid == KICK {
+            arch::deactivate(pintid);
+            return self.after_kick();
+        }
+        self.serve_rare(pintid)
+    }
+
+    /// Looks at what a kick can be for; virtual interrupts are looked at before every entry.
+    #[inline(always)]
+    fn after_kick(&self) -> Next {
+        if self.vm.lifecycle.wants_out() { Next::Off } else { Next::Enter }
+    }
+
+    fn serve_rare(&mut self, pintid: Pintid) -> Next {
+        if let Some(owner) = self.hypervisor.spi_owner(pintid) {
+            // Stays active until the guest deactivates it.
+            if let Some(vm) = self.hypervisor.vm(owner.vm) {
+                let mut spis = vm.spis.lock();
+                vm.vgic.raise_linked(&mut spis, owner.vintid, &self.effects_on(vm));
+            }
+            return Next::Enter;
+        }
+        arch::deactivate(pintid);
+        match pintid {
+            HALT => arch::halt(),
+            MAINTENANCE => {
+                if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
+                    vredist.look_again();
+                }
+            }
+            HYP_TIMER => self.hypervisor.serve_timer(),
+            _ if Some(pintid) == self.hypervisor.uart_interrupt => self.hypervisor.serve_uart(),
+            // Nobody's: its enable bit is off, so this one was on its way before that.
+            _ => {}
+        }
+        Next::Enter
+    }
+
+    /// Brings work to the list registers.
+    #[inline]
+    pub(super) fn flush_work(&mut self, vredist: &Vredist) {
+        if self.delivery.flush(vredist, &mut self.list_registers) == Flush::Reconcile {
+            self.reconcile();
+        }
+    }
+
+    /// Compares list registers and models.
+    fn reconcile(&mut self) {
+        let vm = self.vm;
+        let mut spis = vm.spis.lock();
+        let effects = self.effects();
+        self.delivery.reconcile(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
+    }
+
+    #[inline(always)]
+    pub(super) fn read_vdist(&mut self, offset: u64, width: Width) -> Result<u64, MmioError> {
+        if gic::shows_list_registers(offset) {
+            self.reconcile();
+        }
+        self.vm.vgic.vdist().read(offset, width)
+    }
+
+    #[inline(always)]
+    pub(super) fn write_vdist(
+        &mut self,
+        offset: u64,
+        width: Width,
+        value: u64,
+    ) -> Result<(), MmioError> {
+        if gic::shows_list_registers(offset) {
+            self.reconcile();
+        }
+        let mut spis = self.vm.spis.lock();
+        self.vm.vgic.write_vdist(&mut spis, (offset, width), value, &self.effects())
+    }
+
+    #[inline(always)]
+    pub(super) fn read_vredists(&mut self, offset: u64, width: Width) -> Result<u64, MmioError> {
+        if gic::shows_list_registers(offset) {
+            self.reconcile();
+        }
+        self.vm.vgic.read_vredists(offset, width)
+    }
+
+    #[inline(always)]
+    pub(super) fn write_vredists(
+        &mut self,
+        offset: u64,
+        width: Width,
+        value: u64,
+    ) -> Result<(), MmioError> {
+        if gic::shows_list_registers(offset) {
+            self.reconcile();
+        }
+        self.vm.vgic.write_vredists((offset, width), value, &self.effects())
+    }
+
+    /// Sends the SGI that the guest asks for.
+    #[inline(always)]
+    pub(super) fn send_sgi(&self, register: SgiRegister, value: u64) {
+        self.vm.vgic.send_sgi(self.vcpu, register, value, &self.effects());
+    }
+
+    /// Carries out a write to ICC_DIR_EL1 of an interrupt that is in no list register here.
+    pub(super) fn deactivate(&mut self, value: u64) {
+        let Ok(intid) = u32::try_from(value & 0xff_ffff) else { return };
+        self.reconcile();
+        let mut spis = self.vm.spis.lock();
+        self.vm.vgic.deactivate(&mut spis, self.vcpu, Vintid::new(intid), &self.effects());
+        drop(spis);
+        self.reconcile();
+    }
+
+    /// Empties this core's list registers and ends the physical interrupts behind them.
+    pub(super) fn stop_interrupts(&mut self) {
+        if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
+            self.delivery.reset(vredist, &mut self.list_registers);
+        }
+        arch::reset_virtual_interface();
+        const OWN: u32 = 1 << 23 | 1 << 27 | 1 << 30;
+        arch::stop_timers();
+        self.redistributor.quiet(OWN);
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The run loop: the only place that enters a guest.
+#![forbid(unsafe_code)]
+
+use super::{Core, Next};
+use crate::arch::{self, ExitKind};
+use crate::id::VcpuId;
+use crate::psci::Start;
+use crate::spec::esr::Cause;
+use crate::spec::exception::{AbortOn, Exception};
+use crate::trace::ExitReason;
+use crate::vm::Vm;
+use crate::vm::lifecycle::{Change, Entry, Leadership};
+use crate::vm::load::Damaged;
+use core::sync::atomic::Ordering;
+
+impl Core {
+    /// Serves this core's vCPU for good: waits until it is turned on, runs it until it is off.
+    pub fn serve(&mut self) -> ! {
+        arch::activate(self.vm.stage2);
+        if self.vcpu.get() == 0 {
+            self.lead(Change::Start);
+        }
+        loop {
+            // PSCI first: a vCPU that is turned on while the VM changes is turned off by it.
+            let Some(start) = self.vm.psci.started(self.vcpu) else {
+                self.wait();
+                continue;
+            };
+            if self.vm.lifecycle.enter() == Entry::Refused {
+                continue;
+            }
+            self.start(start);
+            let next = self.run();
+            self.stop();
+            self.vm.lifecycle.leave();
+            if let Next::Change(change) = next {
+                self.lead(change);
+            }
+        }
+    }
+
+    /// Runs the guest until its vCPU goes off or its VM changes.
+    fn run(&mut self) -> Next {
+        loop {
+            self.flush();
+            let kind = arch::enter(&mut self.registers);
+            let left_at = arch::counter();
+            let (next, reason) = match kind {
+                ExitKind::Synchronous => self.answer(),
+                ExitKind::Interrupt => (self.serve_interrupt(), ExitReason::Interrupt),
+                ExitKind::SError => (self.pass_serror_on(), ExitReason::Fault),
+            };
+            self.counters.count(reason, arch::counter().wrapping_sub(left_at));
+            if next != Next::Enter {
+                return next;
+            }
+        }
+    }
+
+    /// Answers what the guest did.
+    #[inline(always)]
+    fn answer(&mut self) -> (Next, ExitReason) {
+        match arch::syndrome().cause() {
+            Cause::Hvc(immediate) => (self.call(immediate), ExitReason::Call),
+            Cause::DataAbort(abort) => (self.data_abort(abort), ExitReason::Mmio),
+            Cause::SystemRegister(access) => {
+                (self.system_register(access), ExitReason::SystemRegister)
+            }
+            Cause::Smc(immediate) => {
+                arch::skip_instruction();
+                (self.call(immediate), ExitReason::Call)
+            }
+            Cause::InstructionAbort(abort) => {
+                let far = abort.has_address().then(arch::far);
+                let on = if abort.is_stage1_walk() { AbortOn::Walk } else { AbortOn::Access };
+                arch::inject(Exception::InstructionAbort { far, on });
+                (Next::Enter, ExitReason::Fault)
+            }
+            Cause::Wait => {
+                // Not trapped here; one that comes all the same is over at once.
+                arch::skip_instruction();
+                (Next::Enter, ExitReason::Fault)
+            }
+            Cause::Undefined => (self.inject_undefined(), ExitReason::Fault),
+        }
+    }
+
+    /// An SError while the guest ran is the guest's (traps T62).
+    fn pass_serror_on(&mut self) -> Next {
+        arch::inject_serror();
+        Next::Enter
+    }
+
+    /// Brings deliverable interrupts to the list registers.
+    #[inline(always)]
+    fn flush(&mut self) {
+        let vredist = self.vm.vgic.vredist(self.vcpu);
+        if let Some(vredist) = vredist.filter(|v| v.has_work()) {
+            self.flush_work(vredist);
+        }
+    }
+
+    /// Waits for something to do: interrupts are masked, yet end WFI.
+    fn wait(&mut self) {
+        arch::wait_for_interrupt();
+        // The vCPU is off, so the VM's changes are not its business.
+        let _ = self.serve_interrupt();
+    }
+
+    fn start(&mut self, start: Start) {
+        let mpidr = Vm::mpidr_of(self.vcpu);
+        arch::reset_guest(mpidr, self.vm.counter_offset_ticks.load(Ordering::Relaxed));
+        arch::start_guest(start.entry);
+        self.registers.x = [0; 31];
+        self.set_x(0, start.context);
+    }
+
+    /// Takes this core's part of the VM's interrupts down.
+    fn stop(&mut self) {
+        self.stop_interrupts();
+        self.vm.psci.turned_off(self.vcpu);
+    }
+
+    /// Leads a change of the VM, unless another core does.
+    fn lead(&mut self, change: Change) {
+        let asked_at_ticks = arch::counter();
+        let vm = self.vm;
+        if vm.lifecycle.begin(change) == Leadership::Others {
+            return;
+        }
+        vm.kick_all(vm.all_vcpus(), self.vcpu);
+        while !vm.lifecycle.is_empty() {
+            arch::relax();
+        }
+        vm.reset_models(&self.effects());
+        let started = match change {
+            Change::Start => vm.load_and_begin(),
+            Change::Stop => {
+                vm.lifecycle.finish(change);
+                return self.hypervisor.vm_is_off(vm);
+            }
+        };
+        match started {
+            Ok(cost) => {
+                self.hypervisor.vm_has_begun(vm, cost, asked_at_ticks);
+                vm.kick(VcpuId::new(0));
+            }
+            Err(Damaged(ipa)) => {
+                log::error!(target: "vm", "{} cannot start: its image at {ipa} has changed", vm.plan.name);
+                vm.lifecycle.finish(Change::Stop);
+                self.hypervisor.vm_is_off(vm);
+            }
+        }
+    }
+}

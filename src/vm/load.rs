@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Filling a VM's memory for a start: scrub once, copy the images, clean.
+//!
+//! Runs on the VM's own core while no vCPU is inside. The images come from the bundle, which EL2
+//! keeps read-only, so a restart finds what the first start found.
+#![forbid(unsafe_code)]
+
+use crate::addr::{Address, Ipa};
+use crate::arch::{self, HypMemory};
+use crate::memory::guest::Chunk;
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// An image of the bundle and where it goes.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Where it is in the bundle.
+    pub source: HypMemory,
+    /// Where its first byte goes.
+    pub ipa: Ipa,
+    /// What [`arch::crc32c`] must say of it.
+    pub crc32c: u32,
+}
+
+/// What it takes to fill a VM's memory.
+#[derive(Debug)]
+pub struct Loader {
+    images: Box<[Image]>,
+    /// The VM's memory: what the guest sees, and EL2's own mapping of it.
+    memory: Box<[(Chunk, HypMemory)]>,
+    is_scrubbed: AtomicBool,
+}
+
+/// What a start has cost, in ticks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LoadCost {
+    /// Checking the images.
+    pub hash_ticks: u64,
+    /// Copying them.
+    pub copy_ticks: u64,
+    /// Cleaning the caches.
+    pub clean_ticks: u64,
+    /// The bytes of all images.
+    pub image_bytes: u64,
+    /// The bytes of the VM's memory.
+    pub memory_bytes: u64,
+}
+
+/// Why a VM's memory cannot be filled: an image is not what it was. Names where it would go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Damaged(pub Ipa);
+
+impl Loader {
+    /// Takes the images and the memory of a VM.
+    #[must_use]
+    pub fn new(images: Box<[Image]>, memory: Box<[(Chunk, HypMemory)]>) -> Self {
+        Self { images, memory, is_scrubbed: AtomicBool::new(false) }
+    }
+
+    /// Fills the memory. Only the leader of a start calls this.
+    ///
+    /// # Errors
+    /// An image is damaged; the memory is then partly filled and must not run.
+    pub fn load(&self) -> Result<LoadCost, Damaged> {
+        let mut cost = LoadCost::default();
+        if !self.is_scrubbed.swap(true, Ordering::Relaxed) {
+            // What the firmware or an earlier owner left is no guest's business (traps T02).
+            self.memory.iter().for_each(|(_, memory)| arch::zero(*memory));
+        }
+        let start = arch::counter();
+        for image in &self.images {
+            if arch::crc32c(image.source) != image.crc32c {
+                return Err(Damaged(image.ipa));
+            }
+            cost.image_bytes += image.source.range().size();
+        }
+        let hashed = arch::counter();
+        self.images.iter().for_each(|image| self.copy(image));
+        let copied = arch::counter();
+        self.clean();
+        let cleaned = arch::counter();
+        cost.hash_ticks = hashed.wrapping_sub(start);
+        cost.copy_ticks = copied.wrapping_sub(hashed);
+        cost.clean_ticks = cleaned.wrapping_sub(copied);
+        cost.memory_bytes = self.memory.iter().map(|(chunk, _)| chunk.ipa.size()).sum();
+        Ok(cost)
+    }
+
+    /// Copies an image to its place, which may span chunks.
+    fn copy(&self, image: &Image) {
+        let bytes = image.source.range().size();
+        let Some(wanted) = crate::addr::IpaRange::new(image.ipa, bytes) else { return };
+        for (chunk, memory) in &self.memory {
+            let Some(part) = chunk.ipa.intersection(wanted) else { continue };
+            let in_chunk = part.start().get() - chunk.ipa.start().get();
+            let in_image = part.start().get() - image.ipa.get();
+            let to = memory.part(in_chunk, part.size());
+            let from = image.source.part(in_image, part.size());
+            if let (Some(to), Some(from)) = (to, from) {
+                arch::copy(to, from);
+            }
+        }
+    }
+
+    /// Makes memory hold what the caches hold: the guest starts with its caches off (traps T01).
+    fn clean(&self) {
+        for (_, memory) in &self.memory {
+            arch::clean_invalidate(memory.range());
+        }
+        arch::publish_code();
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A VM's console port: its PL011 between the guest and the one physical UART.
+#![forbid(unsafe_code)]
+
+use super::Vm;
+use crate::bits::{Level, MmioError, Width};
+use crate::console::GuestWire;
+use crate::console::pl011::VirtualPl011;
+use crate::vcpu::FromCore;
+
+/// The PL011 and what its interrupt line was last seen to carry.
+#[derive(Debug, Default)]
+pub struct Serial {
+    model: VirtualPl011,
+    line: Level,
+}
+
+impl Vm {
+    /// Reads a register of the PL011.
+    ///
+    /// # Errors
+    /// The model does not answer such an access.
+    pub fn read_serial(
+        &self,
+        by: &FromCore<'_>,
+        offset: u64,
+        width: Width,
+    ) -> Result<u64, MmioError> {
+        self.with_serial(by, |model, wire| model.read(offset, width, wire))
+    }
+
+    /// Writes a register of the PL011.
+    ///
+    /// # Errors
+    /// The model does not answer such an access.
+    pub fn write_serial(
+        &self,
+        by: &FromCore<'_>,
+        offset: u64,
+        width: Width,
+        value: u64,
+    ) -> Result<(), MmioError> {
+        self.with_serial(by, |model, wire| model.write(offset, width, value, wire))
+    }
+
+    /// Lets the PL011 see that input has come or that there is room for output.
+    pub fn refresh_serial(&self, by: &FromCore<'_>) {
+        self.with_serial(by, |model, wire| model.refresh(wire));
+    }
+
+    /// Makes the PL011 as it is after reset.
+    pub fn reset_serial(&self) {
+        *self.serial.lock() = Serial::default();
+    }
+
+    fn with_serial<R>(
+        &self,
+        by: &FromCore<'_>,
+        access: impl FnOnce(&mut VirtualPl011, &mut GuestWire<'_>) -> R,
+    ) -> R {
+        let mut serial = self.serial.lock();
+        let mut console = by.hypervisor.console.lock();
+        let result = access(&mut serial.model, &mut console.mux.wire(self.id));
+        console.send();
+        drop(console);
+        let line = serial.model.interrupt_level();
+        if line != serial.line {
+            serial.line = line;
+            let vintid = self.plan.layout.vuart_interrupt;
+            self.vgic.set_level(&mut self.spis.lock(), vintid, line, by);
+        }
+        result
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Unmodified Debian kernels.
+
+use crate::harness::{self, Result, Vm, boot, hold, manifest, refused, script, text};
+use coffer::board::project_root;
+use coffer::build::Options;
+use coffer::demo;
+use coffer::expect::{End, Outcome, Script, ScriptError};
+use coffer::manifest::Manifest;
+use coffer::qemu::{Entry, Machine};
+use cofferdam::plan::ConsoleMode;
+use libtest_mimic::Trial;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// What a kernel prints where something is wrong: warnings and worse.
+const WARNINGS: &str = "dmesg -r | grep '^<[0-4]>'; echo END OF DMESG\n";
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        harness::test("linux::two_debians_side_by_side", two_debians),
+        harness::test("linux::a_core_goes_off_and_on", core_off_and_on),
+        harness::test("linux::one_reboots_and_the_other_does_not_notice", one_reboots),
+        harness::test("linux::no_warning_of_6_1_that_bare_qemu_does_not_give", || warnings("6.1")),
+        harness::test("linux::no_warning_of_6_12_that_bare_qemu_does_not_give", || {
+            warnings("6.12")
+        }),
+    ]
+}
+
+fn cache(file: &str) -> PathBuf {
+    project_root().join(".cache/guests/linux").join(file)
+}
+
+fn fetch() -> Result<()> {
+    static FETCHED: OnceLock<Result<()>> = OnceLock::new();
+    FETCHED.get_or_init(|| demo::fetch_guests().map_err(text)).clone()
+}
+
+fn debian(name: &'static str, version: &str, cpus: &str) -> Vm {
+    Vm {
+        name,
+        cpus: cpus.to_owned(),
+        memory: "512M",
+        kernel: cache(&format!("{version}/Image")),
+        ramdisk: Some(cache("initramfs.cpio.gz")),
+        cmdline: format!("hostname={name}"),
+    }
+}
+
+/// Types a command at the next prompt.
+fn ask(script: &mut Script, vm: &str, command: &str) -> std::result::Result<(), ScriptError> {
+    script.expect(vm, demo::PROMPT)?.send(vm, command);
+    Ok(())
+}
+
+/// What the demo shows, from its own manifest.
+fn two_debians() -> Result<()> {
+    fetch()?;
+    let path = project_root().join(demo::MANIFEST);
+    let manifest = Manifest::load(&path).map_err(refused)?;
+    let names: Vec<&str> = manifest.vms.iter().map(|vm| vm.name.get_ref().as_str()).collect();
+    let options = Options {
+        console: Some(ConsoleMode::Tagged),
+        out: Some(harness::folder("linux-demo")?),
+        ..Options::default()
+    };
+    let prepared = coffer::run::prepare(&path, &Machine::default(), options).map_err(text)?;
+    let outcome = hold(prepared.command, &demo::script(&names).map_err(text)?)?;
+    let mut releases = BTreeSet::new();
+    for name in &names {
+        let lines = outcome.lines_of(name);
+        if !lines.iter().any(|line| line == "2") {
+            return Err(format!("{name} does not have two cores"));
+        }
+        let is_release = |line: &&String| line.starts_with("6.") && line.contains("arm64");
+        releases.extend(lines.iter().filter(is_release).cloned());
+    }
+    let versions = ["6.1.", "6.12."];
+    if versions.iter().all(|version| releases.iter().any(|release| release.starts_with(version))) {
+        return Ok(());
+    }
+    Err(format!("{versions:?} expected, {releases:?} ran"))
+}
+
+fn core_off_and_on() -> Result<()> {
+    fetch()?;
+    let online = "/sys/devices/system/cpu/cpu1/online";
+    let script = script(End::Off, |script| {
+        for (state, cores) in [(0, 1), (1, 2), (0, 1), (1, 2)] {
+            ask(script, "a", &format!("echo {state} >{online}; echo there are $(nproc)\n"))?;
+            script.expect("a", &format!("^there are {cores}$"))?;
+        }
+        // The core that came back takes work, and interrupts.
+        ask(script, "a", "taskset 2 sleep 1 && echo slept\n")?;
+        script.expect("a", "^slept$")?;
+        ask(script, "a", "poweroff -f\n")?;
+        script.never("(?i)kernel panic|rcu.*stall|hypervisor fault")?;
+        Ok(())
+    })?;
+    let manifest = manifest(&[debian("a", "6.12", "0-1")], "");
+    boot("linux-hotplug", &manifest, &Machine::default(), &script).map(drop)
+}
+
+/// One guest dirties its memory and reboots under load, three times; the other one's heart goes on.
+fn one_reboots() -> Result<()> {
+    fetch()?;
+    let script = script(End::Off, |script| {
+        for _ in 0..3 {
+            script.expect("a", "^READY ")?;
+            ask(
+                script,
+                "a",
+                "dd if=/dev/urandom of=/tmp/dirt bs=1M count=100; yes >/dev/null &\n",
+            )?;
+            ask(script, "a", "reboot -f\n")?;
+        }
+        script.expect("a", "^READY ")?;
+        ask(script, "a", "poweroff -f\n")?;
+        ask(script, "b", "while sleep 0.2; do echo beat; done\n")?;
+        script.expect("b", "^beat$")?.after("b", "a").expect("b", "^beat$")?.send("b", "\x03");
+        ask(script, "b", "poweroff -f\n")?;
+        script.never("(?i)kernel panic|rcu.*stall|hypervisor fault")?;
+        Ok(())
+    })?;
+    let vms = [debian("a", "6.1", "0-1"), debian("b", "6.12", "2-3")];
+    let outcome = boot("linux-reboot", &manifest(&vms, ""), &Machine::default(), &script)?;
+    let boots = outcome.lines_of("b").iter().filter(|line| line.starts_with("READY ")).count();
+    if boots == 1 { Ok(()) } else { Err(format!("b booted {boots} times")) }
+}
+
+/// Compares what a kernel warns of as a guest and on bare QEMU.
+fn warnings(version: &str) -> Result<()> {
+    fetch()?;
+    let guest = debian("a", version, "0-1");
+    let under = script(End::Off, asks_for_warnings)?;
+    let mut bare = under.clone();
+    bare.bare = Some("a".to_owned());
+    let manifest = manifest(&[guest], "");
+    let bare = hold(bare_command(version, &manifest)?, &bare)?;
+    let test = format!("linux-warnings-{version}");
+    let under = boot(&test, &manifest, &Machine::default(), &under)?;
+    let known: BTreeSet<String> = warned_of(&bare).collect();
+    let fresh: Vec<String> = warned_of(&under).filter(|line| !known.contains(line)).collect();
+    if fresh.is_empty() { Ok(()) } else { Err(format!("only as a guest: {fresh:#?}")) }
+}
+
+fn asks_for_warnings(script: &mut Script) -> std::result::Result<(), ScriptError> {
+    ask(script, "a", WARNINGS)?;
+    script.expect("a", "^END OF DMESG$")?;
+    ask(script, "a", "poweroff -f\n")
+}
+
+/// The same kernel on a machine of the same size without a hypervisor.
+fn bare_command(version: &str, manifest: &str) -> Result<Command> {
+    let machine = Machine {
+        entry: Entry::El1,
+        smp: Some(2),
+        memory_bytes: Some(512 << 20),
+        ..Machine::default()
+    };
+    let qemu = harness::board(manifest, &machine)?;
+    let kernel = cache(&format!("{version}/Image"));
+    let mut command = machine.command(&qemu, &kernel, Some(&cache("initramfs.cpio.gz")));
+    command.args(["-append", "console=ttyAMA0 hostname=a"]);
+    Ok(command)
+}
+
+/// Returns the warnings without their times, and without the numbers that differ between machines.
+fn warned_of(outcome: &Outcome) -> impl Iterator<Item = String> {
+    let text = outcome.text();
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| line.strip_prefix("a| ").unwrap_or(line))
+        .filter(|line| {
+            ["<0>", "<1>", "<2>", "<3>", "<4>"].iter().any(|level| line.starts_with(level))
+        })
+        .map(without_numbers)
+        .collect();
+    lines.into_iter()
+}
+
+fn without_numbers(line: &str) -> String {
+    let message = line.split_once("] ").map_or(line, |(_, message)| message);
+    let mut text = String::new();
+    for character in message.chars() {
+        match character {
+            '0'..='9' if text.ends_with('#') => {}
+            '0'..='9' => text.push('#'),
+            _ => text.push(character),
+        }
+    }
+    text
+}

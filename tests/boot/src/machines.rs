@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Odd machines: other numbers of cores, other memory, the wrong exception level.
+
+use crate::harness::{self, Result, Vm, boot, hold, manifest, on_other_machine, prepare, script};
+use coffer::expect::End;
+use coffer::qemu::{Entry, Machine};
+use libtest_mimic::Trial;
+
+const GIB: u64 = 1 << 30;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        harness::test("machines::six_cores_two_gib", || halves(6, 2 * GIB, "512M")),
+        harness::test("machines::eight_cores_eight_gib", || halves(8, 8 * GIB, "3G")),
+        harness::test("machines::one_core", halves_of_one_core),
+        harness::test("machines::eight_single_core_guests", eight_guests),
+        harness::test("machines::entered_at_el1", entered_at_el1),
+        harness::test("machines::without_a_bundle", without_a_bundle),
+    ]
+}
+
+/// Boots two guests, each with half of the cores.
+fn halves(smp: u32, memory_bytes: u64, memory: &'static str) -> Result<()> {
+    let half = smp / 2;
+    let cpus = [format!("0-{}", half - 1), format!("{half}-{}", smp - 1)];
+    let names = ["low", "high"];
+    let vms = [0, 1]
+        .map(|index| Vm { memory, ..Vm::of_guest(names[index], &cpus[index], "guest-suite", "") });
+    let machine =
+        Machine { smp: Some(smp), memory_bytes: Some(memory_bytes), ..Machine::default() };
+    suites_pass(&format!("machines-{smp}"), &vms, &machine)
+}
+
+fn halves_of_one_core() -> Result<()> {
+    let machine = Machine { smp: Some(1), ..Machine::default() };
+    suites_pass("machines-1", &[Vm::of_guest("only", "0", "guest-suite", "")], &machine)
+}
+
+fn eight_guests() -> Result<()> {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let vms: Vec<_> = (0..)
+        .zip(names)
+        .map(|(cpu, name)| Vm::of_guest(name, &format!("{cpu}"), "guest-suite", ""))
+        .collect();
+    let machine = Machine { smp: Some(8), ..Machine::default() };
+    suites_pass("machines-8-guests", &vms, &machine)
+}
+
+/// Boots guests that all run the suite; all of it has to pass in each of them, and the machine goes
+/// off with the last one.
+fn suites_pass(test: &str, vms: &[Vm], machine: &Machine) -> Result<()> {
+    let script = script(End::Off, |script| {
+        for vm in vms {
+            script.expect(vm.name, r"^RESULT passed=[1-9]\d* failed=0 ")?;
+        }
+        script.never("hypervisor fault")?;
+        Ok(())
+    })?;
+    boot(test, &manifest(vms, ""), machine, &script).map(drop)
+}
+
+fn entered_at_el1() -> Result<()> {
+    let vms = [Vm::of_guest("a", "0", "guest-suite", "")];
+    let prepared =
+        prepare("machines-el1", &manifest(&vms, ""), &Machine::default(), Default::default())?;
+    let machine = Machine { entry: Entry::El1, ..Machine::default() };
+    let script =
+        script(End::Done, |script| script.expect_hypervisor(r"^\[01!\] entered at EL1").map(drop))?;
+    hold(on_other_machine(&prepared, &machine)?, &script).map(drop)
+}
+
+fn without_a_bundle() -> Result<()> {
+    let vms = [Vm::of_guest("a", "0", "guest-suite", "")];
+    let machine = Machine::default();
+    let prepared =
+        prepare("machines-no-bundle", &manifest(&vms, ""), &machine, Default::default())?;
+    let qemu = prepared.artifacts.board.qemu.as_ref().ok_or("the board has no QEMU")?;
+    let command = machine.command(qemu, &prepared.artifacts.image, None);
+    let script =
+        script(End::Done, |script| script.expect_hypervisor(r"^\[03!\] bundle: ").map(drop))?;
+    hold(command, &script).map(drop)
+}

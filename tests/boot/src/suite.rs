@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest suite on each core that matters: every test of the guest is a test here.
+
+use crate::harness::{self, Result, Vm, script};
+use coffer::board::project_root;
+use coffer::elf::flatten::{By, flatten};
+use coffer::expect::{End, Outcome, Script, drive};
+use coffer::qemu::{Entry, Machine};
+use coffer::run::built;
+use libtest_mimic::{Completion, Trial};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+/// A core without VHE, one with it, one with everything that QEMU has.
+const CPUS: [&str; 3] = ["cortex-a72", "cortex-a76", "max"];
+const VM: &str = "suite";
+
+/// The suite on one core: it boots when the first test asks for it.
+type Boot = Arc<OnceLock<Result<Outcome>>>;
+
+pub fn trials() -> Vec<Trial> {
+    let names = names();
+    let bare = harness::test("suite::on_bare_qemu", on_bare_qemu);
+    CPUS.iter().flat_map(|&cpu| on_cpu(cpu, &names)).chain([bare]).collect()
+}
+
+/// Runs the suite at EL1 without a hypervisor: what it asks of ours, the architecture has to give.
+fn on_bare_qemu() -> Result<()> {
+    harness::build_guests()?;
+    let machine = Machine { cpu: Some("max".into()), entry: Entry::El1, ..Machine::default() };
+    let elf = std::fs::read(built("guest-suite")).map_err(harness::text)?;
+    let image = flatten(&elf, By::PhysicalAddress, 64 << 20).map_err(harness::text)?;
+    let path = harness::folder("suite-bare")?.join("suite.img");
+    std::fs::write(&path, image.bytes).map_err(harness::text)?;
+    let manifest = harness::manifest(&[Vm::of_guest(VM, "0-3", "guest-suite", "")], "");
+    let mut script = script(End::Off, passes)?;
+    script.bare = Some(VM.to_owned());
+    harness::hold(machine.command(&harness::board(&manifest, &machine)?, &path, None), &script)
+        .map(drop)
+}
+
+fn on_cpu(cpu: &'static str, names: &BTreeSet<String>) -> Vec<Trial> {
+    let boot = Boot::default();
+    let each = |name: &String| {
+        let (boot, name) = (Arc::clone(&boot), name.clone());
+        let title = format!("suite::{cpu}::{name}");
+        Trial::ignorable_test(title, move || Ok(verdict(booted(&boot, cpu)?, &name)?))
+    };
+    let mut trials: Vec<_> = names.iter().map(each).collect();
+    let names = names.clone();
+    trials.push(harness::test(&format!("suite::{cpu}"), move || {
+        let outcome = booted(&boot, cpu)?;
+        if let Some(report) = outcome.report() {
+            return Err(report);
+        }
+        let ran: BTreeSet<String> = outcome.lines_of(VM).iter().filter_map(|l| ran(l)).collect();
+        let differ: Vec<_> = names.symmetric_difference(&ran).collect();
+        if differ.is_empty() { Ok(()) } else { Err(format!("did not run as listed: {differ:?}")) }
+    }));
+    trials
+}
+
+/// Returns what the suite said on `cpu`. What went wrong with the boot as a whole is left to the
+/// test of that name: the others can have passed before.
+fn booted<'b>(boot: &'b Boot, cpu: &str) -> Result<&'b Outcome> {
+    boot.get_or_init(|| run(cpu)).as_ref().map_err(Clone::clone)
+}
+
+fn run(cpu: &str) -> Result<Outcome> {
+    let machine = Machine { cpu: Some(cpu.to_owned()), ..Machine::default() };
+    let manifest = harness::manifest(&[Vm::of_guest(VM, "0-3", "guest-suite", "")], "");
+    let test = format!("suite-{cpu}");
+    let prepared = harness::prepare(&test, &manifest, &machine, Default::default())?;
+    let script = Script { limit: harness::LIMIT, ..script(End::Off, passes)? };
+    drive(prepared.command, &script, |_| {}).map_err(harness::text)
+}
+
+/// Expects the suite's last line.
+fn passes(script: &mut Script) -> std::result::Result<(), coffer::expect::ScriptError> {
+    script.expect(VM, r"^RESULT passed=\d+ failed=0 skipped=\d+")?;
+    script.never("hypervisor fault")?;
+    Ok(())
+}
+
+/// Finds the line of the test `name` and says how it went.
+fn verdict(outcome: &Outcome, name: &str) -> Result<Completion> {
+    let start = format!("TEST {name}: ");
+    let lines = outcome.lines_of(VM);
+    match lines.iter().find_map(|line| line.strip_prefix(&start)) {
+        Some("ok") => Ok(Completion::Completed),
+        Some(line) if line.starts_with("skip") => Ok(Completion::ignored_with(line)),
+        Some(line) => Err(line.to_owned()),
+        None => Err(outcome.report().unwrap_or_else(|| "it did not run".to_owned())),
+    }
+}
+
+fn ran(line: &str) -> Option<String> {
+    Some(line.strip_prefix("TEST ")?.split_once(": ")?.0.to_owned())
+}
+
+/// Reads the names of the guest's tests in its source, where `tests![…]` lists them: a list must not
+/// need a boot.
+fn names() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    collect_names(&project_root().join("guests/suite/src"), &mut names);
+    names
+}
+
+fn collect_names(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect_names(&path, names);
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).unwrap_or_default();
+        let lists = source.split("tests![").skip(1).filter_map(|rest| rest.split_once(']'));
+        for (list, _) in lists {
+            let code: String = list.lines().filter_map(|line| line.split("//").next()).collect();
+            let tests = code.split(',').filter_map(|entry| entry.split(':').next());
+            names.extend(tests.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()));
+        }
+    }
+}
