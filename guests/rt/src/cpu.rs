@@ -6,11 +6,14 @@
 
 use crate::exception::Guard;
 use crate::sysreg::{MPIDR_EL1, relax, wfi};
-use crate::{boot, console, gic, irq, power, psci, println, test, timer, tree};
+use crate::{boot, console, gic, irq, power, println, psci, test, timer, tree};
 use core::arch::asm;
 use core::mem::transmute;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed,
+    Ordering::Release,
+};
 
 /// The most vCPUs that a guest uses.
 pub const CPUS_MAX: usize = 8;

@@ -24,7 +24,10 @@ use guest_rt::{check, check_eq, console, cpu, irq, memory, println, psci, skip};
 pub fn run() -> ! {
     println!("BOOT");
     let mut tally = Tally::default();
-    tally.report("t58_boot_vcpu_enters_with_zero_state", boot::t58_boot_vcpu_enters_with_zero_state());
+    tally.report(
+        "t58_boot_vcpu_enters_with_zero_state",
+        boot::t58_boot_vcpu_enters_with_zero_state(),
+    );
     tally.report("t73_gic_is_in_its_reset_state", gic_is_fresh());
     tally.report("t81_timers_are_off", timers_are_off());
     tally.report("t91_other_vcpus_are_off", others_are_off());
@@ -158,4 +161,3 @@ fn reset() -> ! {
         relax();
     }
 }
-

@@ -43,9 +43,7 @@ const ACKNOWLEDGE: &[Encoding] = &[
 ];
 
 fn all(op0: u32) -> impl Iterator<Item = Encoding> {
-    (0..0x4000u32).map(move |n| {
-        Encoding(op0, n >> 11 & 7, n >> 7 & 0xf, n >> 3 & 0xf, n & 7)
-    })
+    (0..0x4000u32).map(move |n| Encoding(op0, n >> 11 & 7, n >> 7 & 0xf, n >> 3 & 0xf, n & 7))
 }
 
 /// Where a sweep runs.
@@ -92,12 +90,20 @@ fn check_class(level: Level, encoding: Encoding, class: Option<u64>) -> Outcome 
     Ok(())
 }
 
-fn sweep_registers(level: Level, instruction: impl Fn(Encoding) -> u32, except: &[Encoding]) -> Outcome {
+fn sweep_registers(
+    level: Level,
+    instruction: impl Fn(Encoding) -> u32,
+    except: &[Encoding],
+) -> Outcome {
     let (mut works, mut undefs) = (0u32, 0u32);
     for op0 in [2, 3] {
         let encodings = all(op0).filter(|encoding| !except.contains(encoding));
         sweep(level, encodings, &instruction, 0, |encoding, class| {
-            if class.is_none() { works += 1 } else { undefs += 1 }
+            if class.is_none() {
+                works += 1
+            } else {
+                undefs += 1
+            }
             check_class(level, encoding, class)
         })?;
     }
