@@ -17,6 +17,7 @@ mod refill;
 use super::bank::{bit, bits_of};
 use super::vredist::{Vredist, Work};
 use super::{SpiToken, Vgic};
+use crate::bits::Level;
 use crate::id::{Pintid, VcpuId, Vintid};
 use crate::spec::gic::{Lr, ich_hcr};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -42,6 +43,8 @@ pub trait ListRegisters {
     fn set_control(&mut self, bits: u32);
     /// Deactivates a physical interrupt of this core, or an SPI.
     fn deactivate(&mut self, pintid: Pintid);
+    /// Returns what the line of a PPI of this core carries now; high where that is not known.
+    fn line(&self, pintid: Pintid) -> Level;
 }
 
 /// What is left to do after a flush.
