@@ -33,7 +33,7 @@ pub trait ListRegisters {
     fn write(&mut self, slot: usize, lr: Lr);
     /// Reads ICH_ELRSR_EL2, after an ISB where list registers were written since the exit.
     fn empty(&self) -> u32;
-    /// Reads ICH_HCR_EL2.EOIcount and sets it to 0.
+    /// Reads ICH_HCR_EL2.EOIcount and sets it to 0; 0 where the guest's EOImode is 1.
     fn take_eoi_count(&mut self) -> u32;
     /// Reads VENG0 and VENG1 of ICH_VMCR_EL2 into bits 0 and 1: the groups that the guest has
     /// enabled in its CPU interface.

@@ -150,9 +150,11 @@ impl ListRegisters for ListRegisterFile {
         u32::try_from(ich_elrsr() & 0xffff).unwrap_or(0)
     }
     fn take_eoi_count(&mut self) -> u32 {
+        // With EOImode 1 an end is a priority drop; deactivations are trapped (TDIR), not counted.
+        const VEOIM: u64 = 1 << 9;
         let count = ICH_HCR_EL2.read(ICH_HCR_EL2::EOIcount);
         ICH_HCR_EL2.modify(ICH_HCR_EL2::EOIcount.val(0));
-        u32::try_from(count).unwrap_or(0)
+        if ICH_VMCR_EL2.get() & VEOIM != 0 { 0 } else { u32::try_from(count).unwrap_or(0) }
     }
     fn set_control(&mut self, bits: u32) {
         ICH_HCR_EL2.set(ICH_HCR_EL2::En::SET.value | u64::from(bits));
