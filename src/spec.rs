@@ -13,3 +13,4 @@ pub mod psci;
 pub mod size;
 pub mod smccc;
 pub mod vmsa;
+pub mod gic;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A virtual CPU interface without hardware, for tests that play the guest.
 //!
-//! It behaves as IHI 0069 H 5.2 and 12.4 say of ICH_LR<n>_EL2 and the ICV registers, and panics
+//! It behaves as IHI 0069 H 5.2 and 12.4 say of `ICH_LR<n>_EL2` and the ICV registers, and panics
 //! where they call something UNPREDICTABLE.
 #![forbid(unsafe_code)]
 
@@ -82,7 +82,7 @@ impl FakeCpu {
         self.running.last().copied().unwrap_or(0xff)
     }
 
-    /// Reads ICC_IAR<group>_EL1, of whichever group is signalled.
+    /// Reads `ICC_IAR<group>_EL1`, of whichever group is signalled.
     pub fn acknowledge(&mut self) -> u32 {
         let groups = self.groups;
         let pending = self.lrs.iter_mut().filter(|lr| {
@@ -98,7 +98,7 @@ impl FakeCpu {
             _ => SPURIOUS,
         }
     }
-    /// Writes ICC_EOIR<group>_EL1.
+    /// Writes `ICC_EOIR<group>_EL1`.
     pub fn end(&mut self, intid: u32) {
         if self.running.pop().is_some() && self.eoi_mode == EoiMode::DropAndDeactivate {
             self.deactivate_listed(intid);
@@ -133,6 +133,10 @@ impl FakeCpu {
         ended
             || none_pending && self.control & ich_hcr::NPIE != 0
             || self.eoi_count != 0 && self.control & ich_hcr::LRENPIE != 0
+            || self.groups & 1 != 0 && self.control & ich_hcr::VGRP0EIE != 0
+            || self.groups & 1 == 0 && self.control & ich_hcr::VGRP0DIE != 0
+            || self.groups & 2 != 0 && self.control & ich_hcr::VGRP1EIE != 0
+            || self.groups & 2 == 0 && self.control & ich_hcr::VGRP1DIE != 0
             || in_use < 2 && self.control & ich_hcr::UIE != 0
     }
 }
@@ -159,6 +163,9 @@ impl ListRegisters for FakeCpu {
     }
     fn take_eoi_count(&mut self) -> u32 {
         core::mem::take(&mut self.eoi_count)
+    }
+    fn groups(&self) -> u32 {
+        self.groups
     }
     fn set_control(&mut self, bits: u32) {
         self.control = bits;
