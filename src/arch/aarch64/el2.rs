@@ -8,10 +8,10 @@
 )]
 
 use super::sysreg::{
-    read_currentel, read_hcr, read_midr, read_mpidr, read_pmcr, read_tpidr, set_cnthctl,
-    set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr, set_hcrx, set_hdfgrtr, set_hdfgwtr,
-    set_hfgitr, set_hfgrtr, set_hfgwtr, set_hstr, set_mdcr, set_mpam2, set_tpidr, set_vbar,
-    set_zcr_el2,
+    read_aidr, read_currentel, read_hcr, read_midr, read_mpidr, read_pmcr, read_revidr, read_tpidr,
+    set_cnthctl, set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr, set_hcrx, set_hdfgrtr,
+    set_hdfgwtr, set_hfgitr, set_hfgrtr, set_hfgwtr, set_hstr, set_mdcr, set_mpam2, set_tpidr,
+    set_vbar, set_zcr_el2,
 };
 use super::vectors;
 use crate::id::Mpidr;
@@ -46,6 +46,7 @@ const HCR_GUEST: u64 = 1 << 0   // VM: stage 2
     | 1 << 1                    // SWIO: invalidation by set/way also cleans (traps T15)
     | 1 << 2                    // PTW: no table walks to device memory
     | 1 << 3 | 1 << 4 | 1 << 5  // FMO, IMO, AMO: physical FIQ, IRQ, SError come here
+    | 1 << 16                   // TID1: REVIDR, AIDR and, for SME, SMIDR
     | 1 << 18                   // TID3: identification registers
     | 1 << 19                   // TSC: SMC (traps T93)
     | 1 << 20                   // TIDCP: the implementer's own registers
@@ -53,6 +54,7 @@ const HCR_GUEST: u64 = 1 << 0   // VM: stage 2
     | 1 << 31                   // RW: EL1 is AArch64
     | 1 << 35                   // TLOR: limited ordering regions
     | 1 << 36; // TERR: RAS error records
+const HCRX_TALLINT: u64 = 1 << 6;
 const HCR_TID5: u64 = 1 << 58;
 const HCR_APK_API: u64 = 3 << 40;
 const HCR_FWB: u64 = 1 << 46;
@@ -158,6 +160,18 @@ pub fn midr() -> u64 {
     read_midr()
 }
 
+/// Returns this core's REVIDR_EL1: which errata its revision has.
+#[must_use]
+pub fn revidr() -> u64 {
+    read_revidr()
+}
+
+/// Returns this core's AIDR_EL1, whose meaning is the implementer's.
+#[must_use]
+pub fn aidr() -> u64 {
+    read_aidr()
+}
+
 /// Returns the exception level that the core runs at.
 #[must_use]
 pub fn current_level() -> u64 {
@@ -240,8 +254,10 @@ fn set_traps(features: CoreFeatures) {
     }
     set_mdcr(mdcr);
     // Every extension that HCRX_EL2 would give a guest stays off: LS64, MOPS, TCR2, SCTLR2, GCS.
+    // TALLINT alone takes something away: writes of ALLINT (FEAT_NMI).
     if field(features.mmfr1, 40) != 0 {
-        set_hcrx(0);
+        let has_nmi = field(raw_id_register(4, 1), 36) != 0;
+        set_hcrx(if has_nmi { HCRX_TALLINT } else { 0 });
     }
     // Fine-grained traps: 0 traps what has an "n" name (SME, GCS, POE, BRBE), lets the rest be.
     if field(features.mmfr0, 56) != 0 {

@@ -42,6 +42,8 @@ read! {
     ich_elrsr = "ich_elrsr_el2";
     read_mpidr = "mpidr_el1";
     read_midr = "midr_el1";
+    read_revidr = "revidr_el1";
+    read_aidr = "aidr_el1";
     read_pmcr = "pmcr_el0";
     read_tpidr = "tpidr_el2";
     read_hcr = "hcr_el2";
