@@ -15,8 +15,10 @@ use super::sysreg::{
 };
 use super::vectors;
 use crate::id::Mpidr;
+use crate::spec::errata::{self, BranchHistory};
 use crate::spec::vmsa::MemAttrEncoding;
 use aarch64_cpu::asm::barrier;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// CPTR_EL2 with E2H = 0.
 mod cptr {
@@ -211,6 +213,9 @@ pub fn set_up_core(mitigations: Mitigations) -> Result<(), CoreRefusal> {
     if read_hcr() & HCR_E2H != 0 {
         return Err(CoreRefusal::VheOnly);
     }
+    if errata::repeats_tlbi(read_midr()) {
+        REPEATS_TLBI.store(true, Ordering::Relaxed);
+    }
     let features = features();
     set_vectors(mitigations);
     set_traps(features);
@@ -281,43 +286,26 @@ fn amu(features: CoreFeatures) -> u64 {
 }
 
 /// Returns how many branches overwrite this core's branch history, 0 when it needs none.
-///
-/// From Arm's Spectre-BHB table; cores with CSV2_3 or CLRBHB, and those not named, need no loop.
 pub(super) fn history_loops(mitigations: Mitigations) -> u64 {
-    if mitigations == Mitigations::Off || field(raw_id_register(4, 0), 56) >= 3 {
+    if mitigations == Mitigations::Off {
         return 0;
     }
-    match part() {
-        // Cortex-A57, A72.
-        Some(0xd07 | 0xd08) => 8,
-        // Cortex-A76, A76AE, A77, Neoverse N1.
-        Some(0xd0b..=0xd0e) => 24,
-        // Cortex-A78, A78AE, A78C, X1, A710, X2, Neoverse N2, V1.
-        Some(0xd40..=0xd42 | 0xd44 | 0xd47..=0xd49 | 0xd4b) => 32,
-        // Cortex-A715, A720.
-        Some(0xd4d | 0xd81) => 38,
-        // Cortex-X3, Neoverse V2.
-        Some(0xd4e | 0xd4f) => 132,
-        _ => 0,
+    BranchHistory {
+        midr: read_midr(),
+        csv2: field(raw_id_register(4, 0), 56),
+        clrbhb: field(raw_id_register(6, 2), 28),
+        ecbhb: field(raw_id_register(7, 1), 60),
     }
+    .loops()
 }
 
-/// Returns whether this core can lose a broadcast TLB invalidation unless it is repeated
-/// (CVE-2025-10263, traps T08).
+/// Set once a core that needs it has come up; none goes away.
+static REPEATS_TLBI: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether some core can leave accesses behind after a broadcast TLB invalidation unless
+/// that is repeated (CVE-2025-10263, traps T08).
 pub(super) fn repeats_tlbi() -> bool {
-    // Cortex-A76, A76AE, A77, A78, A78AE, A78C, A710, X1, X1C, X2, X3, X4, X925; Neoverse N1, N2,
-    // V1, V2, V3AE, V3.
-    matches!(
-        part(),
-        Some(0xd0b..=0xd0e | 0xd40..=0xd42 | 0xd44 | 0xd47..=0xd49 | 0xd4b | 0xd4c)
-            | Some(0xd4e | 0xd4f | 0xd82..=0xd85)
-    )
-}
-
-/// Returns MIDR_EL1.PartNum of a core that Arm designed.
-fn part() -> Option<u64> {
-    let midr = read_midr();
-    (midr >> 24 & 0xff == 0x41).then_some(midr >> 4 & 0xfff)
+    REPEATS_TLBI.load(Ordering::Relaxed) || errata::repeats_tlbi(read_midr())
 }
 
 macro_rules! id_registers {
