@@ -8,10 +8,11 @@
 )]
 
 use super::sysreg::{
-    read_aidr, read_currentel, read_hcr, read_midr, read_mpidr, read_pmcr, read_revidr, read_tpidr,
-    set_cnthctl, set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr, set_hcrx, set_hdfgrtr,
-    set_hdfgwtr, set_hfgitr, set_hfgrtr, set_hfgwtr, set_hstr, set_mdcr, set_mpam2, set_tpidr,
-    set_vbar, set_zcr_el2,
+    read_aidr, read_currentel, read_hcr, read_midr, read_mpamidr, read_mpidr, read_pmcr,
+    read_revidr, read_tpidr, set_cnthctl, set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr,
+    set_hcrx, set_hdfgrtr, set_hdfgrtr2, set_hdfgwtr, set_hdfgwtr2, set_hfgitr, set_hfgitr2,
+    set_hfgrtr, set_hfgrtr2, set_hfgwtr, set_hfgwtr2, set_hstr, set_mdcr, set_mpam2, set_mpamhcr,
+    set_tpidr, set_vbar, set_vdisr, set_vsesr, set_zcr_el2,
 };
 use super::vectors;
 use crate::id::Mpidr;
@@ -41,6 +42,22 @@ mod mdcr {
     pub const TTRF: u64 = 1 << 19;
     /// No cycle counting at EL2.
     pub const HCCD: u64 = 1 << 23;
+}
+
+/// HDFGRTR_EL2.
+mod hdfgrtr {
+    pub const PMBIDR: u64 = 1 << 63;
+    pub const TRBIDR: u64 = 1 << 51;
+}
+
+/// MPAMIDR_EL1, MPAM2_EL2 and MPAMHCR_EL2 (DDI 0598).
+mod mpam {
+    pub const IDR_HAS_HCR: u64 = 1 << 17;
+    pub const IDR_HAS_TIDR: u64 = 1 << 58;
+    pub const TRAP_EL1: u64 = 1 << 48;
+    pub const TRAP_EL0: u64 = 1 << 49;
+    pub const TIDR: u64 = 1 << 58;
+    pub const HCR_TRAP_IDR: u64 = 1 << 31;
 }
 
 /// The configuration that guests run under. What is not listed is off.
@@ -219,13 +236,20 @@ pub fn set_up_core(mitigations: Mitigations) -> Result<(), CoreRefusal> {
     let features = features();
     set_vectors(mitigations);
     set_traps(features);
+    if field(features.pfr0, 28) != 0 {
+        // An SError that a guest is given says that its syndrome is the implementer's own (IDS):
+        // nothing is known of it.
+        set_vsesr(1 << 24);
+        set_vdisr(0);
+    }
     set_hstr(0);
     set_hacr(0);
     // EL1 uses counter and physical timer directly (EL1PCTEN, EL1PCEN).
     set_cnthctl(3);
     set_cntvoff(0);
     super::timer::cancel_hyp_timer();
-    barrier::isb(barrier::SY);
+    // The firmware's: nobody would take their interrupts before a guest has the core.
+    super::guest::stop_timers();
     Ok(())
 }
 
@@ -264,20 +288,46 @@ fn set_traps(features: CoreFeatures) {
         let has_nmi = field(raw_id_register(4, 1), 36) != 0;
         set_hcrx(if has_nmi { HCRX_TALLINT } else { 0 });
     }
-    // Fine-grained traps: 0 traps what has an "n" name (SME, GCS, POE, BRBE), lets the rest be.
-    if field(features.mmfr0, 56) != 0 {
-        set_hfgrtr(0);
-        set_hfgwtr(0);
-        set_hfgitr(0);
-        set_hdfgrtr(0);
-        set_hdfgwtr(0);
-        if field(features.pfr0, 44) != 0 {
-            set_hafgrtr(0);
-        }
+    set_fine_grained_traps(features);
+    set_mpam_traps(features);
+}
+
+/// 0 traps what has an "n" name (SME, GCS, POE, BRBE, all of FEAT_FGT2) and lets the rest be.
+fn set_fine_grained_traps(features: CoreFeatures) {
+    let version = field(features.mmfr0, 56);
+    if version == 0 {
+        return;
     }
-    if field(features.pfr0, 40) != 0 {
-        // TRAPMPAM1EL1, TRAPMPAM0EL1 and TIDR of MPAM2_EL2 (DDI 0598).
-        set_mpam2(1 << 49 | 1 << 48 | 1 << 58);
+    set_hfgrtr(0);
+    set_hfgwtr(0);
+    set_hfgitr(0);
+    // No other control traps reads of PMBIDR_EL1 and TRBIDR_EL1.
+    let spe = if field(features.dfr0, 32) != 0 { hdfgrtr::PMBIDR } else { 0 };
+    let trbe = if field(features.dfr0, 44) != 0 { hdfgrtr::TRBIDR } else { 0 };
+    set_hdfgrtr(spe | trbe);
+    set_hdfgwtr(0);
+    if field(features.pfr0, 44) != 0 {
+        set_hafgrtr(0);
+    }
+    if version >= 2 {
+        set_hdfgrtr2(0);
+        set_hdfgwtr2(0);
+        set_hfgrtr2(0);
+        set_hfgwtr2(0);
+        set_hfgitr2(0);
+    }
+}
+
+fn set_mpam_traps(features: CoreFeatures) {
+    // ID_AA64PFR1_EL1.MPAM_frac is all that says version 0.1.
+    if field(features.pfr0, 40) | field(raw_id_register(4, 1), 16) == 0 {
+        return;
+    }
+    let mpamidr = read_mpamidr();
+    let tidr = if mpamidr & mpam::IDR_HAS_TIDR != 0 { mpam::TIDR } else { 0 };
+    set_mpam2(mpam::TRAP_EL0 | mpam::TRAP_EL1 | tidr);
+    if mpamidr & mpam::IDR_HAS_HCR != 0 {
+        set_mpamhcr(mpam::HCR_TRAP_IDR);
     }
 }
 
