@@ -52,13 +52,15 @@ global_asm!(
     save_rest_and_return
     .endm
 
-    // Overwrites the branch history before the first indirect branch at EL2 (CVE-2022-23960;
-    // Arm, "Spectre-BHB"): as many taken branches as the core needs, then a barrier.
+    // Clears the branch history before the first indirect branch at EL2 (CVE-2022-23960; Arm,
+    // "Spectre-BHB"): by CLRBHB, a hint to cores that do not have it, and by as many taken branches
+    // as the core needs, then a barrier.
     .macro history kind
     .balign 128
     stp     x0, x1, [sp, #0]
     stp     x2, x3, [sp, #16]
     mov     x0, #\kind
+    hint    #22                     // CLRBHB
     ldr     x1, [sp, #{LOOPS}]
 9:  b       8f
 8:  subs    x1, x1, #1

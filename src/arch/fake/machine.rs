@@ -201,6 +201,15 @@ pub fn id_register(crm: u8, op2: u8) -> u64 {
     with(|core| core.id_registers.get(&(crm, op2)).copied().unwrap_or(0))
 }
 
+/// Reads REVIDR_EL1.
+pub fn revidr() -> u64 {
+    0
+}
+/// Reads AIDR_EL1.
+pub fn aidr() -> u64 {
+    0
+}
+
 /// Takes the next pending interrupt.
 pub fn acknowledge() -> Option<Pintid> {
     with(|core| core.pending.pop_front())
