@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The state of 32 interrupts, a word for each property: what ISENABLER<n> and its like show.
+//! The state of 32 interrupts, a word for each property: what `ISENABLER<n>` and its like show.
 //!
 //! A pending or active bit is in one place only: here, or in the list register that `listed`
 //! stands for. Words are atomics, because any core may write the registers of any redistributor.

@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 /// The bits of GICD_CTLR that can be written.
 const CTLR_WRITABLE: u32 = gicd::CTLR_ENABLE_GROUP0 | gicd::CTLR_ENABLE_GROUP1;
-/// The bits of GICD_IROUTER<n> that exist.
+/// The bits of `GICD_IROUTER<n>` that exist.
 const ROUTER: u64 = crate::id::Mpidr::AFFINITY | gicd::IROUTER_ANY;
 
 impl Vdist {
