@@ -104,22 +104,23 @@ impl Boot {
             "[vm.{VM}]\ncpus = \"0-1\"\nmemory = \"64M\"\nkernel = {guest:?}\ncmdline = \"{}\"\n\n\
              [console]\nmode = \"tagged\"\n\n\
              [test]\nmitigations_off = {}\nreport_reset_cost = true\n",
-            if self == Self::Reset { "reset" } else { "bench" },
+            if self == Self::Reset { "mode=reset" } else { "" },
             self != Self::MitigationsOn,
         );
         text
     }
 
     fn script(self) -> Result<Script, ScriptError> {
-        let mut script = Script::new(if self == Self::Reset { End::Done } else { End::Off });
+        let mut script = Script::new(End::Off);
         script.limit = LIMIT;
-        script.never("^BENCH FAIL")?;
         if self == Self::Reset {
             for _ in 0..RESETS {
+                script.expect(VM, "^READY")?.send(VM, "r");
                 script.expect_hypervisor(r"reset bench: \d+ ticks")?;
             }
+            script.expect(VM, "^READY")?.send(VM, "q");
         } else {
-            script.expect(VM, "^BENCH END")?.expect_hypervisor(r"ram \d+ bytes")?;
+            script.expect(VM, r"^RESULT benched=[1-9]")?.expect_hypervisor(r"ram \d+ bytes")?;
         }
         Ok(script)
     }
