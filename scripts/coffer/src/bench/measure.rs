@@ -8,7 +8,7 @@ use crate::command::Exit;
 use crate::expect::{self, End, Outcome, Script, ScriptError};
 use crate::qemu::{Clock, Machine};
 use crate::run::{self, Error};
-use object::{Object, ObjectSection, SectionKind};
+use object::{Object, ObjectSection, SectionFlags, SectionKind, elf};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -189,8 +189,10 @@ fn image_bytes(path: &PathBuf) -> Result<u64, Error> {
                 | SectionKind::Elf(_)
         )
     };
+    // Loaded is what has SHF_ALLOC; the image's text is at address 0.
+    let is_allocated = |section: &object::Section<'_, '_>| matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(elf::SHF_ALLOC) != 0);
     let loaded =
-        elf.sections().filter(|section| is_loaded(section.kind()) && section.address() != 0);
+        elf.sections().filter(|section| is_loaded(section.kind()) && is_allocated(section));
     Ok(loaded.map(|section| section.size()).sum())
 }
 
