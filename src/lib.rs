@@ -7,7 +7,7 @@
 //! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`percpu`], [`drivers`];
 //! - L2, models, plain state machines: [`memory`], [`gic`], [`psci`], [`smccc`], [`console`],
 //!   [`trace`], [`plan`];
-//! - L3, composition: [`vm`], [`vcpu`], [`boot`].
+//! - L3, composition: [`vm`], [`vcpu`], [`hypervisor`], [`boot`].
 #![no_std]
 #![warn(clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::indexing_slicing))]
