@@ -13,4 +13,3 @@ pub mod psci;
 pub mod size;
 pub mod smccc;
 pub mod vmsa;
-pub mod gic;

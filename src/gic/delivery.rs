@@ -17,6 +17,7 @@ mod refill;
 use super::bank::{bit, bits_of};
 use super::vredist::{Vredist, Work};
 use super::{SpiToken, Vgic};
+use crate::bits::Level;
 use crate::id::{Pintid, VcpuId, Vintid};
 use crate::spec::gic::{Lr, ich_hcr};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -32,7 +33,7 @@ pub trait ListRegisters {
     fn write(&mut self, slot: usize, lr: Lr);
     /// Reads ICH_ELRSR_EL2, after an ISB where list registers were written since the exit.
     fn empty(&self) -> u32;
-    /// Reads ICH_HCR_EL2.EOIcount and sets it to 0.
+    /// Reads ICH_HCR_EL2.EOIcount and sets it to 0; 0 where the guest's EOImode is 1.
     fn take_eoi_count(&mut self) -> u32;
     /// Reads VENG0 and VENG1 of ICH_VMCR_EL2 into bits 0 and 1: the groups that the guest has
     /// enabled in its CPU interface.
@@ -42,6 +43,8 @@ pub trait ListRegisters {
     fn set_control(&mut self, bits: u32);
     /// Deactivates a physical interrupt of this core, or an SPI.
     fn deactivate(&mut self, pintid: Pintid);
+    /// Returns what the line of a PPI of this core carries now; high where that is not known.
+    fn line(&self, pintid: Pintid) -> Level;
 }
 
 /// What is left to do after a flush.

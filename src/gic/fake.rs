@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Effects, ListRegisters};
+use crate::bits::Level;
 use crate::id::{Pintid, VcpuId};
 use crate::spec::gic::{Lr, LrState, ich_hcr};
 use core::cell::RefCell;
@@ -47,6 +48,8 @@ pub struct FakeCpu {
     pub eoi_mode: EoiMode,
     /// The physical interrupts that were deactivated here, by EL2 or by a hardware link.
     pub deactivated: Vec<Pintid>,
+    /// The PPIs whose lines are low; all others are high.
+    pub low_lines: Vec<Pintid>,
 }
 
 impl FakeCpu {
@@ -61,6 +64,7 @@ impl FakeCpu {
             groups: 3,
             eoi_mode: EoiMode::DropAndDeactivate,
             deactivated: Vec::new(),
+            low_lines: Vec::new(),
         }
     }
 
@@ -172,6 +176,9 @@ impl ListRegisters for FakeCpu {
     }
     fn deactivate(&mut self, pintid: Pintid) {
         self.deactivated.push(pintid);
+    }
+    fn line(&self, pintid: Pintid) -> Level {
+        if self.low_lines.contains(&pintid) { Level::Low } else { Level::High }
     }
 }
 

@@ -197,7 +197,8 @@ fn check_features(is_el0: bool) -> Outcome {
                 code::sweep(&[*instruction], 0, 0);
             }
             let class = code::noted(0);
-            let has_own_class = matches!(*instruction, GMID | SMIDR);
+            // A control of EL1 that hardware has in spite of the hiding comes first at EL0.
+            let has_own_class = is_el0 || matches!(*instruction, GMID | SMIDR);
             let is_undef = class == Some(ec::UNKNOWN) || has_own_class && class == Some(ec::SYSREG);
             if is_shown {
                 shown_count += 1;

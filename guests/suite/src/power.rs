@@ -55,7 +55,7 @@ fn t87_one_of_two_callers_wins() -> Outcome {
     static WINS: AtomicU32 = AtomicU32::new(0);
     static LOSSES: AtomicU32 = AtomicU32::new(0);
     static HOLD: AtomicBool = AtomicBool::new(false);
-    const ROUNDS: u32 = 100;
+    const ROUNDS: u32 = 25;
     fn ask() {
         match cpu::start(2, held) {
             Ok(()) => WINS.fetch_add(1, Relaxed),

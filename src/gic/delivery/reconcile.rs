@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Delivery, ListRegisters, SLOTS, SpiToken, Vgic};
+use crate::bits::Level;
 use crate::gic::Effects;
 use crate::gic::bank::{Bank, bit, bits_of};
 use crate::gic::vdist::{Net, Spi};
@@ -106,7 +107,9 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
         } else {
             (on.take(&on.bank.retract), on.take(&on.bank.deactivate))
         };
-        let pending = was.is_pending() && !retract;
+        // A guest that quiets its timer does so without an exit, so its line is looked at here.
+        let is_low = |pintid| on.intid < SPI_FIRST && self.lrs.line(pintid) == Level::Low;
+        let pending = was.is_pending() && !retract && !was.pintid().is_some_and(is_low);
         let active = was.is_active() && !deactivate;
         was.with_state(LrState::new(pending, active))
     }
@@ -172,6 +175,11 @@ impl Delivery {
         let retract = own.bank.retract.swap(0, SeqCst);
         let deactivate = own.bank.deactivate.swap(0, SeqCst);
         own.bank.pending.fetch_or(work.raised(), SeqCst);
+        for intid in bits_of(own.bank.linked.load(Relaxed) & own.bank.pending.load(Relaxed)) {
+            if self.link(intid).is_some_and(|pintid| lrs.line(pintid) == Level::Low) {
+                own.bank.pending.fetch_and(!bit(intid), SeqCst);
+            }
+        }
         let net = vgic.net(effects);
         let ctlr = own.ctlr.load(Relaxed);
         let seen = [Lr::EMPTY; SLOTS];
