@@ -31,51 +31,50 @@ const STAGES: &[Stage] = &[
     Stage {
         number: 1,
         reached: "Cofferdam runs at EL2, has found the device tree and the UART in it",
-        next: "its own page tables and caches (stage 02)",
+        next: "the machine in the tree (stage 02) and the bundle (stage 03)",
         refused: "the image was entered at the wrong exception level or without a device tree: it \
                   needs EL2, the MMU off and the tree's address in x0 (on a Raspberry Pi: no \
                   armstub= that leaves EL2; elsewhere: a BL31 that enters at EL2)",
     },
     Stage {
         number: 2,
-        reached: "EL2 runs behind its own page tables, with caches on",
+        reached: "the tree describes a machine that Cofferdam knows",
         next: "the bundle (stage 03)",
-        refused: "the device tree does not describe memory that EL2 can use: look at /memory, \
-                  /reserved-memory and /memreserve/",
+        refused: "the tree lacks something or contradicts itself: look at the node that the line \
+                  names, and at who has edited the tree (overlays, the firmware)",
     },
     Stage {
         number: 3,
         reached: "the bundle was found where the tree says (/chosen, linux,initrd-start) and is whole",
-        next: "the plan in the bundle (stage 04)",
+        next: "the comparison of the plan with this machine (stage 04), the cores (stage 05)",
         refused: "the bundle is missing, cut short or altered: check that the ramdisk's address \
                   does not overlap the image, that all of the file was loaded, and build it again",
     },
     Stage {
         number: 4,
-        reached: "bundle and tree have been moved out of the way of the guests' memory",
+        reached: "the plan fits this machine",
         next: "the interrupt controller and the cores (stage 05)",
-        refused: "there is no room for bundle and tree beside the guests: give the guests less \
-                  memory",
+        refused: "the plan was made for another machine: the line names both sides; plan again \
+                  with this machine's own tree (coffer plan --dtb)",
     },
     Stage {
         number: 5,
         reached: "the interrupt controller is set up and the cores have answered",
-        next: "the comparison of the plan with this machine (stage 06)",
-        refused: "a core did not start or the interrupt controller is not the planned one: compare \
-                  the board's tree with the one that the bundle was planned for",
+        next: "the guests' memory (stage 06)",
+        refused: "a core did not start or the interrupt controller is not what the tree says: \
+                  compare the tree with the firmware (PSCI, spin table)",
     },
     Stage {
         number: 6,
-        reached: "the plan has been compared with this machine",
-        next: "the guests' memory (stage 07)",
-        refused: "the plan does not fit this machine: the line names both sides; plan again with \
-                  the machine's own tree (coffer plan --dtb)",
+        reached: "every guest has its memory",
+        next: "what the hypervisor keeps for itself (stage 07)",
+        refused: "a guest's memory does not fit beside what the line names; the other guests go on",
     },
     Stage {
         number: 7,
-        reached: "every guest has its memory and its images",
-        next: "the first entry to a guest (stage 08)",
-        refused: "a guest's memory or images could not be set up; the other guests go on",
+        reached: "the memory is handed out",
+        next: "copying the images and the first entry to a guest (stage 08)",
+        refused: "the hypervisor has no memory left for itself: give the guests less",
     },
     Stage {
         number: 8,
@@ -160,14 +159,14 @@ mod tests {
     fn a_hang_is_placed_between_two_stages() {
         let said = diagnose("U-Boot\r\n\x1e[01] cofferdam 0.1.0 at EL2\r\n\x1e[03] bundle 61M\r\n");
         assert!(said.starts_with("last stage: [03] bundle 61M\n"), "{said}");
-        assert!(said.contains("next:       the plan in the bundle"), "{said}");
+        assert!(said.contains("next:       the comparison of the plan"), "{said}");
     }
 
     #[test]
     fn a_refusal_counts_more_than_what_follows_it() {
         let said = diagnose("[01] x\n[06!] plan expects 4G, tree has 2G\n[09] up in 3 ms\n");
         assert!(said.starts_with("refused:    [06!] plan expects 4G, tree has 2G\n"), "{said}");
-        assert!(said.contains("plan again with"), "{said}");
+        assert!(said.contains("the other guests go on"), "{said}");
     }
 
     #[test]
