@@ -4,6 +4,7 @@
 
 use super::{Core, Next};
 use crate::arch;
+use crate::gic::Vredist;
 use crate::psci::{Action, Reset};
 use crate::smccc::{self, Call, Workaround};
 use crate::spec::smccc::{FunctionId, SUCCESS};
@@ -42,8 +43,11 @@ impl Core {
             }
             Action::TurnOff => Next::Off,
             Action::Suspend => {
-                // Standby: the next interrupt for this core ends it.
-                arch::wait_for_interrupt();
+                // Standby: an interrupt of this core ends it, or one that waits for the guest.
+                let has_work = self.vm.vgic.vredist(self.vcpu).is_some_and(Vredist::has_work);
+                if !has_work && arch::list_registers_are_empty(&self.list_registers) {
+                    arch::wait_for_interrupt();
+                }
                 self.return_to_guest(SUCCESS)
             }
             Action::SystemOff => Next::Change(Change::Stop),

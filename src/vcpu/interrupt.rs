@@ -44,7 +44,7 @@ impl Core {
     /// Looks at what a kick can be for; virtual interrupts are looked at before every entry.
     #[inline(always)]
     fn after_kick(&self) -> Next {
-        if self.vm.lifecycle.wants_out() { Next::Off } else { Next::Enter }
+        if self.vm.lifecycle.wants_out() { Next::Out } else { Next::Enter }
     }
 
     fn serve_rare(&mut self, pintid: Pintid) -> Next {
@@ -72,12 +72,20 @@ impl Core {
         Next::Enter
     }
 
-    /// Brings work to the list registers.
+    /// Brings work to the list registers. What others add meanwhile has its kick; what this core
+    /// adds for itself has none, so it looks again, a few times and then at the next exit.
     #[inline]
     pub(super) fn flush_work(&mut self, vredist: &Vredist) {
-        if self.delivery.flush(vredist, &mut self.list_registers) == Flush::Reconcile {
-            self.reconcile();
+        const ROUNDS_MAX: usize = 4;
+        for _ in 0..ROUNDS_MAX {
+            if self.delivery.flush(vredist, &mut self.list_registers) == Flush::Reconcile {
+                self.reconcile();
+            }
+            if !vredist.has_work() {
+                return;
+            }
         }
+        self.vm.kick(self.vcpu);
     }
 
     /// Compares list registers and models.
@@ -147,14 +155,21 @@ impl Core {
         self.reconcile();
     }
 
-    /// Empties this core's list registers and ends the physical interrupts behind them.
-    pub(super) fn stop_interrupts(&mut self) {
-        if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
+    /// Takes this core out of its VM's interrupts: at the end of the VM everything goes, at the
+    /// end of the vCPU alone what waits for it stays in the models, and others may take it.
+    pub(super) fn stop_interrupts(&mut self, next: Next) {
+        const OWN: u32 = 1 << 23 | 1 << 27 | 1 << 30;
+        arch::stop_timers();
+        let vm = self.vm;
+        if next == Next::Off {
+            let effects = self.effects();
+            let mut spis = vm.spis.lock();
+            self.delivery.vacate(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
+            vm.vgic.wake_all(&mut spis, &effects);
+        } else if let Some(vredist) = vm.vgic.vredist(self.vcpu) {
             self.delivery.reset(vredist, &mut self.list_registers);
         }
         arch::reset_virtual_interface();
-        const OWN: u32 = 1 << 23 | 1 << 27 | 1 << 30;
-        arch::stop_timers();
         self.redistributor.quiet(OWN);
     }
 }

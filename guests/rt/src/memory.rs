@@ -44,17 +44,24 @@ pub fn mark_all() {
     IMAGE_WORD.store(MARK, Relaxed);
 }
 
-/// Returns the address of a word that still has its mark.
+/// Returns the address of a word that is neither 0, as memory comes to a guest, nor its own mark
+/// from before a reset, nor part of what the boot protocol hands over.
 #[must_use]
-pub fn find_mark() -> Option<u64> {
-    words().find(|address| {
+pub fn find_foreign() -> Option<u64> {
+    let kept = &tree::machine().kept;
+    let is_kept = |word| kept.iter().any(|(start, size)| word_in(word, *start, *size));
+    words().filter(|word| !is_kept(*word)).find(|address| {
         let value: u64;
         // SAFETY: as in `mark_all`, and a load changes nothing.
         unsafe {
             asm!("ldr {}, [{}]", out(reg) value, in(reg) *address, options(nostack, readonly));
         }
-        value == MARK ^ address
+        value != 0 && value != MARK ^ address
     })
+}
+
+fn word_in(word: u64, start: u64, size: u64) -> bool {
+    word.wrapping_sub(start) < size
 }
 
 /// Returns whether the program's data are as in its file.

