@@ -78,7 +78,7 @@ const HCR_TID5: u64 = 1 << 58;
 const HCR_APK_API: u64 = 3 << 40;
 const HCR_FWB: u64 = 1 << 46;
 const HCR_E2H: u64 = 1 << 34;
-const HCR_RW: u64 = 1 << 31;
+pub(super) const HCR_RW: u64 = 1 << 31;
 
 /// Whether what a core's errata need is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,6 +165,11 @@ pub fn features() -> CoreFeatures {
         mmfr1: raw_id_register(7, 1),
         mmfr2: raw_id_register(7, 2),
     }
+}
+
+/// Returns whether this core has system registers for the GIC (ID_AA64PFR0_EL1.GIC).
+pub(super) fn has_gic_registers() -> bool {
+    field(raw_id_register(4, 0), 24) != 0
 }
 
 /// Returns this core's affinity.
