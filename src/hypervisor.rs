@@ -76,8 +76,8 @@ impl Hypervisor {
             let LoadCost { hash_ticks, copy_ticks, clean_ticks, image_bytes, memory_bytes } = cost;
             log::info!(
                 target: "vm",
-                "reset {}: {ticks} ticks, hash {hash_ticks}, copy {copy_ticks}, clean {clean_ticks}, \
-                 images {image_bytes}, memory {memory_bytes}",
+                "reset {}: {ticks} ticks, hash {hash_ticks}, copy {copy_ticks}, \
+                 clean {clean_ticks}, images {image_bytes}, memory {memory_bytes}",
                 vm.plan.name
             );
         }

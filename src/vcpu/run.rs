@@ -147,7 +147,8 @@ impl Core {
                 vm.kick(VcpuId::new(0));
             }
             Err(Damaged(ipa)) => {
-                log::error!(target: "vm", "{} cannot start: its image at {ipa} has changed", vm.plan.name);
+                let name = &vm.plan.name;
+                log::error!(target: "vm", "{name} cannot start: its image at {ipa} has changed");
                 vm.lifecycle.finish(Change::Stop);
                 self.hypervisor.vm_is_off(vm);
             }
