@@ -14,6 +14,7 @@ mod vms;
 use crate::addr::Pa;
 use crate::arch;
 use crate::hypervisor;
+use crate::memory::owners::Owner;
 use core::convert::Infallible;
 use core::fmt;
 
@@ -39,6 +40,7 @@ impl Stage {
     const PLAN: Self = Self("04");
     const CORES: Self = Self("05");
     const MEMORY: Self = Self("06");
+    const RAM: Self = Self("07");
     const VM: Self = Self("08");
     const UP: Self = Self("09");
 
@@ -64,6 +66,8 @@ fn boot(tree_at: Pa) -> Result<Infallible, Stop> {
     let plan = bundle::plan(&held)?;
     let report = bundle::check(&plan, &machine, &held)?;
     let mut cores = cores::bring_up(&plan, &machine, &mut owners)?;
+    let ram: u64 = owners.memory_of(Owner::Hypervisor).map(|range| range.size()).sum();
+    Stage::RAM.say(format_args!("ram {ram} bytes for the hypervisor, bundle apart"));
     let console = vms::console(&plan);
     let vms = vms::build(&plan, &report, &held, &machine, &mut owners, &cores)?;
     let hypervisor = vms::install(&plan, &machine, console, vms, &mut cores)?;

@@ -53,7 +53,7 @@ pub fn console(plan: &Plan) -> HostConsole {
         mode,
         escape: plan.console.escape,
         ring_bytes: RING_BYTES,
-        partial_after_ticks: hz / 50,
+        partial_after_ticks: hz / 10,
         messages: TokenBucket::new(8, hz / 4),
     };
     let names: Vec<_> = plan.vms.iter().map(|vm| vm.name.clone()).collect();

@@ -67,6 +67,11 @@ pub(super) struct Out {
     sent: usize,
     /// Who has an unfinished line on the wire, and how many bytes of text it has.
     open: Option<(Speaker, usize)>,
+    /// Until when the open line is left open though others have lines: a core that its guest's
+    /// writer is taken from for a moment must not cut the line.
+    open_until_ticks: u64,
+    /// Until when at the latest, however its bytes dribble.
+    open_limit_ticks: u64,
     /// Who comes next: a place in the round of the log and all guests.
     turn: usize,
     /// Follows what a focused guest sends.
@@ -160,6 +165,11 @@ impl Console {
         {
             return self.stage_line(speaker);
         }
+        let is_kept =
+            |(_, columns)| columns < LINE_BYTES_MAX && now_ticks < self.out.open_until_ticks;
+        if open.is_some_and(is_kept) {
+            return self.grow(open, now_ticks);
+        }
         let round = self.guests.len() + 1;
         for step in 0..round {
             let place = (self.out.turn + step) % round;
@@ -167,15 +177,32 @@ impl Console {
             let is_open = open.is_some_and(|(open, _)| open == speaker);
             if !is_open && (self.can_finish(speaker, 0) || self.is_overdue(speaker, now_ticks)) {
                 self.out.turn = place + 1;
-                return self.stage_line(speaker);
+                self.stage_line(speaker);
+                return self.hold(now_ticks, Line::New);
             }
         }
         // Nobody else wants the wire, so an open line may grow as its bytes come.
+        self.grow(open, now_ticks);
+    }
+
+    /// Adds what has come to the open line.
+    fn grow(&mut self, open: Option<(Speaker, usize)>, now_ticks: u64) {
         if let Some((speaker, _)) = open
             && self.source(speaker).is_some_and(|source| source.len() > 0)
         {
             self.stage_line(speaker);
+            self.hold(now_ticks, Line::Same);
         }
+    }
+
+    /// Leaves the open line open for a while.
+    fn hold(&mut self, now_ticks: u64, line: Line) {
+        const LINE_HOLDS: u64 = 4;
+        let after = self.config.partial_after_ticks;
+        if line == Line::New {
+            self.out.open_limit_ticks = now_ticks.saturating_add(after.saturating_mul(LINE_HOLDS));
+        }
+        self.out.open_until_ticks = now_ticks.saturating_add(after).min(self.out.open_limit_ticks);
     }
 
     /// Stages a line of the log, or else bytes of the VM with the focus. The log comes first: so
@@ -276,9 +303,15 @@ impl Console {
             return Drained::Empty;
         }
         let after = self.config.partial_after_ticks;
-        let sources = self.guests.iter_mut().map(|guest| &mut guest.source);
-        let due = sources.filter_map(|source| source.partial_due(now_ticks, after)).min();
-        due.map_or(Drained::Empty, Drained::HeldUntil)
+        let log = self.log.has_line().then_some(now_ticks);
+        let guests = self.guests.iter_mut().filter_map(|guest| {
+            let is_ready = guest.source.has_line() || guest.source.len() >= LINE_BYTES_MAX;
+            if is_ready { Some(now_ticks) } else { guest.source.partial_due(now_ticks, after) }
+        });
+        let due = log.into_iter().chain(guests).min();
+        // An open line keeps back what is ready.
+        let until = if self.out.open.is_some() { self.out.open_until_ticks } else { 0 };
+        due.map_or(Drained::Empty, |due| Drained::HeldUntil(due.max(until)))
     }
 
     /// Returns whether a source has the end of a line, or so much that the line is full.
@@ -303,6 +336,13 @@ impl Console {
             Speaker::Guest(vm) => self.guests.get(vm.index()).map(|guest| &guest.source),
         }
     }
+}
+
+/// Whether bytes begin a line on the wire.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    New,
+    Same,
 }
 
 /// Returns who has a place in the round.

@@ -13,7 +13,7 @@ pub(super) struct Source {
     ring: Ring,
     /// Newlines in the ring.
     lines: usize,
-    /// When the unfinished line was first seen.
+    /// When the unfinished line was first seen with its last byte.
     partial_since: Option<u64>,
     pub(super) counters: Counters,
 }
@@ -47,6 +47,7 @@ impl Source {
         }
         self.counters.bytes += 1;
         self.lines += usize::from(byte == b'\n');
+        self.partial_since = None;
         Push::Accepted
     }
 

@@ -116,18 +116,34 @@ fn unfinished_line_is_ended_for_another_and_tagged_again() {
     push(&mut console, A, "ro");
     push(&mut console, B, "hello\n");
     log(&mut console, "up");
-    let (text, left) = drained(&mut console, 21);
-    assert_eq!(text, "\r\nlinux-b| hello\r\n\x1eup\r\n");
-    assert_eq!(left, Drained::HeldUntil(41));
+    // A line that was just added to is not cut, and others learn when they may speak.
+    assert_eq!(drained(&mut console, 21), ("ro".into(), Drained::HeldUntil(41)));
+    assert_eq!(drained(&mut console, 40), (Text::new(), Drained::HeldUntil(41)));
+    let (text, left) = drained(&mut console, 41);
+    assert_eq!((text.as_str(), left), ("\r\nlinux-b| hello\r\n\x1eup\r\n", Drained::Empty));
     push(&mut console, A, "ot\n");
-    assert_eq!(drained(&mut console, 22).0, "linux-a| root\r\n");
+    assert_eq!(drained(&mut console, 42).0, "linux-a| ot\r\n");
     // Who can finish the line on the wire does so before others speak.
     push(&mut console, A, "x");
-    drained(&mut console, 30);
-    assert_eq!(drained(&mut console, 50).0, "linux-a| x");
+    drained(&mut console, 50);
+    assert_eq!(drained(&mut console, 70).0, "linux-a| x");
     push(&mut console, B, "late\n");
     push(&mut console, A, "y\n");
-    assert_eq!(drained(&mut console, 51).0, "y\r\nlinux-b| late\r\n");
+    assert_eq!(drained(&mut console, 71).0, "y\r\nlinux-b| late\r\n");
+}
+
+#[test]
+fn t114_line_that_dribbles_keeps_the_wire_for_a_bounded_time() {
+    let mut console = console(Mode::Tagged);
+    push(&mut console, A, "x");
+    drained(&mut console, 0);
+    assert_eq!(drained(&mut console, PARTIAL_AFTER).0, "linux-a| x");
+    push(&mut console, B, "here\n");
+    let heard = (PARTIAL_AFTER..).find(|&now| {
+        push(&mut console, A, "x");
+        drained(&mut console, now).0.contains("linux-b| here")
+    });
+    assert_eq!(heard, Some(5 * PARTIAL_AFTER), "four times the patience after the line began");
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub struct Loader {
 /// What a start has cost, in ticks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LoadCost {
+    /// Scrubbing the memory, which only the first start does.
+    pub scrub_ticks: u64,
     /// Checking the images.
     pub hash_ticks: u64,
     /// Copying them.
@@ -63,9 +65,11 @@ impl Loader {
     /// An image is damaged; the memory is then partly filled and must not run.
     pub fn load(&self) -> Result<LoadCost, Damaged> {
         let mut cost = LoadCost::default();
+        let begun = arch::counter();
         if !self.is_scrubbed.swap(true, Ordering::Relaxed) {
             // What the firmware or an earlier owner left is no guest's business (traps T02).
             self.memory.iter().for_each(|(_, memory)| arch::zero(*memory));
+            cost.scrub_ticks = arch::counter().wrapping_sub(begun);
         }
         let start = arch::counter();
         for image in &self.images {

@@ -32,7 +32,12 @@ pub fn run(instructions: &[u32], x0: u64, x1: u64) -> ([u64; 2], Option<Exceptio
 }
 
 /// Calls `target` at EL1, where nothing can be fetched, and returns the exception.
-pub fn call_unfetchable(target: u64, nzcv: u64, prepare: &[u32], restore: &[u32]) -> Option<Exception> {
+pub fn call_unfetchable(
+    target: u64,
+    nzcv: u64,
+    prepare: &[u32],
+    restore: &[u32],
+) -> Option<Exception> {
     const MOV_X9_X30: u32 = 0xaa1e_03e9;
     const BLR_X0: u32 = 0xd63f_0000;
     const MOV_X30_X9: u32 = 0xaa09_03fe;

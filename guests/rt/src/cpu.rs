@@ -6,11 +6,14 @@
 
 use crate::exception::Guard;
 use crate::sysreg::{MPIDR_EL1, relax, wfi};
-use crate::{boot, console, gic, irq, power, psci, println, test, timer, tree};
+use crate::{boot, console, gic, irq, power, println, psci, test, timer, tree};
 use core::arch::asm;
 use core::mem::transmute;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed,
+    Ordering::Release,
+};
 
 /// The most vCPUs that a guest uses.
 pub const CPUS_MAX: usize = 8;
@@ -161,9 +164,7 @@ pub(crate) extern "C" fn primary_main(tree_address: u64) -> ! {
     }
     tree::read(tree_address);
     console::init();
-    gic::init();
-    gic::init_cpu();
-    irq::reset();
+    gic::find_redistributors();
     // SAFETY: `entry!` defines the function with this signature in each guest program.
     unsafe { guest_main() };
     power::exit(power::Status::Passed)

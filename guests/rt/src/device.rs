@@ -105,15 +105,14 @@ impl Device {
     pub fn try_write(self, offset: u64, width: Width, value: u64) -> Result<(), Exception> {
         let address = self.at(offset);
         let ((), exception) = catch(Resume::Next, || {
+            let store = match width {
+                Width::Byte => store_byte,
+                Width::Half => store_half,
+                Width::Word => store_word,
+                Width::Double => store_double,
+            };
             // SAFETY: as for the accessors above; `catch` takes what the access does instead.
-            unsafe {
-                match width {
-                    Width::Byte => store_byte(address, value),
-                    Width::Half => store_half(address, value),
-                    Width::Word => store_word(address, value),
-                    Width::Double => store_double(address, value),
-                }
-            }
+            unsafe { store(address, value) };
         });
         exception.map_or(Ok(()), Err)
     }
@@ -123,7 +122,6 @@ macro_rules! stores {
     ($($name:ident $instruction:literal;)*) => {$(
         /// # Safety
         /// The address is a device's, or the access is expected to fault.
-        #[inline(always)]
         unsafe fn $name(address: u64, value: u64) {
             // SAFETY: promised by the caller.
             unsafe { asm!($instruction, in(reg) address, in(reg) value, options(nostack)) };
@@ -137,24 +135,37 @@ stores! {
     store_double "str {1}, [{0}]";
 }
 
+macro_rules! loads {
+    ($($name:ident $instruction:literal;)*) => {$(
+        fn $name(address: u64) -> u64 {
+            // The load may not complete.
+            let mut value = 0;
+            // SAFETY: a load changes no memory; what it faults on is taken by a guard.
+            unsafe {
+                asm!($instruction, in(reg) address, inout(reg) value, options(nostack));
+            }
+            value
+        }
+    )*};
+}
+loads! {
+    load_byte "ldrb {1:w}, [{0}]";
+    load_half "ldrh {1:w}, [{0}]";
+    load_word "ldr {1:w}, [{0}]";
+    load_double "ldr {1}, [{0}]";
+}
+
 /// Reads `width` at a virtual address, or gives the exception that the read took.
 ///
 /// # Errors
 /// Gives the exception.
 pub fn try_read(address: u64, width: Width) -> Result<u64, Exception> {
-    let (value, exception) = catch(Resume::Next, || {
-        // The load may not complete.
-        let mut value = 0u64;
-        // SAFETY: a load changes no memory; what it faults on, `catch` takes.
-        unsafe {
-            match width {
-                Width::Byte => asm!("ldrb {1:w}, [{0}]", in(reg) address, inout(reg) value),
-                Width::Half => asm!("ldrh {1:w}, [{0}]", in(reg) address, inout(reg) value),
-                Width::Word => asm!("ldr {1:w}, [{0}]", in(reg) address, inout(reg) value),
-                Width::Double => asm!("ldr {1}, [{0}]", in(reg) address, inout(reg) value),
-            }
-        }
-        value
-    });
+    let load = match width {
+        Width::Byte => load_byte,
+        Width::Half => load_half,
+        Width::Word => load_word,
+        Width::Double => load_double,
+    };
+    let (value, exception) = catch(Resume::Next, || load(address));
     exception.map_or(Ok(value), Err)
 }

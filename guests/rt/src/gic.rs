@@ -42,6 +42,8 @@ pub mod reg {
     pub const IPRIORITYR: u64 = 0x0400;
     /// GICD_ICFGR.
     pub const ICFGR: u64 = 0x0c00;
+    /// GICD_INMIR.
+    pub const INMIR: u64 = 0x0f80;
     /// GICD_IROUTER.
     pub const IROUTER: u64 = 0x6000;
     /// The SGI frame of a redistributor.
@@ -84,12 +86,16 @@ pub fn intids() -> u32 {
     (32 * ((gicd().read32(reg::TYPER) & 0x1f) + 1)).min(1020)
 }
 
-/// Brings the distributor into its working state: Group 1 on, nothing enabled, pending or active.
-pub fn init() {
-    let gicd = gicd();
+/// Finds the redistributor of each vCPU; changes nothing, so that a test can look at it first.
+pub(crate) fn find_redistributors() {
     for (index, base) in GICR.iter().enumerate().take(cpu::count()) {
         base.store(find_redistributor(cpu::mpidr(index)), Relaxed);
     }
+}
+
+/// Brings the distributor into its working state: Group 1 on, nothing enabled, pending or active.
+pub fn init() {
+    let gicd = gicd();
     gicd.write32(reg::CTLR, CTLR_ARE);
     let _ = wait_for_writes();
     for intid in (32..intids()).step_by(32) {
@@ -98,6 +104,7 @@ pub fn init() {
         gicd.write32(reg::ICPENDR + word, u32::MAX);
         gicd.write32(reg::ICACTIVER + word, u32::MAX);
         gicd.write32(reg::IGROUPR + word, u32::MAX);
+        gicd.write32(reg::INMIR + word, 0);
         gicd.write32(reg::ICFGR + 2 * word, 0);
         gicd.write32(reg::ICFGR + 2 * word + 4, 0);
         for n in 0..8 {
@@ -123,6 +130,7 @@ pub fn init_cpu() {
         (reg::ICPENDR, u32::MAX),
         (reg::ICACTIVER, u32::MAX),
         (reg::IGROUPR, u32::MAX),
+        (reg::INMIR, 0),
     ] {
         gicr.write32(reg::SGI_FRAME + offset, value);
     }

@@ -5,6 +5,7 @@
 //! - [`boot`] enters, [`cpu`] knows the vCPUs and starts them, [`mmu`] maps memory one to one;
 //! - [`exception`] takes exceptions and lets a test expect one, [`el0`] runs code at EL0,
 //!   [`code`] runs generated instructions;
+//! - [`memory`] fills and searches the memory that the program does not use itself;
 //! - [`tree`] reads the device tree, [`device`] reaches registers with single instructions,
 //!   [`console`], [`gic`], [`irq`], [`timer`] and [`psci`] drive what every guest has;
 //! - [`test`] runs tests and prints one line for each.
@@ -21,6 +22,7 @@ pub mod el0;
 pub mod exception;
 pub mod gic;
 pub mod irq;
+pub mod memory;
 pub mod mmu;
 pub mod power;
 pub mod psci;

@@ -87,24 +87,32 @@ pub fn result(x0: u64) -> Result<u32, Error> {
     })
 }
 
-/// Calls with four arguments and returns x0 to x3.
-pub fn call_by(conduit: Conduit, arguments: [u64; 4]) -> [u64; 4] {
-    let [mut x0, mut x1, mut x2, mut x3] = arguments;
-    // SAFETY: no service writes a guest's memory behind its back; what SMCCC 1.0 lets a call
-    // change (x4 to x17) is given up.
-    unsafe {
-        match conduit {
-            Conduit::Hvc => asm!(
-                "hvc #0", inout("x0") x0, inout("x1") x1, inout("x2") x2, inout("x3") x3,
-                clobber_abi("C"),
-            ),
-            Conduit::Smc => asm!(
-                "smc #0", inout("x0") x0, inout("x1") x1, inout("x2") x2, inout("x3") x3,
-                clobber_abi("C"),
-            ),
+macro_rules! conduit {
+    ($name:ident $instruction:literal) => {
+        fn $name(arguments: [u64; 4]) -> [u64; 4] {
+            let [mut x0, mut x1, mut x2, mut x3] = arguments;
+            // SAFETY: no service writes a guest's memory behind its back; what SMCCC 1.0 lets a
+            // call change (x4 to x17) is given up.
+            unsafe {
+                asm!(
+                    $instruction, inout("x0") x0, inout("x1") x1, inout("x2") x2, inout("x3") x3,
+                    clobber_abi("C"),
+                );
+            }
+            [x0, x1, x2, x3]
         }
+    };
+}
+conduit! { hvc "hvc #0" }
+conduit! { smc "smc #0" }
+
+/// Calls with four arguments and returns x0 to x3.
+#[must_use]
+pub fn call_by(conduit: Conduit, arguments: [u64; 4]) -> [u64; 4] {
+    match conduit {
+        Conduit::Hvc => hvc(arguments),
+        Conduit::Smc => smc(arguments),
     }
-    [x0, x1, x2, x3]
 }
 
 /// Calls by the tree's conduit and returns x0.

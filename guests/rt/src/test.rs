@@ -16,19 +16,17 @@ use crate::{console, gic, irq, mmu, power, println, timer, tree};
 use core::arch::global_asm;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-use heapless::String;
+use core::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 
-/// Why a test failed or was skipped.
-pub type Message = String<200>;
-
-/// The end of a test that is not ok.
-#[derive(Debug)]
+/// The end of a test that is not ok; why is kept apart, see [`fail`] and [`skip`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// A rule is broken.
-    Fail(Message),
+    Fail,
     /// The rule does not apply here.
-    Skip(Message),
+    Skip,
 }
 
 /// How a test ends.
@@ -89,48 +87,98 @@ macro_rules! skip {
     ($($why:tt)+) => { return Err($crate::test::skip(format_args!($($why)+))) };
 }
 
-fn message(arguments: fmt::Arguments<'_>) -> Message {
-    let mut message = Message::new();
-    // What does not fit is cut off.
-    let _ = message.write_fmt(arguments);
-    message
+/// Why the last test failed or was skipped: ASCII, cut off at the end.
+static WHY: [AtomicU8; 200] = [const { AtomicU8::new(0) }; 200];
+static WHY_LEN: AtomicUsize = AtomicUsize::new(0);
+/// Whether a vCPU other than the boot vCPU has given up; its reason then stays.
+static SECONDARY_GAVE_UP: AtomicBool = AtomicBool::new(false);
+
+struct Why;
+
+impl Write for Why {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        let start = WHY_LEN.load(Relaxed);
+        let room = WHY.iter().skip(start);
+        let written = room.zip(s.bytes()).map(|(to, from)| {
+            to.store(if from.is_ascii_graphic() { from } else { b' ' }, Relaxed);
+        });
+        WHY_LEN.store(start + written.count(), Release);
+        Ok(())
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = WHY.iter().take(WHY_LEN.load(Acquire));
+        bytes.map(|byte| char::from(byte.load(Relaxed))).try_for_each(|c| f.write_char(c))
+    }
+}
+
+fn keep(arguments: fmt::Arguments<'_>) {
+    if !SECONDARY_GAVE_UP.load(Acquire) {
+        WHY_LEN.store(0, Relaxed);
+        let _ = Why.write_fmt(arguments);
+    }
 }
 
 /// Makes the verdict of a failed test; `check!` is the way to call it.
 #[must_use]
 pub fn fail(arguments: fmt::Arguments<'_>) -> Verdict {
-    Verdict::Fail(message(arguments))
+    keep(arguments);
+    Verdict::Fail
 }
 
 /// Makes the verdict of a skipped test; `skip!` is the way to call it.
 #[must_use]
 pub fn skip(arguments: fmt::Arguments<'_>) -> Verdict {
-    Verdict::Skip(message(arguments))
+    keep(arguments);
+    Verdict::Skip
+}
+
+/// The results so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Tally {
+    /// Prints and counts a result.
+    pub fn report(&mut self, name: &str, outcome: Outcome) {
+        match outcome {
+            Ok(()) => {
+                self.passed += 1;
+                println!("TEST {name}: ok");
+            }
+            Err(Verdict::Fail) => {
+                self.failed += 1;
+                println!("TEST {name}: FAIL {Why}");
+            }
+            Err(Verdict::Skip) => {
+                self.skipped += 1;
+                println!("TEST {name}: skip {Why}");
+            }
+        }
+    }
+
+    /// Prints the sum and ends the guest.
+    pub fn finish(self) -> ! {
+        let Self { passed, failed, skipped } = self;
+        println!("RESULT passed={passed} failed={failed} skipped={skipped}");
+        power::exit(if failed == 0 { Status::Passed } else { Status::Failed })
+    }
 }
 
 /// Runs the tests that the arguments select and ends the guest.
 ///
 /// `only=a,b` keeps the tests whose name contains one of the words, `not=a,b` drops such tests.
 pub fn run_all(groups: &[&[Test]]) -> ! {
-    let (mut passed, mut failed, mut skipped) = (0u32, 0u32, 0u32);
+    let mut tally = Tally::default();
     for test in groups.iter().copied().flatten().filter(|test| is_selected(test.name)) {
-        match run_one(test) {
-            Ok(()) => {
-                passed += 1;
-                println!("TEST {}: ok", test.name);
-            }
-            Err(Verdict::Fail(why)) => {
-                failed += 1;
-                println!("TEST {}: FAIL {why}", test.name);
-            }
-            Err(Verdict::Skip(why)) => {
-                skipped += 1;
-                println!("TEST {}: skip {why}", test.name);
-            }
-        }
+        tally.report(test.name, run_one(test));
     }
-    println!("RESULT passed={passed} failed={failed} skipped={skipped}");
-    power::exit(if failed == 0 { Status::Passed } else { Status::Failed })
+    tally.finish()
 }
 
 /// Prints the names of the tests, `LIST <name>` each.
@@ -154,19 +202,15 @@ pub fn run_one(test: &Test) -> Outcome {
         println!("RUN {}", test.name);
     }
     clean_up();
-    let mut outcome = None;
-    if !protect(|| outcome = Some((test.run)())) {
-        outcome = Some(Err(fail(format_args!("{}", given_up_message().as_str()))));
-    }
+    // A test that is given up leaves its reason and no outcome.
+    let mut outcome = Err(Verdict::Fail);
+    protect(|| outcome = (test.run)());
     clean_up();
     let all_off = cpu::stop_servers();
-    if matches!(outcome, Some(Ok(()))) && !all_off {
-        outcome = Some(Err(fail(format_args!("a vCPU did not go off"))));
+    if outcome.is_ok() && !all_off {
+        outcome = Err(fail(format_args!("a vCPU did not go off")));
     }
-    if SECONDARY_GAVE_UP.swap(false, Acquire) {
-        outcome = Some(Err(fail(format_args!("{}", given_up_message().as_str()))));
-    }
-    outcome.unwrap_or_else(|| Err(fail(format_args!("no outcome"))))
+    if SECONDARY_GAVE_UP.swap(false, Acquire) { Err(Verdict::Fail) } else { outcome }
 }
 
 /// Brings this vCPU and the interrupt controller back into their working state.
@@ -185,7 +229,6 @@ fn clean_up() {
 
 global_asm!(
     ".text",
-    // protect_enter(function, argument): 0 when the function returned, 1 when it was given up.
     "protect_enter:",
     "stp x29, x30, [sp, #-96]!",
     "stp x19, x20, [sp, #16]",
@@ -199,13 +242,11 @@ global_asm!(
     "mov x9, x0",
     "mov x0, x1",
     "blr x9",
-    "mov x0, #0",
     "b 1f",
     "protect_leave:",
     "mrs x9, tpidr_el1",
     "ldr x10, [x9]",
     "mov sp, x10",
-    "mov x0, #1",
     "1: mrs x9, tpidr_el1",
     "str xzr, [x9]",
     "ldp x19, x20, [sp, #16]",
@@ -218,12 +259,12 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    fn protect_enter(function: extern "C" fn(*mut ()), argument: *mut ()) -> u64;
+    fn protect_enter(function: extern "C" fn(*mut ()), argument: *mut ());
     fn protect_leave() -> !;
 }
 
-/// Runs `f`; returns `false` when it was given up.
-pub(crate) fn protect<F: FnMut()>(mut f: F) -> bool {
+/// Runs `f` until it returns or is given up.
+pub(crate) fn protect<F: FnMut()>(mut f: F) {
     extern "C" fn call<F: FnMut()>(f: *mut ()) {
         // SAFETY: `protect` passes a pointer to its own `f`, which nobody else uses meanwhile.
         let f = unsafe { &mut *f.cast::<F>() };
@@ -231,25 +272,11 @@ pub(crate) fn protect<F: FnMut()>(mut f: F) -> bool {
     }
     // SAFETY: the assembly calls `call` with the pointer and keeps the registers that the call
     // standard asks for; what a given-up function had on its stack is never used again.
-    unsafe { protect_enter(call::<F>, (&raw mut f).cast()) == 0 }
-}
-
-static MESSAGE: [AtomicU8; 200] = [const { AtomicU8::new(0) }; 200];
-static MESSAGE_LEN: AtomicUsize = AtomicUsize::new(0);
-static SECONDARY_GAVE_UP: AtomicBool = AtomicBool::new(false);
-
-fn given_up_message() -> Message {
-    let bytes = MESSAGE.iter().take(MESSAGE_LEN.load(Acquire)).map(|byte| byte.load(Relaxed));
-    bytes.map(char::from).collect()
+    unsafe { protect_enter(call::<F>, (&raw mut f).cast()) };
 }
 
 /// Gives up what this vCPU does: the test that it belongs to has failed.
 pub(crate) fn give_up(why: fmt::Arguments<'_>) -> ! {
-    let text = message(format_args!("vCPU {}: {why}", cpu::index()));
-    for (to, from) in MESSAGE.iter().zip(text.bytes()) {
-        to.store(if from.is_ascii() { from } else { b'?' }, Relaxed);
-    }
-    MESSAGE_LEN.store(text.len(), Release);
     let this = cpu::this();
     if this.recover_sp.load(Relaxed) == 0 {
         println!("GUEST FAILED {why}");
@@ -257,6 +284,7 @@ pub(crate) fn give_up(why: fmt::Arguments<'_>) -> ! {
     }
     irq::mask();
     this.guard.reset();
+    keep(format_args!("vCPU {}: {why}", cpu::index()));
     if cpu::index() != 0 {
         SECONDARY_GAVE_UP.store(true, Release);
     }

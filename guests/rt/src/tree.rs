@@ -120,9 +120,10 @@ fn usize_from(address: u64) -> usize {
 }
 
 fn regions<'a>(node: FdtNode<'_, 'a>) -> impl Iterator<Item = Range> + use<'a> {
-    node.reg().into_iter().flatten().map(|region| {
-        (region.starting_address.addr() as u64, region.size.unwrap_or(0) as u64)
-    })
+    node.reg()
+        .into_iter()
+        .flatten()
+        .map(|region| (region.starting_address.addr() as u64, region.size.unwrap_or(0) as u64))
 }
 
 fn to_device((base, size): Range) -> Device {
@@ -197,12 +198,19 @@ impl Machine {
     /// Returns whether the tree gives `address` to memory or a device.
     #[must_use]
     pub fn describes(&self, address: u64) -> bool {
-        self.memory.iter().chain(&self.devices).any(|(start, size)| address.wrapping_sub(*start) < *size)
+        self.memory
+            .iter()
+            .chain(&self.devices)
+            .any(|(start, size)| address.wrapping_sub(*start) < *size)
     }
 
     /// Returns an address, page-aligned, that the tree gives to nobody: behind the memory.
     #[must_use]
     pub fn hole(&self) -> u64 {
-        self.memory.iter().map(|(start, size)| (start + size).next_multiple_of(4096)).max().unwrap_or(0)
+        self.memory
+            .iter()
+            .map(|(start, size)| (start + size).next_multiple_of(4096))
+            .max()
+            .unwrap_or(0)
     }
 }

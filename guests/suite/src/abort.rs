@@ -24,8 +24,7 @@ fn t27_translation_table_in_a_device() -> Outcome {
                 check_eq!(exception.class(), ec::DABT_EL1, "{name}: class");
                 check_eq!(exception.far, va, "{name}: FAR_EL1");
                 // A bare device answers the walk, with something that is no descriptor.
-                let is_answered =
-                    !under_hypervisor() && fsc::is_translation(exception.fault());
+                let is_answered = !under_hypervisor() && fsc::is_translation(exception.fault());
                 let is_abort = fsc::is_sea_on_walk(exception.fault());
                 check!(is_abort || is_answered, "{name}: {exception}");
             }

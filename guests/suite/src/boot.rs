@@ -25,7 +25,6 @@ pub const TESTS: &[Test] = tests![
     t57_counter_offset_is_the_same_on_all_vcpus: 2,
 ];
 
-
 /// The general registers that the protocol gives a meaning to: x0 alone; QEMU's boot stub leaves
 /// the entry in x4.
 fn check_general_registers(state: EntryState) -> Outcome {
@@ -59,10 +58,11 @@ fn check_system_registers(state: EntryState) -> Outcome {
     Ok(())
 }
 
-fn t58_boot_vcpu_enters_with_zero_state() -> Outcome {
+/// Checks the state in which the boot vCPU was entered.
+pub fn t58_boot_vcpu_enters_with_zero_state() -> Outcome {
     let state = EntryState::of(0);
     let tree = state.x().next().unwrap_or(0);
-    check!(tree % 8 == 0 && tree != 0, "x0 is {tree:#x}, not the address of a tree");
+    check!(tree.is_multiple_of(8) && tree != 0, "x0 is {tree:#x}, not the address of a tree");
     check_general_registers(state)?;
     check_system_registers(state)
 }
@@ -97,30 +97,27 @@ fn t89_cpu_on_entry_state() -> Outcome {
 /// ID registers in op0 3, op1 0, CRn 0, CRm 0 to 7, and what else describes a vCPU.
 const ID_WORDS: usize = 64 + 2 + 16;
 
+/// Reads what every vCPU must show alike; 0 stands for what may differ.
 fn read_id_registers(words: &[AtomicU64; ID_WORDS]) {
+    let read = |register: Encoding| code::run(&[register.mrs()], 0, 0).0[0];
     let id = (0..8).flat_map(|crm| (0..8).map(move |op2| Encoding(3, 0, 0, crm, op2)));
     let ctr = Encoding(3, 3, 0, 0, 1);
     let dczid = Encoding(3, 3, 0, 0, 7);
-    let mut words = words.iter();
-    for register in id.chain([ctr, dczid]) {
+    let ids = id.chain([ctr, dczid]).map(|register| {
         let is_mpidr = register == Encoding(3, 0, 0, 0, 5);
-        let is_undef_space = register.3 == 0 && matches!(register.4, 1..=4 | 7);
-        let value = if is_mpidr || is_undef_space {
-            0
-        } else {
-            code::run(&[register.mrs()], 0, 0).0[0]
-        };
-        words.next().map(|word| word.store(value, Release));
-    }
-    for cache in 0..16 {
+        if is_mpidr { 0 } else { read(register) }
+    });
+    let clidr = read(Encoding(3, 1, 0, 0, 1));
+    let caches = (0..16).map(|cache| {
         CSSELR_EL1::set(cache);
         isb();
         // Of a cache that CLIDR_EL1 does not name, CCSIDR_EL1 is UNKNOWN.
-        let clidr = code::run(&[Encoding(3, 1, 0, 0, 1).mrs()], 0, 0).0[0];
         let class = clidr >> (3 * (cache / 2)) & 7;
         let exists = cache < 14 && if cache % 2 == 1 { class & 1 != 0 } else { class & 6 != 0 };
-        let ccsidr = code::run(&[Encoding(3, 1, 0, 0, 0).mrs()], 0, 0).0[0];
-        words.next().map(|word| word.store(if exists { ccsidr } else { 0 }, Release));
+        if exists { read(Encoding(3, 1, 0, 0, 0)) } else { 0 }
+    });
+    for (word, value) in words.iter().zip(ids.chain(caches)) {
+        word.store(value, Release);
     }
 }
 
@@ -134,9 +131,9 @@ fn t48_id_registers_are_equal_on_all_vcpus() -> Outcome {
     }
     record();
     for round in 0..2 {
-        for index in 1..cpu::count() {
+        for (index, words) in WORDS.iter().enumerate().take(cpu::count()).skip(1) {
             check!(cpu::run_on(index, record), "vCPU {index} does not start and stop");
-            for (n, (mine, theirs)) in WORDS[0].iter().zip(&WORDS[index]).enumerate() {
+            for (n, (mine, theirs)) in WORDS[0].iter().zip(words).enumerate() {
                 let (mine, theirs) = (mine.load(Acquire), theirs.load(Acquire));
                 check!(
                     mine == theirs,
@@ -157,11 +154,11 @@ fn t49_mpidr_agrees_with_tree_and_gicr() -> Outcome {
         }
     }
     record();
-    for index in 0..cpu::count() {
+    for (index, mpidr) in MPIDR.iter().enumerate().take(cpu::count()) {
         let tree = cpu::mpidr(index);
         // CPU_ON takes what the tree says, so a vCPU that answers is the PSCI target of that name.
         check!(index == 0 || cpu::run_on(index, record), "vCPU {index} does not start and stop");
-        let mpidr = MPIDR[index].load(Acquire);
+        let mpidr = mpidr.load(Acquire);
         check_eq!(mpidr & AFFINITY_MASK, tree, "MPIDR_EL1 of vCPU {index}");
         check!(mpidr & 1 << 31 != 0, "MPIDR_EL1 {mpidr:#x} of vCPU {index} lacks its RES1 bit");
         check!(gic::gicr(index).base() != 0, "no redistributor has the affinity of vCPU {index}");
@@ -175,7 +172,7 @@ fn t49_mpidr_agrees_with_tree_and_gicr() -> Outcome {
 
 /// Loads every V register from the page at x0, or stores it there: `ldp`/`stp q<n>, q<n+1>`.
 fn vector_moves(base: u32) -> impl Iterator<Item = u32> {
-    (0..16).map(move |n| base | n * 2 << 15 | (n * 2 + 1) << 10 | n * 2)
+    (0..32).step_by(2).map(move |n| base | (n << 15) | ((n + 1) << 10) | n)
 }
 
 fn t51_fp_state_survives_exits() -> Outcome {

@@ -70,11 +70,7 @@ const FEATURES: &[Feature] = &[
     // `rdsvl x0, #1`, SVCR, TPIDR2_EL0.
     el0("SME", &[Shown(PFR1, 24, 1)], &[0x04bf_5820, mrs(3, 3, 4, 2, 2), mrs(3, 3, 13, 0, 5)]),
     // SMPRI_EL1, SMCR_EL1, SMIDR_EL1.
-    el1(
-        "SME (EL1)",
-        &[Shown(PFR1, 24, 1)],
-        &[mrs(3, 0, 1, 2, 4), mrs(3, 0, 1, 2, 6)],
-    ),
+    el1("SME (EL1)", &[Shown(PFR1, 24, 1)], &[mrs(3, 0, 1, 2, 4), mrs(3, 0, 1, 2, 6)]),
     // SMIDR_EL1, in the ID space.
     el1("SME (SMIDR_EL1)", &[Shown(PFR1, 24, 1)], &[SMIDR]),
     // GCR_EL1, RGSR_EL1, TFSR_EL1, TFSRE0_EL1.

@@ -24,9 +24,7 @@ fn t28_forms_with_a_syndrome_work() -> Outcome {
     let offset = reg::IPRIORITYR + 32;
     // The unprivileged forms need a page that EL0 may use.
     let address = mmu::map(0, gicd.base(), Access::DeviceEl0) + offset;
-    for (name, store) in
-        [("str", insn::STR_W1), ("stlr", insn::STLR_W1), ("sttr", insn::STTR_W1)]
-    {
+    for (name, store) in [("str", insn::STR_W1), ("stlr", insn::STLR_W1), ("sttr", insn::STTR_W1)] {
         gicd.write32(offset, 0);
         let (_, exception) = code::run(&[store], address, 0x1020_3040);
         check!(exception.is_none(), "{name}: {:?}", exception);

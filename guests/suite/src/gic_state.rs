@@ -155,8 +155,7 @@ fn t77_nothing_pending_reads_1023() -> Outcome {
 }
 
 /// INTIDs that are special, beyond the distributor, beyond 16 bits, or just below LPIs.
-const NO_INTIDS: [u64; 9] =
-    [1020, 1021, 1022, 1023, 1024, 1120, 5120, 8191, 0xff_ffff];
+const NO_INTIDS: [u64; 9] = [1020, 1021, 1022, 1023, 1024, 1120, 5120, 8191, 0xff_ffff];
 
 fn t77_end_of_what_is_no_interrupt() -> Outcome {
     gic::enable(2);

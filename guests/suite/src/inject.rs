@@ -52,8 +52,16 @@ fn t31_pc_advances_once() -> Outcome {
     for (name, instruction, x0) in cases {
         // Twice in a row, so that a PC that moves too far also shows between the two.
         let code = [
-            insn::MOV_X9_0, instruction, insn::ADD_X9[0], insn::ADD_X9[1], insn::ADD_X9[2],
-            instruction, insn::ADD_X9[0], insn::ADD_X9[1], insn::ADD_X9[2], insn::MOV_X0_X9,
+            insn::MOV_X9_0,
+            instruction,
+            insn::ADD_X9[0],
+            insn::ADD_X9[1],
+            insn::ADD_X9[2],
+            instruction,
+            insn::ADD_X9[0],
+            insn::ADD_X9[1],
+            insn::ADD_X9[2],
+            insn::MOV_X0_X9,
         ];
         for _ in 0..10 {
             let ([sum, _], exception) = code::run(&code, x0, 0);
@@ -64,7 +72,12 @@ fn t31_pc_advances_once() -> Outcome {
     }
     // WFE with an event that waits: SEVL sends it.
     let code = [
-        insn::MOV_X9_0, insn::SEVL, insn::WFE, insn::ADD_X9[0], insn::ADD_X9[1], insn::ADD_X9[2],
+        insn::MOV_X9_0,
+        insn::SEVL,
+        insn::WFE,
+        insn::ADD_X9[0],
+        insn::ADD_X9[1],
+        insn::ADD_X9[2],
         insn::MOV_X0_X9,
     ];
     check_eq!(code::run(&code, 0, 0).0[0], 7, "what ran behind WFE");
@@ -123,7 +136,11 @@ impl From {
     }
 }
 
-fn check_state(from: From, exception: Option<Exception>, elr: u64) -> Result<Exception, guest_rt::test::Verdict> {
+fn check_state(
+    from: From,
+    exception: Option<Exception>,
+    elr: u64,
+) -> Result<Exception, guest_rt::test::Verdict> {
     let Some(exception) = exception else {
         return Err(guest_rt::test::fail(format_args!("no exception")));
     };

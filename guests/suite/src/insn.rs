@@ -9,7 +9,6 @@ pub const LDRH_W1: u32 = 0x7940_0001;
 pub const LDRSH_W1: u32 = 0x79c0_0001;
 pub const LDRSH_X1: u32 = 0x7980_0001;
 pub const LDRSW_X1: u32 = 0xb980_0001;
-pub const LDR_X1: u32 = 0xf940_0001;
 pub const STR_W1: u32 = 0xb900_0001;
 pub const STR_WZR: u32 = 0xb900_001f;
 pub const LDR_WZR: u32 = 0xb940_001f;
@@ -61,7 +60,6 @@ pub const IC_IVAU: u32 = 0xd50b_7520;
 /// `prfm pldl1keep, [x0]`.
 pub const PRFM: u32 = 0xf980_0000;
 
-pub const MOV_X0_X1: u32 = 0xaa01_03e0;
 pub const MOV_X9_0: u32 = 0xd280_0009;
 /// `add x9, x9, #1`, then 2, then 4.
 pub const ADD_X9: [u32; 3] = [0x9100_0529, 0x9100_0929, 0x9100_1129];

@@ -97,7 +97,8 @@ mod rtc {
     pub const ICR: u64 = 0x1c;
 }
 
-fn clock() -> Result<(Device, u32), Verdict> {
+/// Returns the clock and its interrupt.
+pub fn clock() -> Result<(Device, u32), Verdict> {
     match tree::machine().rtc {
         Some(clock) => Ok(clock),
         None => skip!("the tree has no PL031"),
@@ -105,7 +106,7 @@ fn clock() -> Result<(Device, u32), Verdict> {
 }
 
 /// Raises the clock's line: an alarm for the second that it is.
-fn raise_clock(clock: Device, intid: u32) -> Outcome {
+pub fn raise_clock(clock: Device, intid: u32) -> Outcome {
     gic::enable(intid);
     clock.write32(rtc::IMSC, 1);
     for _ in 0..3 {

@@ -2,7 +2,9 @@
 //! T87 to T93: PSCI 1.1 (DEN 0022) and SMCCC 1.1 (DEN 0028) as a guest sees them.
 
 use crate::{insn, under_hypervisor};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use guest_rt::psci::{self, Conduit, Error, id};
 use guest_rt::sysreg::relax;
 use guest_rt::test::{Outcome, Test};
@@ -204,7 +206,18 @@ fn t89_cpu_on_refuses_bad_entries() -> Outcome {
     }
     let machine = tree::machine();
     let start = machine.memory.first().map_or(0, |range| range.0);
-    for entry in [0, start + 1, start + 2, start - 4, machine.hole(), machine.hole() + 4, u64::MAX, 1 << 63, machine.gicd.base(), machine.uart.base()] {
+    for entry in [
+        0,
+        start + 1,
+        start + 2,
+        start - 4,
+        machine.hole(),
+        machine.hole() + 4,
+        u64::MAX,
+        1 << 63,
+        machine.gicd.base(),
+        machine.uart.base(),
+    ] {
         let answer = psci::cpu_on(cpu::mpidr(1), entry, 0);
         check!(
             matches!(answer, Err(Error::InvalidAddress | Error::InvalidParameters)),
@@ -345,7 +358,8 @@ fn t92_unknown_functions_are_not_supported() -> Outcome {
         0x95c1_ba5e, // QEMU's own CPU_SUSPEND of PSCI 0.1, which it carries out
     ];
     let known_elsewhere = known_elsewhere.into_iter();
-    for function in owners.chain(known_elsewhere).filter(|f| under_hypervisor() || *f >> 24 != 0x95) {
+    for function in owners.chain(known_elsewhere).filter(|f| under_hypervisor() || *f >> 24 != 0x95)
+    {
         let answer = psci::try_call(function, 0, 0, 0);
         match answer {
             Ok(x0) => {

@@ -1,4 +1,163 @@
-//! x
-use guest_rt::test::Test;
-pub const TESTS: &[Test] = &[];
-pub fn run() {}
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `mode=reset`: a guest that is reset in the worst moment must start as if it were the first time
+//! (traps T02, T58, T73, T91, T109). The console drives it:
+//!
+//! ```text
+//! BOOT                         at every start
+//! TEST <name>: …               the state it has found
+//! READY                        now it reads one byte
+//! r → DIRTY, then a reset:     all memory marked, timers armed, interrupts pending and active,
+//!                              the other vCPUs busy; so BOOT comes next
+//! q → RESULT …                 and the end, as in the other mode
+//! ```
+
+use crate::{boot, lines, under_hypervisor};
+use guest_rt::gic::{self, reg};
+use guest_rt::sysreg::{
+    ICC_AP1R0_EL1, ICC_CTLR_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_RPR_EL1, relax,
+};
+use guest_rt::test::{Outcome, Tally};
+use guest_rt::timer::{self, ENABLE, Timer};
+use guest_rt::{check, check_eq, console, cpu, irq, memory, println, psci, skip};
+
+/// Looks at the state at entry, then does what the console says.
+pub fn run() -> ! {
+    println!("BOOT");
+    let mut tally = Tally::default();
+    tally.report(
+        "t58_boot_vcpu_enters_with_zero_state",
+        boot::t58_boot_vcpu_enters_with_zero_state(),
+    );
+    tally.report("t73_gic_is_in_its_reset_state", gic_is_fresh());
+    tally.report("t81_timers_are_off", timers_are_off());
+    tally.report("t91_other_vcpus_are_off", others_are_off());
+    tally.report("t109_image_is_copied_again", image_is_fresh());
+    tally.report("t109_console_is_in_its_reset_state", console_is_fresh());
+    tally.report("t02_no_mark_is_left_in_memory", memory_is_fresh());
+    loop {
+        println!("READY");
+        match console::get() {
+            b'r' => reset(),
+            b'q' => tally.finish(),
+            other => println!("not a command: {other:#x}"),
+        }
+    }
+}
+
+/// Reset values of IHI 0069 12.9 and 12.11; what is UNKNOWN there is left out.
+fn gic_is_fresh() -> Outcome {
+    let gicd = gic::gicd();
+    check_eq!(gicd.read32(reg::CTLR) & 3, 0, "the group enables of GICD_CTLR");
+    for offset in (4..u64::from(gic::intids() / 32 * 4)).step_by(4) {
+        for register in [reg::ISENABLER, reg::ISPENDR, reg::ISACTIVER] {
+            check_eq!(gicd.read32(register + offset), 0, "GICD at {:#x}", register + offset);
+        }
+    }
+    for index in 0..cpu::count() {
+        let frame = gic::gicr(index);
+        // SGIs may be enabled from the start.
+        let enabled = frame.read32(reg::SGI_FRAME + reg::ISENABLER) & 0xffff_0000;
+        check_eq!(enabled, 0, "GICR_ISENABLER0 of vCPU {index}");
+        for register in [reg::ISPENDR, reg::ISACTIVER] {
+            let value = frame.read32(reg::SGI_FRAME + register);
+            check_eq!(value, 0, "GICR at {register:#x} of vCPU {index}");
+        }
+    }
+    check_eq!(ICC_IGRPEN1_EL1::get(), 0, "ICC_IGRPEN1_EL1");
+    check_eq!(ICC_PMR_EL1::get(), 0, "ICC_PMR_EL1");
+    check_eq!(ICC_CTLR_EL1::get() & gic::EOI_MODE, 0, "ICC_CTLR_EL1.EOImode");
+    check_eq!(ICC_AP1R0_EL1::get(), 0, "ICC_AP1R0_EL1");
+    check_eq!(ICC_RPR_EL1::get() & 0xff, 0xff, "ICC_RPR_EL1");
+    check!(!irq::is_waiting(), "an interrupt waits");
+    Ok(())
+}
+
+fn timers_are_off() -> Outcome {
+    for timer in Timer::ALL {
+        check_eq!(timer.ctl() & ENABLE, 0, "ENABLE of {timer:?}");
+    }
+    Ok(())
+}
+
+fn others_are_off() -> Outcome {
+    for index in 1..cpu::count() {
+        check_eq!(psci::affinity_info(cpu::mpidr(index), 0), Ok(1), "AFFINITY_INFO of {index}");
+    }
+    Ok(())
+}
+
+fn image_is_fresh() -> Outcome {
+    check!(memory::is_image_pristine(), "the image's data are those of the last run");
+    Ok(())
+}
+
+fn console_is_fresh() -> Outcome {
+    check_eq!(console::device().read32(console::reg::IMSC), 0, "UARTIMSC");
+    Ok(())
+}
+
+fn memory_is_fresh() -> Outcome {
+    if !under_hypervisor() {
+        skip!("QEMU keeps memory over a reset");
+    }
+    if let Some(address) = memory::find_mark() {
+        check!(false, "the mark is still at {address:#x}");
+    }
+    Ok(())
+}
+
+/// Leaves interrupts of this vCPU pending and active and its timers firing.
+fn tangle() {
+    for intid in 0..32 {
+        gic::enable(intid);
+    }
+    gic::send_sgi(9, cpu::index());
+    let _ = irq::acknowledge();
+    for timer in Timer::ALL {
+        timer.set_cval(0);
+        timer.set_ctl(ENABLE);
+    }
+    gic::set_priority(timer_ppi(), 0x40);
+    let _ = irq::acknowledge();
+}
+
+fn timer_ppi() -> u32 {
+    Timer::Virtual.intid()
+}
+
+fn busy() {
+    tangle();
+    loop {
+        relax();
+    }
+}
+
+fn reset() -> ! {
+    gic::init();
+    gic::init_cpu();
+    for index in 1..cpu::count() {
+        if let Err(error) = cpu::start(index, busy) {
+            println!("vCPU {index} does not start: {error:?}");
+        }
+    }
+    for intid in 32..gic::intids() {
+        gic::enable(intid);
+        gic::route(intid, cpu::mpidr(usize::try_from(intid).unwrap_or(0) % cpu::count()));
+        gic::set_pending(intid);
+        if intid % 3 == 0 {
+            gic::set_active(intid);
+        }
+    }
+    if let Ok((clock, intid)) = lines::clock() {
+        let _ = lines::raise_clock(clock, intid);
+    }
+    tangle();
+    timer::delay(2000);
+    println!("DIRTY");
+    console::device().write32(console::reg::IMSC, 0x7ff);
+    memory::mark_all();
+    println!("SYSTEM_RESET: {:?}", psci::system_reset());
+    loop {
+        relax();
+    }
+}

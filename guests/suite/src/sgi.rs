@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! T76: SGIs between the vCPUs of one guest, by ICC_SGI1R_EL1 (IHI 0069 12.2.20).
 
+use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use guest_rt::gic::{self, sgi_value};
 use guest_rt::irq;
 use guest_rt::sysreg::{ICC_CTLR_EL1, ICC_SGI1R_EL1, dsb, isb};
 use guest_rt::test::{Outcome, Test};
 use guest_rt::{check, check_eq, cpu, tests, timer};
-use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 
 pub const TESTS: &[Test] = tests![
     t76_every_intid_to_self,

@@ -149,7 +149,8 @@ fn t81_timer_value_is_a_signed_distance() -> Outcome {
             quiet(timer);
             let before = timer.now();
             // A count below the distance takes CVAL, which is unsigned, to the far future.
-            let fires = tval <= 1 || tval >= 0x8000_0000 && before >= 0x1_0000_0000 - u64::from(tval);
+            let fires =
+                tval <= 1 || tval >= 0x8000_0000 && before >= 0x1_0000_0000 - u64::from(tval);
             timer.set_tval(tval.into());
             let after = timer.now();
             // CVAL is the count plus the sign-extended value, at a moment between the two.
@@ -277,7 +278,9 @@ fn t81_many_deadlines() -> Outcome {
         for round in 1..=1000 {
             timer.set_cval(timer.now() + round % 64);
             timer.set_ctl(ENABLE);
-            let came = timer::wait_for(SOON_US / 1000, || irq::count(0, timer.intid()) == round_u32(round));
+            let came = timer::wait_for(SOON_US / 1000, || {
+                irq::count(0, timer.intid()) == round_u32(round)
+            });
             check!(came, "{timer:?}: {} of {round}", irq::count(0, timer.intid()));
         }
         irq::mask();

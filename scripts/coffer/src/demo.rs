@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::board::project_root;
+use crate::build::Options;
 use crate::command::Exit;
 use crate::expect::{End, Script, ScriptError};
 use crate::manifest::Manifest;
@@ -40,7 +41,8 @@ pub fn demo(args: &DemoArgs) -> Result<Exit, Error> {
     let path = project_root().join(MANIFEST);
     let manifest = Manifest::load(&path).map_err(Error::Refused)?;
     let console = if args.batch { ConsoleMode::Tagged } else { ConsoleMode::Focus };
-    let prepared = run::prepare(&path, &machine, run::with_console(console))?;
+    let options = Options { console: Some(console), ..Options::default() };
+    let prepared = run::prepare(&path, &machine, options)?;
     if !args.batch {
         return run::attend(prepared.command);
     }

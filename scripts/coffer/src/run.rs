@@ -19,6 +19,7 @@ use cofferdam::plan::ConsoleMode;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// What failed, where starting or hearing the machine does.
 pub(crate) const QEMU: &str = "qemu-system-aarch64";
@@ -107,37 +108,61 @@ impl MachineArgs {
     }
 }
 
+fn limit(text: &str) -> Result<Duration, String> {
+    expect::duration(text).ok_or_else(|| "write for example 90s or 5min".to_owned())
+}
+
 fn size(text: &str) -> Result<u64, String> {
     value::size(text).map_err(|wrong| wrong.why)
+}
+
+/// What is booted, and where.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BootArgs {
+    /// The manifest
+    pub manifest: PathBuf,
+    /// What QEMU plays.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Takes this ELF file instead of building the hypervisor
+    #[arg(long, value_name = "ELF")]
+    pub hypervisor: Option<PathBuf>,
 }
 
 /// Boots a manifest in QEMU with this terminal as its serial line
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
-    /// The manifest
-    pub manifest: PathBuf,
-    /// What QEMU plays.
+    /// What is booted, and where.
     #[command(flatten)]
-    pub machine: MachineArgs,
-    /// Reads no keys, tags every line with its VM and ends after a while whatever happens
+    pub boot: BootArgs,
+    /// Reads no keys, tags every line with its VM and ends when the machine goes off
     #[arg(long)]
     pub batch: bool,
+    /// After how long an unattended machine counts as hung
+    #[arg(long, requires = "batch", value_parser = limit, default_value = "5min")]
+    pub limit: Duration,
 }
 
 /// Boots a manifest in QEMU and checks what each console says
 #[derive(Clone, Debug, clap::Args)]
 pub struct TestArgs {
-    /// The manifest
-    pub manifest: PathBuf,
-    /// What QEMU plays.
+    /// What is booted, and where.
     #[command(flatten)]
-    pub machine: MachineArgs,
+    pub boot: BootArgs,
     /// What each console has to say
     #[arg(long, value_name = "FILE")]
     pub expect: PathBuf,
     /// Writes a JUnit report
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+}
+
+impl BootArgs {
+    fn prepare(&self, console: Option<ConsoleMode>) -> Result<Prepared, Error> {
+        let hypervisor = self.hypervisor.clone();
+        let options = build::Options { console, hypervisor, ..build::Options::default() };
+        prepare(&self.manifest, &self.machine.machine(), options)
+    }
 }
 
 /// What a manifest asks for, built and ready to boot.
@@ -169,11 +194,6 @@ pub fn prepare(
     Ok(Prepared { artifacts, command })
 }
 
-/// Returns the options that let `console` replace what the manifest says of the consoles.
-pub(crate) fn with_console(console: ConsoleMode) -> build::Options {
-    build::Options { console: Some(console), ..build::Options::default() }
-}
-
 /// Says why nothing was booted, where that is so, and how the tool ends.
 #[must_use]
 pub fn finish(result: Result<Exit, Error>) -> Exit {
@@ -192,14 +212,12 @@ pub fn finish(result: Result<Exit, Error>) -> Exit {
 /// # Errors
 /// Says why nothing was booted.
 pub fn run(args: &RunArgs) -> Result<Exit, Error> {
-    let machine = args.machine.machine();
     if args.batch {
-        let options = with_console(ConsoleMode::Tagged);
-        let prepared = prepare(&args.manifest, &machine, options)?;
-        return expected(prepared.command, &Script::new(expect::End::Off), None);
+        let prepared = args.boot.prepare(Some(ConsoleMode::Tagged))?;
+        let script = Script { limit: args.limit, ..Script::new(expect::End::Off) };
+        return expected(prepared.command, &script, None);
     }
-    let prepared = prepare(&args.manifest, &machine, build::Options::default())?;
-    attend(prepared.command)
+    attend(args.boot.prepare(None)?.command)
 }
 
 /// Starts `command` with this terminal as its serial line.
@@ -216,8 +234,7 @@ pub fn test(args: &TestArgs) -> Result<Exit, Error> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path.display().to_string()))?;
     let script =
         Script::parse(&text).map_err(|source| Error::Script { path: path.clone(), source })?;
-    let machine = args.machine.machine();
-    let prepared = prepare(&args.manifest, &machine, with_console(ConsoleMode::Tagged))?;
+    let prepared = args.boot.prepare(Some(ConsoleMode::Tagged))?;
     expected(prepared.command, &script, args.junit.as_deref())
 }
 

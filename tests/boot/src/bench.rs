@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What exits cost: the gates, and that the same run costs the same.
 
-use crate::harness::{self, Result};
+use crate::harness::{self, Result, Vm};
 use coffer::bench::{self, BenchArgs, Costs, LIMITS, OPERATIONS};
+use coffer::expect::{End, Outcome};
+use coffer::qemu::{Clock, Entry, Machine};
 use libtest_mimic::Trial;
 use std::sync::{Arc, OnceLock};
 
@@ -18,7 +20,38 @@ pub fn trials() -> Vec<Trial> {
             gate(costs, operation)
         })
     };
-    OPERATIONS.iter().copied().map(measured).collect()
+    let mut trials: Vec<_> = OPERATIONS.iter().copied().map(measured).collect();
+    trials.push(harness::test("bench::a_guest_computes_as_fast_as_on_bare_qemu", computes));
+    trials
+}
+
+/// Where nothing leaves the guest, the hypervisor costs no instruction.
+fn computes() -> Result<()> {
+    let machine = Machine {
+        cpu: Some("cortex-a72".into()),
+        smp: Some(1),
+        clock: Clock::Instructions,
+        ..Machine::default()
+    };
+    let vm = || Vm::of_guest("bench", "0", "guest-bench", "mode=compute");
+    let manifest = harness::manifest(&[vm()], "");
+    let mut script =
+        harness::script(End::Off, |script| script.expect("bench", "^RESULT benched=2").map(drop))?;
+    let guest = harness::boot("bench-compute", &manifest, &machine, &script)?;
+    script.bare = Some("bench".into());
+    let bare = Machine { entry: Entry::El1, ..machine };
+    let mut command = harness::bare_guest("bench-compute", "guest-bench", &bare)?;
+    command.args(["-append", "mode=compute"]);
+    let costs = |outcome: &Outcome| -> Vec<String> {
+        let text = outcome.text();
+        let lines = text.lines().map(|line| line.trim_start_matches("bench| ").to_owned());
+        lines.filter(|line| line.starts_with("BENCH compute")).collect()
+    };
+    let (guest, bare) = (costs(&guest), costs(&harness::hold(command, &script)?));
+    if guest == bare && guest.len() == 2 {
+        return Ok(());
+    }
+    Err(format!("as a guest {guest:?}, on bare QEMU {bare:?}"))
 }
 
 fn measure() -> Result<Costs> {

@@ -11,6 +11,7 @@ mod faults;
 mod harness;
 mod linux;
 mod machines;
+mod resets;
 mod suite;
 
 use libtest_mimic::Arguments;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         machines::trials(),
         bundles::trials(),
         faults::trials(),
+        resets::trials(),
         linux::trials(),
         bench::trials(),
     ];

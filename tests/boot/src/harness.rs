@@ -3,6 +3,7 @@
 
 use coffer::board::{Board, Qemu, project_root};
 use coffer::build::Options;
+use coffer::elf::flatten::{By, flatten};
 use coffer::expect::{self, Outcome, Script, ScriptError};
 use coffer::manifest::Manifest;
 use coffer::message::{Report, Source, Style};
@@ -114,6 +115,17 @@ pub fn board(manifest: &str, machine: &Machine) -> Result<Qemu> {
     let manifest = Manifest::parse(Arc::new(source), PathBuf::new()).map_err(refused)?;
     let board = Board::load(&manifest, &machine.overrides()).map_err(refused)?;
     board.qemu.ok_or_else(|| "QEMU does not play this board".to_owned())
+}
+
+/// Returns the command that boots one of our guests on `machine` without a hypervisor.
+pub fn bare_guest(test: &str, guest: &str, machine: &Machine) -> Result<Command> {
+    build_guests()?;
+    let elf = std::fs::read(run::built(guest)).map_err(text)?;
+    let image = flatten(&elf, By::PhysicalAddress, 64 << 20).map_err(text)?;
+    let path = folder(test)?.join("bare.img");
+    std::fs::write(&path, image.bytes).map_err(text)?;
+    let manifest = manifest(&[Vm::of_guest("bare", "0", guest, "")], "");
+    Ok(machine.command(&board(&manifest, machine)?, &path, None))
 }
 
 /// Says why a manifest is refused.

@@ -3,10 +3,8 @@
 
 use crate::harness::{self, Result, Vm, script};
 use coffer::board::project_root;
-use coffer::elf::flatten::{By, flatten};
 use coffer::expect::{End, Outcome, Script, drive};
 use coffer::qemu::{Entry, Machine};
-use coffer::run::built;
 use libtest_mimic::{Completion, Trial};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,17 +25,10 @@ pub fn trials() -> Vec<Trial> {
 
 /// Runs the suite at EL1 without a hypervisor: what it asks of ours, the architecture has to give.
 fn on_bare_qemu() -> Result<()> {
-    harness::build_guests()?;
     let machine = Machine { cpu: Some("max".into()), entry: Entry::El1, ..Machine::default() };
-    let elf = std::fs::read(built("guest-suite")).map_err(harness::text)?;
-    let image = flatten(&elf, By::PhysicalAddress, 64 << 20).map_err(harness::text)?;
-    let path = harness::folder("suite-bare")?.join("suite.img");
-    std::fs::write(&path, image.bytes).map_err(harness::text)?;
-    let manifest = harness::manifest(&[Vm::of_guest(VM, "0-3", "guest-suite", "")], "");
     let mut script = script(End::Off, passes)?;
     script.bare = Some(VM.to_owned());
-    harness::hold(machine.command(&harness::board(&manifest, &machine)?, &path, None), &script)
-        .map(drop)
+    harness::hold(harness::bare_guest("suite-bare", "guest-suite", &machine)?, &script).map(drop)
 }
 
 fn on_cpu(cpu: &'static str, names: &BTreeSet<String>) -> Vec<Trial> {

@@ -8,7 +8,7 @@ use crate::command::Exit;
 use crate::expect::{self, End, Outcome, Script, ScriptError};
 use crate::qemu::{Clock, Machine};
 use crate::run::{self, Error};
-use object::{Object, ObjectSection, SectionKind};
+use object::{Object, ObjectSection, SectionFlags, SectionKind, elf};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,22 +104,23 @@ impl Boot {
             "[vm.{VM}]\ncpus = \"0-1\"\nmemory = \"64M\"\nkernel = {guest:?}\ncmdline = \"{}\"\n\n\
              [console]\nmode = \"tagged\"\n\n\
              [test]\nmitigations_off = {}\nreport_reset_cost = true\n",
-            if self == Self::Reset { "reset" } else { "bench" },
+            if self == Self::Reset { "mode=reset" } else { "" },
             self != Self::MitigationsOn,
         );
         text
     }
 
     fn script(self) -> Result<Script, ScriptError> {
-        let mut script = Script::new(if self == Self::Reset { End::Done } else { End::Off });
+        let mut script = Script::new(End::Off);
         script.limit = LIMIT;
-        script.never("^BENCH FAIL")?;
         if self == Self::Reset {
             for _ in 0..RESETS {
+                script.expect(VM, "^READY")?.send(VM, "r");
                 script.expect_hypervisor(r"reset bench: \d+ ticks")?;
             }
+            script.expect(VM, "^READY")?.send(VM, "q");
         } else {
-            script.expect(VM, "^BENCH END")?.expect_hypervisor(r"ram \d+ bytes")?;
+            script.expect(VM, r"^RESULT benched=[1-9]")?.expect_hypervisor(r"ram \d+ bytes")?;
         }
         Ok(script)
     }
@@ -188,8 +189,10 @@ fn image_bytes(path: &PathBuf) -> Result<u64, Error> {
                 | SectionKind::Elf(_)
         )
     };
+    // Loaded is what has SHF_ALLOC; the image's text is at address 0.
+    let is_allocated = |section: &object::Section<'_, '_>| matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(elf::SHF_ALLOC) != 0);
     let loaded =
-        elf.sections().filter(|section| is_loaded(section.kind()) && section.address() != 0);
+        elf.sections().filter(|section| is_loaded(section.kind()) && is_allocated(section));
     Ok(loaded.map(|section| section.size()).sum())
 }
 
