@@ -42,8 +42,11 @@ impl Core {
             }
             Action::TurnOff => Next::Off,
             Action::Suspend => {
-                // Standby: the next interrupt for this core ends it.
-                arch::wait_for_interrupt();
+                // Standby: the next interrupt for this core ends it. A virtual one that the guest
+                // has yet to take does not end WFI at EL2, so that there is no wait then.
+                if !self.lists_interrupts() {
+                    arch::wait_for_interrupt();
+                }
                 self.return_to_guest(SUCCESS)
             }
             Action::SystemOff => Next::Change(Change::Stop),

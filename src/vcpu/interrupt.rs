@@ -5,7 +5,7 @@
 use super::{Core, HALT, KICK, Next};
 use crate::arch;
 use crate::bits::{MmioError, Width};
-use crate::gic::{self, Flush, SgiRegister, Vredist};
+use crate::gic::{self, Flush, ListRegisters, SgiRegister, Vredist};
 use crate::id::{Pintid, Vintid};
 
 /// The virtual interface wants maintenance.
@@ -147,12 +147,30 @@ impl Core {
         self.reconcile();
     }
 
-    /// Empties this core's list registers and ends the physical interrupts behind them.
+    /// Returns whether an interrupt that the guest has not ended is in a list register.
+    pub(super) fn lists_interrupts(&self) -> bool {
+        let used = !self.list_registers.empty();
+        used.trailing_zeros() < u32::try_from(self.list_registers.count()).unwrap_or(0)
+    }
+
+    /// Takes this core's part of the VM's interrupts down. SPIs are the VM's: they go back to the
+    /// distributor, which may route them to another vCPU.
     pub(super) fn stop_interrupts(&mut self) {
+        let vm = self.vm;
+        let mut spis = vm.spis.lock();
+        let effects = self.effects();
+        self.delivery.vacate(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
+        drop(spis);
+        self.clear_interrupts();
+    }
+
+    /// Empties this core's list registers and ends the physical interrupts behind SGIs and PPIs.
+    pub(super) fn clear_interrupts(&mut self) {
+        arch::reset_virtual_interface();
+        // After that, since it says what the virtual interface traps.
         if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
             self.delivery.reset(vredist, &mut self.list_registers);
         }
-        arch::reset_virtual_interface();
         const OWN: u32 = 1 << 23 | 1 << 27 | 1 << 30;
         arch::stop_timers();
         self.redistributor.quiet(OWN);

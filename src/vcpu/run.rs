@@ -18,18 +18,22 @@ impl Core {
     /// Serves this core's vCPU for good: waits until it is turned on, runs it until it is off.
     pub fn serve(&mut self) -> ! {
         arch::activate(self.vm.stage2);
+        self.clear_interrupts();
         if self.vcpu.get() == 0 {
             self.lead(Change::Start);
         }
         loop {
-            // PSCI first: a vCPU that is turned on while the VM changes is turned off by it.
+            if self.vm.lifecycle.enter() == Entry::Refused {
+                self.wait();
+                continue;
+            }
+            // Inside, where nobody changes the VM: a start that was taken earlier could be of the
+            // VM's last life.
             let Some(start) = self.vm.psci.started(self.vcpu) else {
+                self.vm.lifecycle.leave();
                 self.wait();
                 continue;
             };
-            if self.vm.lifecycle.enter() == Entry::Refused {
-                continue;
-            }
             self.start(start);
             let next = self.run();
             self.stop();
@@ -155,3 +159,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
