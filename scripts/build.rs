@@ -2,15 +2,26 @@
 //! Links the bare-metal image with `linker/image.ld` and stamps it with the revision.
 
 use std::env;
+use std::path::Path;
 use std::process::Command;
+
+/// Runs git and returns what it says, or `None` where there is no git or no repository.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(text)
+}
 
 fn main() {
     println!("cargo:rerun-if-changed=linker/image.ld");
     println!("cargo:rerun-if-changed=scripts/build.rs");
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    let revision = Command::new("git").args(["rev-parse", "--short=7", "HEAD"]).output();
-    let revision = revision.ok().filter(|o| o.status.success());
-    let revision = revision.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
+    // A file that is not there would count as changed every time.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"])
+        && Path::new(&log).exists()
+    {
+        println!("cargo:rerun-if-changed={log}");
+    }
+    let revision = git(&["rev-parse", "--short=7", "HEAD"]);
     println!("cargo:rustc-env=COFFERDAM_REVISION={}", revision.unwrap_or_else(|| "unknown".into()));
 
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {

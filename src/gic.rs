@@ -95,12 +95,12 @@ impl Vgic {
             let place = if is_last { Place::Last } else { Place::Inner };
             vredists.push(Vredist::new(VcpuId::new(number), affinity, place));
         }
-        let plain = (0u64..).map(|n| Mpidr::from_register((n / 16) << 8 | n % 16));
+        let plain = (0u64..).map(|n| Mpidr::from_register((n >> 4) << 8 | n & 0xf));
         let is_plain = plain.zip(affinities).all(|(plain, &affinity)| plain == affinity);
         let (vdist, token) = Vdist::new(spi_count, links)?;
         let everybody = u64::MAX >> (VCPUS_MAX - affinities.len());
         let vgic = Self { vdist, vredists: vredists.into(), everybody, is_plain };
-        vgic.vdist.route_all(&vgic.net(&()));
+        vgic.vdist.route_all(vgic.net(&()));
         Ok((vgic, token))
     }
 
@@ -109,7 +109,7 @@ impl Vgic {
         for vredist in &self.vredists {
             vredist.reset();
         }
-        self.vdist.reset(token, &self.net(effects));
+        self.vdist.reset(token, self.net(effects));
     }
 
     /// Returns the distributor, for reads.
@@ -135,7 +135,7 @@ impl Vgic {
         value: u64,
         effects: &E,
     ) -> Result<(), MmioError> {
-        self.vdist.write(token, (offset, width), value, &self.net(effects))
+        self.vdist.write(token, (offset, width), value, self.net(effects))
     }
     /// Reads in the window of all redistributors, 128 KiB for each vCPU.
     ///
@@ -176,16 +176,16 @@ impl Vgic {
         level: Level,
         effects: &E,
     ) {
-        self.vdist.set_level(token, vintid, level, &self.net(effects));
+        self.vdist.set_level(token, vintid, level, self.net(effects));
     }
     /// Latches an SPI, as an edge on its line does.
     pub fn raise_edge<E: Effects>(&self, token: &mut SpiToken, vintid: Vintid, effects: &E) {
-        self.vdist.raise(token, vintid, Cause::Edge, &self.net(effects));
+        self.vdist.raise(token, vintid, Cause::Edge, self.net(effects));
     }
     /// Makes an SPI pending whose physical interrupt has been acknowledged and had its priority
     /// dropped; it stays active until the guest deactivates the SPI.
     pub fn raise_linked<E: Effects>(&self, token: &mut SpiToken, vintid: Vintid, effects: &E) {
-        self.vdist.raise(token, vintid, Cause::Linked, &self.net(effects));
+        self.vdist.raise(token, vintid, Cause::Linked, self.net(effects));
     }
     /// Carries out a trapped write of `vintid` to ICC_DIR_EL1 on `vcpu`.
     pub fn deactivate<E: Effects>(
@@ -196,18 +196,18 @@ impl Vgic {
         effects: &E,
     ) {
         if vintid.get() >= gic::SPI_FIRST {
-            self.vdist.deactivate(token, vintid, &self.net(effects));
+            self.vdist.deactivate(token, vintid, self.net(effects));
         } else if let Some(vredist) = self.vredist(vcpu) {
             vredist.deactivate(vintid.get(), effects);
         }
     }
     /// Chooses anew where 1-of-N SPIs go that are pending: what a vCPU that goes to sleep leaves.
     pub fn wake_all<E: Effects>(&self, _: &mut SpiToken, effects: &E) {
-        self.vdist.wake_all(&self.net(effects));
+        self.vdist.wake_all(self.net(effects));
     }
 
     fn net<'a, E>(&'a self, effects: &'a E) -> Net<'a, E> {
-        Net { vredists: &self.vredists, effects, own: None }
+        Net { vgic: self, effects }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::console::{Console, Drained, HYPERVISOR_MARK, Input, SerialPort};
 use crate::drivers::gicv3::Distributor;
 use crate::drivers::uart::Uart;
 use crate::id::{Pintid, Vintid, VmId};
+use crate::plan::FaultKind;
 use crate::smccc::Workarounds;
 use crate::sync::{Lock, Once};
 use crate::vcpu::FromCore;
@@ -39,6 +40,8 @@ pub struct Hypervisor {
     pub list_registers_max: Option<u8>,
     /// Whether the cost of each start goes to the log.
     pub reports_reset_cost: bool,
+    /// How EL2 faults on purpose once a vCPU starts, to show the dump.
+    pub fault_at_start: Option<FaultKind>,
     /// How many VMs are not off.
     pub live: AtomicUsize,
 }

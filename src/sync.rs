@@ -4,7 +4,7 @@
 //! A core that holds several takes them in this order, and never two of one line:
 //!
 //! ```text
-//! VM lifecycle → VM distributor → VM console port → console → physical distributor → heap
+//! VM console port → console → VM distributor → physical distributor → heap
 //! ```
 //!
 //! EL2 runs with interrupts masked, so a holder is never preempted by its own core. No lock lies

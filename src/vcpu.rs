@@ -51,9 +51,11 @@ pub struct Core {
 enum Next {
     /// Enter the guest again.
     Enter,
-    /// This vCPU is off.
+    /// This vCPU goes off.
     Off,
-    /// The VM changes: leave, and lead the change where nobody does.
+    /// The VM changes and another core leads: leave.
+    Out,
+    /// The VM is to change: leave, and lead the change where nobody does.
     Change(crate::vm::lifecycle::Change),
 }
 

@@ -371,9 +371,6 @@ fn target_cfg(file: &Source) -> Vec<Breach> {
 /// A licence, a sentence on what the file owns, lines and files of a readable size.
 fn looks(file: &Source) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    if file.text.trim().is_empty() {
-        return breaches;
-    }
     let mut lines = file.text.lines();
     if lines.next() != Some("// SPDX-License-Identifier: Apache-2.0 OR MIT") {
         breaches.push(file.breach(1, "lacks the SPDX line"));

@@ -27,7 +27,7 @@ pub use el2::{
     CoreFeatures, CoreRefusal, Mitigations, core, current_level, features, midr, set_core,
     set_up_core, set_vectors, this_mpidr,
 };
-pub use fault::{faulted, panic};
+pub use fault::{execute_data, overflow_stack, panic, write_to_text};
 pub use gic::{
     HALT_SGI, ListRegisterFile, acknowledge, deactivate, drop_priority, enable_cpu_interface,
     reset_virtual_interface, send_sgi,
@@ -61,6 +61,13 @@ pub fn relax() {
 pub fn wait_for_interrupt() {
     barrier::dsb(barrier::SY);
     asm::wfi();
+}
+
+/// Returns whether no list register holds an interrupt.
+#[must_use]
+pub fn list_registers_are_empty(used: &ListRegisterFile) -> bool {
+    let all = u32::MAX >> (32 - used.count().clamp(1, 16));
+    crate::gic::ListRegisters::empty(used) & all == all
 }
 
 /// Waits until another core calls [`send_event`], or for no reason.

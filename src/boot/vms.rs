@@ -249,6 +249,7 @@ pub fn install(
         workarounds: arch::workarounds(),
         mitigations: cores::mitigations(plan),
         list_registers_max: plan.knobs.list_registers_max,
+        fault_at_start: plan.knobs.fault_at_start,
         reports_reset_cost: plan.knobs.report_reset_cost,
     });
     for vm in &hypervisor.vms {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The state of 32 interrupts, a word for each property: what ISENABLER<n> and its like show.
+//! The state of 32 interrupts, a word for each property: what `ISENABLER<n>` and its like show.
 //!
 //! A pending or active bit is in one place only: here, or in the list register that `listed`
 //! stands for. Words are atomics, because any core may write the registers of any redistributor.
@@ -206,10 +206,11 @@ impl Bank {
         }
         let register = self.priorities(word);
         let mask = mask & existing;
-        let new = register.load(Relaxed) & !mask | value & mask & PRIORITY_MASK;
+        let old = register.load(Relaxed);
+        let new = old & !mask | value & mask & PRIORITY_MASK;
         register.store(new, Relaxed);
-        let bits = 0xf << shift;
-        Change { woken: bits & self.signal(), look: bits & self.listed.load(Relaxed) }
+        let bits = if old == new { 0 } else { 0xf << shift };
+        Change { woken: bits & self.signal(), look: bits }
     }
 
     /// Reads ICFGR: the low 16 interrupts for half 0, the others for half 1.
@@ -287,6 +288,12 @@ fn gather(word: u32) -> u32 {
     let x = (x | x >> 2) & 0x0f0f_0f0f;
     let x = (x | x >> 4) & 0x00ff_00ff;
     (x | x >> 8) & 0xffff
+}
+
+/// Returns the word with bit `n` set; only the low five bits of `n` count.
+#[inline(always)]
+pub const fn bit(n: u32) -> u32 {
+    1 << (n & 31)
 }
 
 /// Returns the positions of the set bits, lowest first.

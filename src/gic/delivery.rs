@@ -14,9 +14,10 @@
 mod reconcile;
 mod refill;
 
-use super::bank::bits_of;
-use super::vredist::Vredist;
+use super::bank::{bit, bits_of};
+use super::vredist::{Vredist, Work};
 use super::{SpiToken, Vgic};
+use crate::bits::Level;
 use crate::id::{Pintid, VcpuId, Vintid};
 use crate::spec::gic::{Lr, ich_hcr};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -34,11 +35,16 @@ pub trait ListRegisters {
     fn empty(&self) -> u32;
     /// Reads ICH_HCR_EL2.EOIcount and sets it to 0.
     fn take_eoi_count(&mut self) -> u32;
-    /// Sets the bits of ICH_HCR_EL2 that are not the machine layer's own: see
-    /// [`ich_hcr`], NPIE, LRENPIE and TDIR.
+    /// Reads VENG0 and VENG1 of ICH_VMCR_EL2 into bits 0 and 1: the groups that the guest has
+    /// enabled in its CPU interface.
+    fn groups(&self) -> u32;
+    /// Sets the bits of ICH_HCR_EL2 that are not the machine layer's own, as [`ich_hcr`] has
+    /// them: NPIE, LRENPIE, `VGRP<n>`EIE, `VGRP<n>`DIE and TDIR.
     fn set_control(&mut self, bits: u32);
     /// Deactivates a physical interrupt of this core, or an SPI.
     fn deactivate(&mut self, pintid: Pintid);
+    /// Returns what the line of a PPI of this core carries now; high where that is not known.
+    fn line(&self, pintid: Pintid) -> Level;
 }
 
 /// What is left to do after a flush.
@@ -69,6 +75,14 @@ pub struct Delivery {
     has_evicted_spis: bool,
     /// Whether more interrupts wait than fit.
     has_backlog: bool,
+    /// The SGIs and PPIs for which `lr_of` holds, and which are deliverable, unless work says
+    /// otherwise.
+    learned: u32,
+    /// Those that may go into a list register without a look at what else there is: `learned`,
+    /// or none where there is a backlog.
+    quick: u32,
+    /// The list register's value for each of them when pending without link.
+    lr_of: [Lr; 32],
     /// The control bits as last set.
     control: u32,
     /// The list register of each SGI and PPI that is listed.
@@ -95,6 +109,9 @@ impl Delivery {
             running_priority: [0; 32],
             has_evicted_spis: false,
             has_backlog: false,
+            learned: 0,
+            quick: 0,
+            lr_of: [Lr::EMPTY; 32],
             control: Self::CONTROL,
             slot_of: [0; 32],
             links: [0; 32],
@@ -104,24 +121,23 @@ impl Delivery {
     /// Empties all list registers and deactivates the physical interrupts that they and the
     /// redistributor hold: what a vCPU's core does at the start and at the end of its VM.
     ///
-    /// [`Vgic::reset`] follows when all vCPUs have done this.
+    /// [`Vgic::reset`] follows when all vCPUs have done this, and resets the models.
     pub fn reset<L: ListRegisters>(&mut self, own: &Vredist, lrs: &mut L) {
         for slot in bits_of(self.usable) {
-            let slot = slot as usize;
-            let lr = if self.free >> slot & 1 == 0 { lrs.read(slot) } else { Lr::EMPTY };
+            let index = slot as usize;
+            let lr = if self.free & bit(slot) == 0 { lrs.read(index) } else { Lr::EMPTY };
             if let Some(pintid) = lr.pintid()
                 && (lr.is_pending() || lr.is_active())
             {
                 lrs.deactivate(pintid);
             }
-            lrs.write(slot, Lr::EMPTY);
+            lrs.write(index, Lr::EMPTY);
         }
         for intid in bits_of(own.bank.linked.swap(0, Relaxed)) {
             if let Some(pintid) = self.link(intid) {
                 lrs.deactivate(pintid);
             }
         }
-        own.bank.reset();
         *self = Self::new(self.vcpu, self.usable.count_ones() as usize);
         lrs.set_control(Self::CONTROL);
     }
@@ -137,8 +153,8 @@ impl Delivery {
         lrs: &mut L,
     ) {
         let intid = vintid.get() & 31;
-        let eligible = own.bank.eligible(own.ctlr.load(Relaxed)) >> intid & 1 != 0;
-        if !eligible || self.has_backlog || !self.place_quickly(own, intid, Some(pintid), lrs) {
+        let is_quick = self.quick & bit(intid) != 0 && own.has_sgis_only();
+        if !is_quick || !self.place_quickly(own, intid, Some(pintid), lrs) {
             self.inject_later(own, intid, pintid);
         }
     }
@@ -148,40 +164,51 @@ impl Delivery {
     #[inline(never)]
     fn inject_later(&mut self, own: &Vredist, intid: u32, pintid: Pintid) {
         self.set_link(intid, pintid);
-        own.bank.linked.fetch_or(1 << intid, Relaxed);
-        let _ = own.bank.latch(1 << intid);
+        own.bank.linked.fetch_or(bit(intid), Relaxed);
+        let _ = own.bank.latch(bit(intid));
         own.look_again();
     }
 
-    /// Delivers what has become pending. Worth calling only when `own.has_work()`.
+    /// Delivers what has become pending. The last thing before the guest is entered, with
+    /// `reconcile` where it says so: again and again while `own.has_work()`, since whoever leaves
+    /// more work next to work that is there does not kick.
     #[inline]
     pub fn flush<L: ListRegisters>(&mut self, own: &Vredist, lrs: &mut L) -> Flush {
         let work = own.take_work();
         let mut raised = work.raised();
-        if work.is_raised_only() && !self.has_backlog {
-            let ready = raised & own.bank.eligible(own.ctlr.load(Relaxed));
-            for intid in bits_of(ready) {
-                if self.place_quickly(own, intid, None, lrs) {
-                    raised &= !(1 << intid);
+        if work.is_sgis_only() && raised & !self.quick == 0 {
+            loop {
+                if raised == 0 {
+                    return Flush::Done;
                 }
-            }
-            if raised == 0 || raised & ready == 0 && Self::park(own, raised) {
-                return Flush::Done;
+                if !self.place_quickly(own, raised.trailing_zeros(), None, lrs) {
+                    break;
+                }
+                raised &= raised.wrapping_sub(1);
             }
         }
-        own.bank.pending.fetch_or(raised, SeqCst);
-        Flush::Reconcile
+        self.keep(own, work, raised)
     }
 
-    /// Keeps what is not eligible, and returns whether it still is not.
+    /// Keeps what cannot be delivered quickly.
     #[cold]
-    fn park(own: &Vredist, raised: u32) -> bool {
+    #[inline(never)]
+    fn keep(&mut self, own: &Vredist, work: Work, raised: u32) -> Flush {
+        self.forget_if_asked(work);
         own.bank.pending.fetch_or(raised, SeqCst);
         // Pairs with an enable on another core, which enables first and then looks at `pending`.
-        raised & own.bank.eligible(own.ctlr.load(Relaxed)) == 0
+        let eligible = own.bank.eligible(own.ctlr.load(Relaxed));
+        if work.is_sgis_only() && raised & eligible == 0 { Flush::Done } else { Flush::Reconcile }
     }
 
-    /// Puts an eligible SGI or PPI into a list register where that takes no thought; returns
+    /// Forgets what it has learned where that may be wrong.
+    fn forget_if_asked(&mut self, work: Work) {
+        if work.asks_to_relearn() {
+            (self.learned, self.quick) = (0, 0);
+        }
+    }
+
+    /// Puts a learned SGI or PPI into a list register where that takes no thought; returns
     /// whether it did.
     #[inline(always)]
     fn place_quickly<L: ListRegisters>(
@@ -191,12 +218,12 @@ impl Delivery {
         link: Option<Pintid>,
         lrs: &mut L,
     ) -> bool {
-        let bit = 1 << (intid & 31);
+        let own_bit = bit(intid);
         let empty = lrs.empty();
-        let slot = if own.bank.listed.load(Relaxed) & bit != 0 {
+        let slot = if own.bank.listed.load(Relaxed) & own_bit != 0 {
             // Its list register can be used again once the guest is done with it.
             let slot = u32::from(*self.slot_of(intid));
-            if empty >> (slot & 15) & 1 == 0 {
+            if empty & bit(slot) == 0 {
                 return false;
             }
             slot
@@ -208,20 +235,22 @@ impl Delivery {
             let slot = free.trailing_zeros();
             self.free &= !(free & free.wrapping_neg());
             *self.slot_of(intid) = slot.to_le_bytes()[0];
-            own.bank.list(bit);
+            own.bank.list(own_bit);
             slot
         };
-        let mut lr = Lr::pending(Vintid::new(intid), own.bank.priority(intid))
-            .with_group_bit(own.bank.group1() >> (intid & 31));
-        if let Some(pintid) = link {
-            lr = lr.with_link(pintid);
-        } else if own.bank.edge() & bit == 0 {
-            lr = lr.with_eoi();
-        }
+        let lr = *self.lr_of(intid);
+        // Without link it is an SGI, which is edge-triggered: its end is no news.
+        let lr = link.map_or(lr, |pintid| lr.with_link(pintid));
         lrs.write((slot & 15) as usize, lr);
         true
     }
 
+    #[inline(always)]
+    fn lr_of(&mut self, intid: u32) -> &mut Lr {
+        #[expect(clippy::indexing_slicing, reason = "masked to the length")]
+        let lr = &mut self.lr_of[intid as usize & 31];
+        lr
+    }
     #[inline(always)]
     fn slot_of(&mut self, intid: u32) -> &mut u8 {
         #[expect(clippy::indexing_slicing, reason = "masked to the length")]

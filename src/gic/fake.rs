@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A virtual CPU interface without hardware, for tests that play the guest.
 //!
-//! It behaves as IHI 0069 H 5.2 and 12.4 say of ICH_LR<n>_EL2 and the ICV registers, and panics
+//! It behaves as IHI 0069 H 5.2 and 12.4 say of `ICH_LR<n>_EL2` and the ICV registers, and panics
 //! where they call something UNPREDICTABLE.
 #![forbid(unsafe_code)]
 
 use super::{Effects, ListRegisters};
+use crate::bits::Level;
 use crate::id::{Pintid, VcpuId};
 use crate::spec::gic::{Lr, LrState, ich_hcr};
 use core::cell::RefCell;
@@ -47,6 +48,8 @@ pub struct FakeCpu {
     pub eoi_mode: EoiMode,
     /// The physical interrupts that were deactivated here, by EL2 or by a hardware link.
     pub deactivated: Vec<Pintid>,
+    /// The PPIs whose lines are low; all others are high.
+    pub low_lines: Vec<Pintid>,
 }
 
 impl FakeCpu {
@@ -61,6 +64,7 @@ impl FakeCpu {
             groups: 3,
             eoi_mode: EoiMode::DropAndDeactivate,
             deactivated: Vec::new(),
+            low_lines: Vec::new(),
         }
     }
 
@@ -82,7 +86,7 @@ impl FakeCpu {
         self.running.last().copied().unwrap_or(0xff)
     }
 
-    /// Reads ICC_IAR<group>_EL1, of whichever group is signalled.
+    /// Reads `ICC_IAR<group>_EL1`, of whichever group is signalled.
     pub fn acknowledge(&mut self) -> u32 {
         let groups = self.groups;
         let pending = self.lrs.iter_mut().filter(|lr| {
@@ -98,7 +102,7 @@ impl FakeCpu {
             _ => SPURIOUS,
         }
     }
-    /// Writes ICC_EOIR<group>_EL1.
+    /// Writes `ICC_EOIR<group>_EL1`.
     pub fn end(&mut self, intid: u32) {
         if self.running.pop().is_some() && self.eoi_mode == EoiMode::DropAndDeactivate {
             self.deactivate_listed(intid);
@@ -133,6 +137,10 @@ impl FakeCpu {
         ended
             || none_pending && self.control & ich_hcr::NPIE != 0
             || self.eoi_count != 0 && self.control & ich_hcr::LRENPIE != 0
+            || self.groups & 1 != 0 && self.control & ich_hcr::VGRP0EIE != 0
+            || self.groups & 1 == 0 && self.control & ich_hcr::VGRP0DIE != 0
+            || self.groups & 2 != 0 && self.control & ich_hcr::VGRP1EIE != 0
+            || self.groups & 2 == 0 && self.control & ich_hcr::VGRP1DIE != 0
             || in_use < 2 && self.control & ich_hcr::UIE != 0
     }
 }
@@ -160,11 +168,17 @@ impl ListRegisters for FakeCpu {
     fn take_eoi_count(&mut self) -> u32 {
         core::mem::take(&mut self.eoi_count)
     }
+    fn groups(&self) -> u32 {
+        self.groups
+    }
     fn set_control(&mut self, bits: u32) {
         self.control = bits;
     }
     fn deactivate(&mut self, pintid: Pintid) {
         self.deactivated.push(pintid);
+    }
+    fn line(&self, pintid: Pintid) -> Level {
+        if self.low_lines.contains(&pintid) { Level::Low } else { Level::High }
     }
 }
 

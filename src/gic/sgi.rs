@@ -5,6 +5,7 @@
 //! (ICC_SGI1R_EL1, ICC_SGI0R_EL1, ICC_ASGI1R_EL1).
 #![forbid(unsafe_code)]
 
+use super::bank::bit;
 use super::{Effects, Vgic};
 use crate::id::VcpuId;
 use crate::spec::gic::SgiRequest;
@@ -36,7 +37,7 @@ impl Vgic {
             let target = targets.trailing_zeros();
             targets &= targets.wrapping_sub(1);
             let Some(vredist) = self.vredists.get(target as usize) else { return };
-            if register == SgiRegister::Sgi1 || vredist.bank.group1() >> intid & 1 == 0 {
+            if register == SgiRegister::Sgi1 || vredist.bank.group1() & bit(intid) == 0 {
                 vredist.raise(intid, effects);
             }
         }

@@ -19,7 +19,7 @@ const LINKED_SPIS: [u32; 2] = [40, 41];
 
 /// Returns the affinity of vCPU `n`.
 fn affinity(n: u64) -> Mpidr {
-    Mpidr::from_register((n / 16) << 8 | n % 16)
+    Mpidr::from_register((n >> 4) << 8 | n & 0xf)
 }
 
 /// A VM on fake cores. The physical side: which PPIs of which core and which SPIs are active.
@@ -147,13 +147,17 @@ impl Machine {
         true
     }
 
-    /// Does what a core does before it enters its guest.
+    /// Does what a core does with a maintenance interrupt, and before it enters its guest.
     fn flush(&mut self, vcpu: usize) {
+        if self.cpu(vcpu).wants_maintenance() {
+            self.own(vcpu).look_again();
+        }
+        self.flush_without_maintenance(vcpu);
+    }
+    /// Does what a core does before it enters its guest.
+    fn flush_without_maintenance(&mut self, vcpu: usize) {
         let own = self.vgic.vredist(VcpuId::new(u8::try_from(vcpu).unwrap())).unwrap();
         let (delivery, cpu) = &mut self.cores[vcpu];
-        if cpu.wants_maintenance() {
-            own.look_again();
-        }
         if own.has_work() && delivery.flush(own, cpu) == Flush::Reconcile {
             delivery.reconcile(&self.vgic, &mut self.token, cpu, &self.effects);
         }

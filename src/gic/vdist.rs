@@ -7,9 +7,8 @@
 
 mod registers;
 
-use super::bank::{Bank, Change, bits_of};
-use super::vredist::Vredist;
-use super::{ConfigError, Effects};
+use super::bank::{Bank, Change, bit, bits_of};
+use super::{ConfigError, Effects, Vgic};
 use crate::bits::Level;
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
 use crate::spec::gic::{self, gicd};
@@ -72,11 +71,10 @@ impl Spi {
 }
 
 /// The VM's vCPUs and the way to reach them.
+#[derive(Debug)]
 pub(super) struct Net<'a, E> {
-    pub vredists: &'a [Vredist],
+    pub vgic: &'a Vgic,
     pub effects: &'a E,
-    /// The vCPU that is about to look at everything anyway.
-    pub own: Option<VcpuId>,
 }
 
 /// The virtual distributor of a VM.
@@ -136,7 +134,7 @@ impl Vdist {
     /// Returns to the state after reset and deactivates what is active for no list register.
     ///
     /// All vCPUs have emptied their list registers before.
-    pub(super) fn reset<E: Effects>(&self, _: &mut SpiToken, net: &Net<'_, E>) {
+    pub(super) fn reset<E: Effects>(&self, _: &mut SpiToken, net: Net<'_, E>) {
         self.ctlr.store(0, Relaxed);
         for (index, bank) in self.banks.iter().enumerate() {
             for bit in bits_of(bank.linked.load(Relaxed)) {
@@ -152,7 +150,7 @@ impl Vdist {
         self.route_all(net);
     }
     /// Works out the target of all SPIs.
-    pub(super) fn route_all<E: Effects>(&self, net: &Net<'_, E>) {
+    pub(super) fn route_all<E: Effects>(&self, net: Net<'_, E>) {
         for spi in &self.spis {
             spi.target.store(net.target(spi.router.load(Relaxed)), Relaxed);
         }
@@ -184,10 +182,10 @@ impl Vdist {
         _: &mut SpiToken,
         vintid: Vintid,
         level: Level,
-        net: &Net<'_, E>,
+        net: Net<'_, E>,
     ) {
         let Some(bank) = self.bank(vintid.get() >> 5) else { return };
-        self.notify(vintid.get() >> 5, bank.set_line(1 << (vintid.get() & 31), level), net);
+        self.notify(vintid.get() >> 5, bank.set_line(bit(vintid.get()), level), net);
     }
 
     /// Latches an SPI: an edge, or for `Cause::Linked` that its physical interrupt was
@@ -197,9 +195,9 @@ impl Vdist {
         _: &mut SpiToken,
         vintid: Vintid,
         cause: Cause,
-        net: &Net<'_, E>,
+        net: Net<'_, E>,
     ) {
-        let (word, bit) = (vintid.get() >> 5, 1 << (vintid.get() & 31));
+        let (word, bit) = (vintid.get() >> 5, bit(vintid.get()));
         let (Some(bank), Some(_)) = (self.bank(word), self.spi(vintid.get())) else { return };
         if cause == Cause::Linked {
             bank.linked.fetch_or(bit, Relaxed);
@@ -213,43 +211,54 @@ impl Vdist {
         &self,
         token: &mut SpiToken,
         vintid: Vintid,
-        net: &Net<'_, E>,
+        net: Net<'_, E>,
     ) {
         let word = vintid.get() >> 5;
-        let bit = 1 << (vintid.get() & 31);
+        let bit = bit(vintid.get());
         self.write_bits(token, word, gic::BitRegister::ClearActive, bit, net);
     }
 
-    /// Notes that an SPI has left a list register, and tells who is next.
-    pub(super) fn unlist<E: Effects>(&self, _: &mut SpiToken, intid: u32, net: &Net<'_, E>) {
+    /// Notes that an SPI has left a list register of `own`, which will look for more anyway, and
+    /// tells who else is next.
+    pub(super) fn unlist<E: Effects>(
+        &self,
+        _: &mut SpiToken,
+        intid: u32,
+        own: VcpuId,
+        net: Net<'_, E>,
+    ) {
         let (Some(bank), Some(spi)) = (self.bank(intid >> 5), self.spi(intid)) else { return };
-        let bit = 1 << (intid & 31);
+        let bit = bit(intid);
         bank.unlist(bit);
         spi.let_go();
         self.deactivate_orphans(intid >> 5, bank, net);
-        self.notify(intid >> 5, Change { woken: bit, look: 0 }, net);
+        self.notify_each(intid >> 5, Change { woken: bit, look: 0 }, own.get(), net);
     }
 
     /// Tells the vCPUs concerned of a change to INTIDs 32 × `word` and the following 31.
-    #[inline]
-    pub(super) fn notify<E: Effects>(&self, word: u32, change: Change, net: &Net<'_, E>) {
-        if change.woken | change.look == 0 {
-            return;
+    #[inline(always)]
+    pub(super) fn notify<E: Effects>(&self, word: u32, change: Change, net: Net<'_, E>) {
+        if change.woken | change.look != 0 {
+            self.notify_each(word, change, NOBODY, net);
         }
+    }
+
+    #[inline(never)]
+    fn notify_each<E: Effects>(&self, word: u32, change: Change, own: u8, net: Net<'_, E>) {
         let Some(bank) = self.bank(word) else { return };
         let listed = bank.listed.load(Relaxed);
         let deliverable = change.woken & bank.signal() & bank.eligible(self.ctlr()) & !listed;
-        for bit in bits_of(deliverable) {
-            let Some(spi) = self.spi(word << 5 | bit) else { continue };
+        for index in bits_of(deliverable) {
+            let Some(spi) = self.spi(word << 5 | index) else { continue };
             let router = spi.router.load(Relaxed);
             if router & gicd::IROUTER_ANY != 0 {
                 // One of N: whoever is awake now.
                 spi.target.store(net.target(router), Relaxed);
             }
             let target = spi.target.load(Relaxed);
-            if let Some(vredist) = net.vredists.get(usize::from(target)) {
-                vredist.spi_words.fetch_or(1 << word, Relaxed);
-                if net.own != Some(vredist.id()) {
+            if let Some(vredist) = net.vgic.vredists.get(usize::from(target)) {
+                vredist.spi_words.fetch_or(bit(word), Relaxed);
+                if target != own {
                     vredist.post_look(net.effects);
                 }
             }
@@ -257,14 +266,14 @@ impl Vdist {
         for bit in bits_of((change.woken | change.look) & listed) {
             let Some(spi) = self.spi(word << 5 | bit) else { continue };
             let holder = spi.holder.load(Relaxed);
-            if let Some(vredist) = net.vredists.get(usize::from(holder)) {
+            if let Some(vredist) = net.vgic.vredists.get(usize::from(holder)) {
                 vredist.post_look(net.effects);
             }
         }
     }
 
     /// Deactivates the physical interrupts that no vCPU will deactivate any more.
-    pub(super) fn deactivate_orphans<E: Effects>(&self, word: u32, bank: &Bank, net: &Net<'_, E>) {
+    pub(super) fn deactivate_orphans<E: Effects>(&self, word: u32, bank: &Bank, net: Net<'_, E>) {
         let orphans = bank.orphans();
         if orphans == 0 {
             return;
@@ -276,6 +285,13 @@ impl Vdist {
         }
     }
 }
+
+impl<E> Clone for Net<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<E> Copy for Net<'_, E> {}
 
 /// Why an SPI becomes pending.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -304,10 +320,14 @@ impl<E: Effects> Net<'_, E> {
     /// One of N is the first vCPU that is awake, or the first of all where none is.
     fn target(&self, router: u64) -> u8 {
         let found = if router & gicd::IROUTER_ANY != 0 {
-            self.vredists.iter().find(|vredist| vredist.is_awake()).or(self.vredists.first())
+            self.vgic
+                .vredists
+                .iter()
+                .find(|vredist| vredist.is_awake())
+                .or(self.vgic.vredists.first())
         } else {
             let named = Mpidr::from_register(router);
-            self.vredists.iter().find(|vredist| vredist.affinity() == named)
+            self.vgic.vredists.iter().find(|vredist| vredist.affinity() == named)
         };
         found.map_or(NOBODY, |vredist| vredist.id().get())
     }

@@ -5,7 +5,7 @@
 //! know SPIs or list registers. IHI 0069 H 12.10 and 12.11.
 #![forbid(unsafe_code)]
 
-use super::bank::{Bank, Change};
+use super::bank::{Bank, Change, bit};
 use super::{Effects, IIDR};
 use crate::bits::{Level, MmioError, Width};
 use crate::id::{Mpidr, VcpuId, Vintid};
@@ -29,7 +29,7 @@ pub enum Place {
 /// The virtual redistributor of one vCPU.
 #[derive(Debug)]
 pub struct Vredist {
-    /// Bits 31:0 are SGIs and PPIs that became pending; [`Self::LOOK`] asks for everything.
+    /// Bits 15:0 are SGIs that became pending; [`Self::LOOK`] asks for everything.
     work: AtomicU64,
     /// A copy of GICD_CTLR.
     pub(super) ctlr: AtomicU32,
@@ -45,6 +45,9 @@ pub struct Vredist {
 impl Vredist {
     /// The bit of the work word that asks its owner to compare models and list registers.
     const LOOK: u64 = 1 << 32;
+    /// The bit that comes with it when what an owner remembers of priorities, groups and enables
+    /// may be wrong: not when more has become deliverable.
+    const RELEARN: u64 = 1 << 33;
 
     /// Makes the redistributor of a vCPU, in the state after reset.
     pub fn new(id: VcpuId, affinity: Mpidr, place: Place) -> Self {
@@ -80,6 +83,11 @@ impl Vredist {
     pub fn has_work(&self) -> bool {
         self.work.load(Relaxed) != 0
     }
+    /// Returns whether all the work there is are SGIs.
+    #[inline(always)]
+    pub(super) fn has_sgis_only(&self) -> bool {
+        Work(self.work.load(Relaxed)).is_sgis_only()
+    }
     /// Takes the work: its owner alone does this. Pairs with the release in `post`.
     #[inline(always)]
     pub(super) fn take_work(&self) -> Work {
@@ -91,10 +99,15 @@ impl Vredist {
         self.work.fetch_or(Self::LOOK, AcqRel);
     }
 
-    /// Makes the SGI or PPI `intid` pending; only the low five bits count.
+    /// Makes the SGI `intid` pending; only the low four bits count.
     #[inline(always)]
-    pub fn raise<E: Effects>(&self, intid: u32, effects: &E) {
-        self.post(1 << (intid & 31), effects);
+    pub(super) fn raise<E: Effects>(&self, intid: u32, effects: &E) {
+        self.post(1 << (intid & 15), effects);
+    }
+    /// Tells of a new GICD_CTLR.
+    pub(super) fn set_ctlr<E: Effects>(&self, ctlr: u32, effects: &E) {
+        self.ctlr.store(ctlr, Relaxed);
+        self.post(Self::LOOK | Self::RELEARN, effects);
     }
     /// Asks for a look, from whichever core.
     pub(super) fn post_look<E: Effects>(&self, effects: &E) {
@@ -116,18 +129,18 @@ impl Vredist {
         if !(gic::PPI_FIRST..gic::SPI_FIRST).contains(&intid) {
             return;
         }
-        self.apply(self.bank.set_line(1 << intid, level), effects);
+        self.apply(self.bank.set_line(bit(intid), level), effects);
     }
     /// Clears the pending bit of an SGI or PPI, as a write to ICPENDR0 would: what is done for a
     /// linked timer whose physical line has gone low.
     pub fn retract<E: Effects>(&self, vintid: Vintid, effects: &E) {
         if vintid.get() < gic::SPI_FIRST {
-            self.write_bits(BitRegister::ClearPending, 1 << vintid.get(), effects);
+            self.write_bits(BitRegister::ClearPending, bit(vintid.get()), effects);
         }
     }
     /// Clears the active bit of an SGI or PPI: what a trapped write to ICC_DIR_EL1 asks for.
     pub(super) fn deactivate<E: Effects>(&self, intid: u32, effects: &E) {
-        self.write_bits(BitRegister::ClearActive, 1 << (intid & 31), effects);
+        self.write_bits(BitRegister::ClearActive, bit(intid), effects);
     }
 
     /// Returns to the state after reset, the copy of GICD_CTLR included.
@@ -202,7 +215,7 @@ impl Vredist {
             Width::Byte => {
                 let shift = 8 * (offset & 3);
                 let (word, mask) = (priority_word(offset), 0xff << shift);
-                self.apply(self.bank.write_priorities(word, value << shift, mask), effects);
+                self.relearn(self.bank.write_priorities(word, value << shift, mask), effects);
             }
             _ => self.write_word(offset, value, effects),
         }
@@ -221,26 +234,39 @@ impl Vredist {
             (Some(register), _) if offset & 0x7f == 0 => self.write_bits(register, value, effects),
             (_, 0x400..0x420) => {
                 let word = priority_word(offset);
-                self.apply(self.bank.write_priorities(word, value, u32::MAX), effects);
+                self.relearn(self.bank.write_priorities(word, value, u32::MAX), effects);
             }
             // ICFGR0 is read-only: SGIs are edge-triggered.
-            (_, 0xc04) => self.apply(self.bank.write_config(1, value), effects),
+            (_, 0xc04) => self.relearn(self.bank.write_config(1, value), effects),
             _ => {}
         }
     }
 
     #[inline(always)]
     fn write_bits<E: Effects>(&self, register: BitRegister, value: u32, effects: &E) {
-        if register == BitRegister::ClearPending {
-            self.work.fetch_and(!u64::from(value), AcqRel);
+        match register {
+            BitRegister::SetEnable | BitRegister::SetPending | BitRegister::ClearActive => {
+                self.apply(self.bank.write(register, value), effects);
+            }
+            BitRegister::ClearPending => {
+                self.work.fetch_and(!u64::from(value), AcqRel);
+                self.apply(self.bank.write(register, value), effects);
+            }
+            BitRegister::Group | BitRegister::ClearEnable | BitRegister::SetActive => {
+                self.relearn(self.bank.write(register, value), effects);
+            }
         }
-        self.apply(self.bank.write(register, value), effects);
     }
 
     #[inline(always)]
     fn apply<E: Effects>(&self, change: Change, effects: &E) {
         if change.woken | change.look != 0 {
             self.post_look(effects);
+        }
+    }
+    fn relearn<E: Effects>(&self, change: Change, effects: &E) {
+        if change.woken | change.look != 0 {
+            self.post(Self::LOOK | Self::RELEARN, effects);
         }
     }
 }
@@ -250,15 +276,19 @@ impl Vredist {
 pub(super) struct Work(u64);
 
 impl Work {
-    /// Returns the SGIs and PPIs that became pending.
+    /// Returns the SGIs that became pending.
     #[inline(always)]
     pub fn raised(self) -> u32 {
         halves(self.0)[0]
     }
     /// Returns whether that is all.
     #[inline(always)]
-    pub fn is_raised_only(self) -> bool {
+    pub fn is_sgis_only(self) -> bool {
         self.0 & Vredist::LOOK == 0
+    }
+    /// Returns whether what the owner remembers may be wrong.
+    pub fn asks_to_relearn(self) -> bool {
+        self.0 & Vredist::RELEARN != 0
     }
 }
 

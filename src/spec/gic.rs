@@ -2,7 +2,7 @@
 //! The encodings of GICv3 that a guest or a list register sees (IHI 0069 H).
 //!
 //! Register maps 12.8 (GICD) and 12.10 (GICR), as they are with one Security state and affinity
-//! routing; ICH_LR<n>_EL2 and ICH_HCR_EL2 (12.4); ICC_SGI1R_EL1 (12.2). No state, no policy.
+//! routing; `ICH_LR<n>_EL2` and ICH_HCR_EL2 (12.4); ICC_SGI1R_EL1 (12.2). No state, no policy.
 #![forbid(unsafe_code)]
 
 use crate::id::{Mpidr, Pintid, Vintid};
@@ -38,21 +38,21 @@ pub mod gicd {
     pub const SETSPI_NSR: u64 = 0x0040;
     /// The first offset behind GICD_CLRSPI_SR.
     pub const CLRSPI_END: u64 = 0x0060;
-    /// GICD_IPRIORITYR<n>.
+    /// `GICD_IPRIORITYR<n>`.
     pub const IPRIORITYR: u64 = 0x0400;
-    /// GICD_ITARGETSR<n>: RAZ/WI under affinity routing.
+    /// `GICD_ITARGETSR<n>`: RAZ/WI under affinity routing.
     pub const ITARGETSR: u64 = 0x0800;
-    /// GICD_ICFGR<n>.
+    /// `GICD_ICFGR<n>`.
     pub const ICFGR: u64 = 0x0c00;
-    /// GICD_IGRPMODR<n>: RAZ/WI with one Security state.
+    /// `GICD_IGRPMODR<n>`: RAZ/WI with one Security state.
     pub const IGRPMODR: u64 = 0x0d00;
-    /// GICD_CPENDSGIR<n>, and GICD_SPENDSGIR<n> behind it: RAZ/WI under affinity routing.
+    /// `GICD_CPENDSGIR<n>`, and `GICD_SPENDSGIR<n>` behind it: RAZ/WI under affinity routing.
     pub const CPENDSGIR: u64 = 0x0f10;
-    /// The first offset behind GICD_SPENDSGIR<n>.
+    /// The first offset behind `GICD_SPENDSGIR<n>`.
     pub const SPENDSGIR_END: u64 = 0x0f30;
-    /// GICD_IROUTER<n>, by INTID: those of the SGIs and PPIs are reserved.
+    /// `GICD_IROUTER<n>`, by INTID: those of the SGIs and PPIs are reserved.
     pub const IROUTER: u64 = 0x6000;
-    /// The first offset behind GICD_IROUTER<1023>.
+    /// The first offset behind `GICD_IROUTER<1023>`.
     pub const IROUTER_END: u64 = 0x8000;
 
     /// GICD_CTLR.EnableGrp0.
@@ -71,7 +71,7 @@ pub mod gicd {
     /// GICD_TYPER.RSS: SGIs reach an Aff0 above 15.
     pub const TYPER_RSS: u32 = 1 << 26;
 
-    /// GICD_IROUTER<n>.Interrupt_Routing_Mode: to any one PE.
+    /// `GICD_IROUTER<n>`.Interrupt_Routing_Mode: to any one PE.
     pub const IROUTER_ANY: u64 = 1 << 31;
 }
 
@@ -109,19 +109,19 @@ pub mod gicr {
 /// and in the second frame of a redistributor, 0x80 bytes apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BitRegister {
-    /// IGROUPR<n>.
+    /// `IGROUPR<n>`.
     Group,
-    /// ISENABLER<n>.
+    /// `ISENABLER<n>`.
     SetEnable,
-    /// ICENABLER<n>.
+    /// `ICENABLER<n>`.
     ClearEnable,
-    /// ISPENDR<n>.
+    /// `ISPENDR<n>`.
     SetPending,
-    /// ICPENDR<n>.
+    /// `ICPENDR<n>`.
     ClearPending,
-    /// ISACTIVER<n>.
+    /// `ISACTIVER<n>`.
     SetActive,
-    /// ICACTIVER<n>.
+    /// `ICACTIVER<n>`.
     ClearActive,
 }
 
@@ -161,7 +161,21 @@ pub enum LrState {
     PendingActive,
 }
 
-/// The value of an ICH_LR<n>_EL2.
+impl LrState {
+    /// Puts the state together.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(pending: bool, active: bool) -> Self {
+        match (pending, active) {
+            (false, false) => Self::Invalid,
+            (true, false) => Self::Pending,
+            (false, true) => Self::Active,
+            (true, true) => Self::PendingActive,
+        }
+    }
+}
+
+/// The value of an `ICH_LR<n>_EL2`.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct Lr(u64);
@@ -314,9 +328,7 @@ impl core::fmt::Debug for Lr {
 /// Returns bits 31:0.
 #[inline(always)]
 const fn low_word(value: u64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 32 bits")]
-    let word = (value & 0xffff_ffff) as u32;
-    word
+    (value & 0xffff_ffff) as u32
 }
 
 /// Bits of ICH_HCR_EL2.
@@ -329,6 +341,14 @@ pub mod ich_hcr {
     pub const LRENPIE: u32 = 1 << 2;
     /// A maintenance interrupt while no list register is pending.
     pub const NPIE: u32 = 1 << 3;
+    /// A maintenance interrupt while the guest has Group 0 enabled.
+    pub const VGRP0EIE: u32 = 1 << 4;
+    /// A maintenance interrupt while the guest has Group 0 disabled.
+    pub const VGRP0DIE: u32 = 1 << 5;
+    /// A maintenance interrupt while the guest has Group 1 enabled.
+    pub const VGRP1EIE: u32 = 1 << 6;
+    /// A maintenance interrupt while the guest has Group 1 disabled.
+    pub const VGRP1DIE: u32 = 1 << 7;
     /// A trap of the guest's writes to ICC_DIR_EL1, where ICH_VTR_EL2.TDS is set.
     pub const TDIR: u32 = 1 << 14;
     /// Where EOIcount starts, 5 bits.

@@ -4,6 +4,7 @@
 
 use super::{Core, Next};
 use crate::arch;
+use crate::gic::Vredist;
 use crate::psci::{Action, Reset};
 use crate::smccc::{self, Call, Workaround};
 use crate::spec::smccc::{FunctionId, SUCCESS};
@@ -42,9 +43,10 @@ impl Core {
             }
             Action::TurnOff => Next::Off,
             Action::Suspend => {
-                // Standby: the next interrupt for this core ends it. A virtual one that the guest
-                // has yet to take does not end WFI at EL2, so that there is no wait then.
-                if !self.lists_interrupts() {
+                // Standby: an interrupt of this core ends it, or one that waits for the guest,
+                // which would not end WFI at EL2.
+                let has_work = self.vm.vgic.vredist(self.vcpu).is_some_and(Vredist::has_work);
+                if !has_work && arch::list_registers_are_empty(&self.list_registers) {
                     arch::wait_for_interrupt();
                 }
                 self.return_to_guest(SUCCESS)

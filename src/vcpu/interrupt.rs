@@ -5,7 +5,7 @@
 use super::{Core, HALT, KICK, Next};
 use crate::arch;
 use crate::bits::{MmioError, Width};
-use crate::gic::{self, Flush, ListRegisters, SgiRegister, Vredist};
+use crate::gic::{self, Flush, SgiRegister, Vredist};
 use crate::id::{Pintid, Vintid};
 
 /// The virtual interface wants maintenance.
@@ -44,7 +44,7 @@ impl Core {
     /// Looks at what a kick can be for; virtual interrupts are looked at before every entry.
     #[inline(always)]
     fn after_kick(&self) -> Next {
-        if self.vm.lifecycle.wants_out() { Next::Off } else { Next::Enter }
+        if self.vm.lifecycle.wants_out() { Next::Out } else { Next::Enter }
     }
 
     fn serve_rare(&mut self, pintid: Pintid) -> Next {
@@ -72,12 +72,20 @@ impl Core {
         Next::Enter
     }
 
-    /// Brings work to the list registers.
+    /// Brings work to the list registers. What others add meanwhile has its kick; what this core
+    /// adds for itself has none, so it looks again, a few times and then at the next exit.
     #[inline]
     pub(super) fn flush_work(&mut self, vredist: &Vredist) {
-        if self.delivery.flush(vredist, &mut self.list_registers) == Flush::Reconcile {
-            self.reconcile();
+        const ROUNDS_MAX: usize = 4;
+        for _ in 0..ROUNDS_MAX {
+            if self.delivery.flush(vredist, &mut self.list_registers) == Flush::Reconcile {
+                self.reconcile();
+            }
+            if !vredist.has_work() {
+                return;
+            }
         }
+        self.vm.kick(self.vcpu);
     }
 
     /// Compares list registers and models.
@@ -147,32 +155,30 @@ impl Core {
         self.reconcile();
     }
 
-    /// Returns whether an interrupt that the guest has not ended is in a list register.
-    pub(super) fn lists_interrupts(&self) -> bool {
-        let used = !self.list_registers.empty();
-        used.trailing_zeros() < u32::try_from(self.list_registers.count()).unwrap_or(0)
-    }
-
-    /// Takes this core's part of the VM's interrupts down. SPIs are the VM's: they go back to the
-    /// distributor, which may route them to another vCPU.
-    pub(super) fn stop_interrupts(&mut self) {
+    /// Takes this core out of its VM's interrupts: at the end of the VM everything goes, at the
+    /// end of the vCPU alone what waits for it stays in the models, and others may take it.
+    pub(super) fn stop_interrupts(&mut self, next: Next) {
         let vm = self.vm;
-        let mut spis = vm.spis.lock();
-        let effects = self.effects();
-        self.delivery.vacate(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
-        drop(spis);
+        if next == Next::Off {
+            let effects = self.effects();
+            let mut spis = vm.spis.lock();
+            self.delivery.vacate(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
+            vm.vgic.wake_all(&mut spis, &effects);
+        } else if let Some(vredist) = vm.vgic.vredist(self.vcpu) {
+            self.delivery.reset(vredist, &mut self.list_registers);
+        }
         self.clear_interrupts();
     }
 
-    /// Empties this core's list registers and ends the physical interrupts behind SGIs and PPIs.
+    /// Empties the virtual interface and ends the interrupts of this core's own devices.
     pub(super) fn clear_interrupts(&mut self) {
+        const OWN: u32 = 1 << 23 | 1 << 27 | 1 << 30;
+        arch::stop_timers();
         arch::reset_virtual_interface();
         // After that, since it says what the virtual interface traps.
         if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
             self.delivery.reset(vredist, &mut self.list_registers);
         }
-        const OWN: u32 = 1 << 23 | 1 << 27 | 1 << 30;
-        arch::stop_timers();
         self.redistributor.quiet(OWN);
     }
 }

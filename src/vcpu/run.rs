@@ -5,6 +5,7 @@
 use super::{Core, Next};
 use crate::arch::{self, ExitKind};
 use crate::id::VcpuId;
+use crate::plan::FaultKind;
 use crate::psci::Start;
 use crate::spec::esr::Cause;
 use crate::spec::exception::{AbortOn, Exception};
@@ -36,7 +37,7 @@ impl Core {
             };
             self.start(start);
             let next = self.run();
-            self.stop();
+            self.stop(next);
             self.vm.lifecycle.leave();
             if let Next::Change(change) = next {
                 self.lead(change);
@@ -113,6 +114,9 @@ impl Core {
     }
 
     fn start(&mut self, start: Start) {
+        if let Some(kind) = self.hypervisor.fault_at_start {
+            fault_on_purpose(kind);
+        }
         let mpidr = Vm::mpidr_of(self.vcpu);
         arch::reset_guest(mpidr, self.vm.counter_offset_ticks.load(Ordering::Relaxed));
         arch::start_guest(start.entry);
@@ -121,8 +125,8 @@ impl Core {
     }
 
     /// Takes this core's part of the VM's interrupts down.
-    fn stop(&mut self) {
-        self.stop_interrupts();
+    fn stop(&mut self, next: Next) {
+        self.stop_interrupts(next);
         self.vm.psci.turned_off(self.vcpu);
     }
 
@@ -156,6 +160,19 @@ impl Core {
                 vm.lifecycle.finish(Change::Stop);
                 self.hypervisor.vm_is_off(vm);
             }
+        }
+    }
+}
+
+/// Shows what a fault of the hypervisor looks like.
+#[expect(clippy::panic, reason = "a plan has asked for it, to test the dump")]
+fn fault_on_purpose(kind: FaultKind) {
+    match kind {
+        FaultKind::Panic => panic!("the plan asks for a panic"),
+        FaultKind::WriteToText => arch::write_to_text(),
+        FaultKind::ExecuteData => arch::execute_data(),
+        FaultKind::StackOverflow => {
+            arch::overflow_stack(0);
         }
     }
 }

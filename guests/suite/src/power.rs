@@ -149,7 +149,7 @@ fn t88_affinity_info_refuses_what_is_no_vcpu() -> Outcome {
     }
     check_eq!(psci::affinity_info(cpu::mpidr(0), 0), Ok(0), "AFFINITY_INFO of myself");
     if under_hypervisor() {
-        for level in [4, 1 << 31, 1 << 32, u64::MAX] {
+        for level in [4, 1 << 31, u64::MAX] {
             let answer = psci::affinity_info(cpu::mpidr(0), level);
             check_eq!(answer, Err(Error::InvalidParameters), "AFFINITY_INFO at level {level:#x}");
         }

@@ -149,11 +149,6 @@ pub fn panic(info: &PanicInfo<'_>) -> ! {
     end(&mut out)
 }
 
-/// Returns whether some core has faulted; a core that sees this halts.
-pub fn faulted() -> bool {
-    FAULTED.load(Ordering::Relaxed)
-}
-
 fn begin() {
     FAULTED.store(true, Ordering::Relaxed);
     super::gic::send_stop();
@@ -198,4 +193,26 @@ fn backtrace(out: &mut RawUart, pc: u64, fp: u64) {
         }
         fp = next;
     }
+}
+
+/// Writes to the image's text, which is not writable.
+pub fn write_to_text() {
+    let text = image().text.start();
+    // SAFETY: Nothing is written: the MMU refuses, and that ends the hypervisor.
+    unsafe { (crate::addr::Address::get(text) as *mut u32).write_volatile(0) };
+}
+
+/// Branches to data, which is not executable.
+pub fn execute_data() {
+    static NOT_CODE: AtomicBool = AtomicBool::new(false);
+    // SAFETY: Nothing runs there: the MMU refuses, and that ends the hypervisor.
+    unsafe { asm!("blr {}", in(reg) NOT_CODE.as_ptr(), clobber_abi("C")) };
+}
+
+/// Calls itself until the stack meets its guard page.
+#[inline(never)]
+#[expect(unconditional_recursion, reason = "the stack has an end, and that is the point")]
+pub fn overflow_stack(depth: u64) -> u64 {
+    let frame = core::hint::black_box([depth; 32]);
+    overflow_stack(depth + 1) + frame.iter().sum::<u64>()
 }

@@ -9,6 +9,7 @@ use super::sysreg::{
     icc_iar1, ich_elrsr, set_icc_bpr1, set_icc_ctlr, set_icc_dir, set_icc_eoir1, set_icc_igrpen1,
     set_icc_pmr, set_icc_sgi1r, set_icc_sre_el1,
 };
+use crate::bits::Level;
 use crate::gic::ListRegisters;
 use crate::id::{Mpidr, Pintid};
 use crate::spec::gic::Lr;
@@ -143,6 +144,8 @@ impl ListRegisters for ListRegisterFile {
     }
     #[inline(always)]
     fn empty(&self) -> u32 {
+        // What was written to list registers since the exit must count (traps T65).
+        barrier::isb(barrier::SY);
         // Only the low 16 bits are implemented.
         u32::try_from(ich_elrsr() & 0xffff).unwrap_or(0)
     }
@@ -154,10 +157,27 @@ impl ListRegisters for ListRegisterFile {
     fn set_control(&mut self, bits: u32) {
         ICH_HCR_EL2.set(ICH_HCR_EL2::En::SET.value | u64::from(bits));
     }
+    fn groups(&self) -> u32 {
+        // VENG0 and VENG1 are the two lowest bits.
+        u32::try_from(ICH_VMCR_EL2.get() & 3).unwrap_or(0)
+    }
     fn deactivate(&mut self, pintid: Pintid) {
         deactivate(pintid);
     }
+    fn line(&self, pintid: Pintid) -> Level {
+        // ENABLE and ISTATUS without IMASK (DDI 0487, CNTV_CTL_EL0).
+        let is_high = match pintid.get() {
+            VIRTUAL_TIMER => CNTV_CTL_EL0.get() & 7 == 5,
+            PHYSICAL_TIMER => CNTP_CTL_EL0.get() & 7 == 5,
+            _ => true,
+        };
+        if is_high { Level::High } else { Level::Low }
+    }
 }
+
+/// The timers' PPIs by the Base System Architecture (DEN 0094), which boot has confirmed.
+const VIRTUAL_TIMER: u32 = 27;
+const PHYSICAL_TIMER: u32 = 30;
 
 macro_rules! list_registers {
     ($($n:literal = $register:ident,)*) => {

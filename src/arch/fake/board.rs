@@ -251,6 +251,15 @@ pub fn mitigate(workaround: Workaround) {
     record(Event::Mitigate(workaround));
 }
 
+/// Faults on purpose: the fake machine cannot.
+pub fn write_to_text() {}
+/// Faults on purpose: the fake machine cannot.
+pub fn execute_data() {}
+/// Faults on purpose: the fake machine cannot.
+pub fn overflow_stack(depth: u64) -> u64 {
+    depth
+}
+
 /// What the translation registers hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Regime;

@@ -6,6 +6,7 @@
 
 pub use super::board::*;
 use crate::addr::{Address, Gva, Ipa, Pa, PaRange};
+use crate::bits::Level;
 use crate::gic::ListRegisters;
 use crate::id::{Mpidr, Pintid};
 use crate::smccc::Workaround;
@@ -309,12 +310,24 @@ impl ListRegisters for ListRegisterFile {
     fn take_eoi_count(&mut self) -> u32 {
         0
     }
+    fn groups(&self) -> u32 {
+        3
+    }
     fn set_control(&mut self, bits: u32) {
         with(|core| core.control = bits);
     }
     fn deactivate(&mut self, pintid: Pintid) {
         deactivate(pintid);
     }
+    fn line(&self, _pintid: Pintid) -> Level {
+        Level::High
+    }
+}
+
+/// Returns whether no list register holds an interrupt.
+#[must_use]
+pub fn list_registers_are_empty(used: &ListRegisterFile) -> bool {
+    used.empty() == 0xf
 }
 
 /// Returns the counter and moves it on.

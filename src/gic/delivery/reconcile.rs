@@ -14,8 +14,9 @@
 #![forbid(unsafe_code)]
 
 use super::{Delivery, ListRegisters, SLOTS, SpiToken, Vgic};
+use crate::bits::Level;
 use crate::gic::Effects;
-use crate::gic::bank::{Bank, bits_of};
+use crate::gic::bank::{Bank, bit, bits_of};
 use crate::gic::vdist::{Net, Spi};
 use crate::gic::vredist::Vredist;
 use crate::id::{Pintid, Vintid};
@@ -30,6 +31,8 @@ pub(super) struct Pass<'a, L, E> {
     pub lrs: &'a mut L,
     pub net: Net<'a, E>,
     pub ctlr: u32,
+    /// The groups that the guest has enabled in its CPU interface.
+    pub groups: u32,
     /// Pending bits of SGIs and PPIs to be taken back.
     retract: u32,
     /// Active bits of SGIs and PPIs to be taken back.
@@ -87,7 +90,7 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
             0 => &self.own.bank,
             word => self.vgic.vdist.bank(word)?,
         };
-        Some(Listing { slot, intid, bank, bit: 1 << (intid & 31) })
+        Some(Listing { slot, intid, bank, bit: bit(intid) })
     }
     /// Finds an SPI.
     pub fn spi(&self, intid: u32) -> Option<&'a Spi> {
@@ -97,13 +100,18 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
     fn is_mine(&self, intid: u32) -> bool {
         self.spi(intid).is_none_or(|spi| spi.is_for(self.own.id()))
     }
-    /// Returns whether the guest took back the pending and the active bit.
-    fn taken_back(&self, on: Listing<'_>) -> (bool, bool) {
-        if on.intid < SPI_FIRST {
+    /// Returns what is left in a list register when what the guest took back is gone.
+    fn left_of(&self, on: Listing<'_>, was: Lr) -> Lr {
+        let (retract, deactivate) = if on.intid < SPI_FIRST {
             (self.retract & on.bit != 0, self.deactivate & on.bit != 0)
         } else {
             (on.take(&on.bank.retract), on.take(&on.bank.deactivate))
-        }
+        };
+        // A guest that quiets its timer does so without an exit, so its line is looked at here.
+        let is_low = |pintid| on.intid < SPI_FIRST && self.lrs.line(pintid) == Level::Low;
+        let pending = was.is_pending() && !retract && !was.pintid().is_some_and(is_low);
+        let active = was.is_active() && !deactivate;
+        was.with_state(LrState::new(pending, active))
     }
     /// Writes a list register.
     pub fn write(&mut self, slot: u32, lr: Lr) {
@@ -130,6 +138,7 @@ impl Delivery {
     ) {
         let Some(mut pass) = self.look(vgic, token, lrs, effects) else { return };
         self.refill(&mut pass);
+        self.quick = if self.has_backlog { 0 } else { self.learned };
         self.set_control(&mut pass);
     }
 
@@ -147,6 +156,7 @@ impl Delivery {
             self.evict(&mut pass, slot);
         }
         self.has_backlog = false;
+        self.quick = 0;
         self.set_control(&mut pass);
         pass.own.look_again();
     }
@@ -159,15 +169,22 @@ impl Delivery {
         effects: &'a E,
     ) -> Option<Pass<'a, L, E>> {
         let own = vgic.vredist(self.vcpu)?;
-        let raised = own.take_work().raised();
+        let work = own.take_work();
+        self.forget_if_asked(work);
         // Requests before latches: what was made pending after a request stays pending.
         let retract = own.bank.retract.swap(0, SeqCst);
         let deactivate = own.bank.deactivate.swap(0, SeqCst);
-        own.bank.pending.fetch_or(raised, SeqCst);
-        let net = Net { own: Some(self.vcpu), ..vgic.net(effects) };
+        own.bank.pending.fetch_or(work.raised(), SeqCst);
+        for intid in bits_of(own.bank.linked.load(Relaxed) & own.bank.pending.load(Relaxed)) {
+            if self.link(intid).is_some_and(|pintid| lrs.line(pintid) == Level::Low) {
+                own.bank.pending.fetch_and(!bit(intid), SeqCst);
+            }
+        }
+        let net = vgic.net(effects);
         let ctlr = own.ctlr.load(Relaxed);
         let seen = [Lr::EMPTY; SLOTS];
-        let mut pass = Pass { vgic, own, token, lrs, net, ctlr, retract, deactivate, seen };
+        let groups = lrs.groups();
+        let mut pass = Pass { vgic, own, token, lrs, net, ctlr, groups, retract, deactivate, seen };
         self.take_ends(&mut pass);
         for slot in bits_of(self.usable & !self.free) {
             self.review(&mut pass, slot);
@@ -180,34 +197,33 @@ impl Delivery {
     fn review<L: ListRegisters, E: Effects>(&mut self, pass: &mut Pass<'_, L, E>, slot: u32) {
         let was = pass.lrs.read(slot as usize);
         let Some(on) = pass.listing(slot, was.vintid().get()) else { return };
-        let (retract, deactivate) = pass.taken_back(on);
-        let active = was.is_active() && !deactivate;
-        if active {
+        let left = pass.left_of(on, was);
+        if left.is_active() {
             // ISACTIVER while it was active already.
             on.take(&on.bank.active);
-        } else if was.is_active() && was.is_linked() {
-            self.owe(on, was);
         }
         let eligible = on.bank.eligible(pass.ctlr) & on.bit != 0;
         let deliverable = eligible && pass.is_mine(on.intid);
-        let mut latched = was.is_pending() && !retract && self.line_driven >> slot & 1 == 0;
+        let mut latched = left.is_pending() && self.line_driven & bit(slot) == 0;
         if deliverable {
             latched |= on.bank.take_pending(on.bit) != 0;
         } else if latched {
             on.bank.pending.fetch_or(on.bit, SeqCst);
             latched = false;
         }
-        let by_line = !active && deliverable && on.bank.held_by_line() & on.bit != 0;
-        let now = if active {
-            let elsewhere = eligible && on.is_in(&on.bank.pending);
-            self.still_active(on, was, latched, elsewhere)
+        let by_line = deliverable && on.bank.held_by_line() & on.bit != 0;
+        let now = if left.is_active() {
+            let state = LrState::new(latched, true);
+            self.still_active(on, was.with_state(state), pass.ctlr)
         } else if latched || by_line {
             self.pending_again(pass, on, was)
         } else {
             return self.retire(pass, on, was);
         };
-        self.line_driven &= !(1 << slot);
-        self.line_driven |= u32::from(!active && !latched) << slot;
+        self.line_driven &= !bit(slot);
+        if !left.is_active() && !latched {
+            self.line_driven |= bit(slot);
+        }
         on.show(now);
         if now != was {
             pass.write(slot, now);
@@ -215,13 +231,14 @@ impl Delivery {
         pass.note(slot, now);
     }
 
-    /// Returns what a list register holds on with that is active: pending as well where it is
-    /// `latched`, and reported at its end where it is `awaited` elsewhere.
-    fn still_active(&mut self, on: Listing<'_>, was: Lr, latched: bool, awaited: bool) -> Lr {
-        let state = if latched { LrState::PendingActive } else { LrState::Active };
-        let mut lr = was.with_state(state);
-        if lr.is_linked() && (latched || awaited) {
-            self.owe(on, was);
+    /// Returns what a list register holds that is active: without link where that cannot be, and
+    /// reported at its end where somebody waits for that.
+    fn still_active(&mut self, on: Listing<'_>, lr: Lr, ctlr: u32) -> Lr {
+        // On another vCPU, else it would have become pending here.
+        let awaited = on.is_in(&on.bank.pending) && on.bank.eligible(ctlr) & on.bit != 0;
+        let mut lr = lr;
+        if lr.is_linked() && (lr.is_pending() || awaited) {
+            self.owe(on, lr);
             lr = lr.without_link();
         }
         if !lr.is_linked() && (on.is_level() || awaited || on.is_in(&on.bank.linked)) {
@@ -237,7 +254,7 @@ impl Delivery {
         on: Listing<'_>,
         was: Lr,
     ) -> Lr {
-        let kept = if was.is_pending() { was.pintid() } else { None };
+        let kept = if was.state() == LrState::Invalid { None } else { was.pintid() };
         match kept.or_else(|| self.take_link(pass, on)) {
             Some(pintid) => on.pending().with_link(pintid),
             None => on.pending(),
@@ -251,22 +268,23 @@ impl Delivery {
         on: Listing<'_>,
         was: Lr,
     ) {
-        if was.is_pending() && was.is_linked() {
+        if was.state() != LrState::Invalid {
             self.owe(on, was);
         }
         if was.state() != LrState::Invalid || was.has_eoi() {
             pass.write(on.slot, Lr::EMPTY);
         }
-        self.free |= 1 << on.slot;
-        self.line_driven &= !(1 << on.slot);
+        self.free |= bit(on.slot);
+        self.line_driven &= !bit(on.slot);
         if on.intid < SPI_FIRST {
             on.bank.unlist(on.bit);
         } else {
-            pass.vgic.vdist.unlist(pass.token, on.intid, &pass.net);
+            pass.vgic.vdist.unlist(pass.token, on.intid, self.vcpu, pass.net);
         }
     }
 
-    /// Notes that EL2 must deactivate the physical interrupt itself, or link it again.
+    /// Notes that EL2 must deactivate the physical interrupt linked to a list register itself, or
+    /// link it again.
     pub(super) fn owe(&mut self, on: Listing<'_>, lr: Lr) {
         if let Some(pintid) = lr.pintid() {
             on.bank.linked.fetch_or(on.bit, Relaxed);
@@ -297,10 +315,10 @@ impl Delivery {
         for _ in 0..pass.lrs.take_eoi_count() {
             let Some(intid) = self.most_urgent_evicted(pass) else { break };
             if intid < SPI_FIRST {
-                self.evicted &= !(1 << intid);
-                pass.own.bank.active.fetch_and(!(1 << intid), SeqCst);
+                self.evicted &= !bit(intid);
+                pass.own.bank.active.fetch_and(!bit(intid), SeqCst);
             } else {
-                pass.vgic.vdist.deactivate(pass.token, Vintid::new(intid), &pass.net);
+                pass.vgic.vdist.deactivate(pass.token, Vintid::new(intid), pass.net);
             }
         }
         self.has_evicted_spis = self.has_evicted_spis && Self::evicted_spis(pass).next().is_some();
@@ -322,7 +340,7 @@ impl Delivery {
         banks
             .flat_map(|(word, bank)| {
                 let evicted = bank.active.load(Relaxed) & !bank.listed.load(Relaxed);
-                bits_of(evicted).map(move |bit| word << 5 | bit)
+                bits_of(evicted).map(move |index| word << 5 | index)
             })
             .filter(move |&intid| vdist.spi(intid).is_some_and(|spi| spi.is_held_by(vcpu)))
     }
@@ -344,6 +362,14 @@ impl Delivery {
         let mut control = Self::CONTROL;
         if self.has_backlog {
             control |= ich_hcr::NPIE;
+            // Who comes first changes with the groups that the guest enables. A group that goes
+            // off matters only to the other one.
+            control |= match pass.groups & 3 {
+                0 => ich_hcr::VGRP0EIE | ich_hcr::VGRP1EIE,
+                1 => ich_hcr::VGRP1EIE,
+                2 => ich_hcr::VGRP0EIE,
+                _ => ich_hcr::VGRP0DIE | ich_hcr::VGRP1DIE,
+            };
         }
         if self.evicted != 0 || self.has_evicted_spis {
             control |= ich_hcr::LRENPIE;

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Choosing what goes into list registers: the most urgent first, and who makes room for it.
 //!
-//! Pending interrupts make room for more urgent ones. Where all list registers are active, the
-//! least urgent of those makes room: its end then shows in ICH_HCR_EL2.EOIcount, or traps.
+//! Interrupts of a group that the guest has not enabled in its CPU interface come last, so that
+//! they keep nobody out. Pending interrupts make room for more urgent ones. Where all list
+//! registers are active, the least urgent of those makes room: its end then shows in
+//! ICH_HCR_EL2.EOIcount, or traps.
 #![forbid(unsafe_code)]
 
 use super::reconcile::Pass;
 use super::{Delivery, ListRegisters};
 use crate::gic::Effects;
-use crate::gic::bank::bits_of;
-use crate::spec::gic::{Lr, LrState};
+use crate::gic::bank::{bit, bits_of};
+use crate::spec::gic::{Lr, LrState, SPI_FIRST};
 use core::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
 /// How many interrupts one run places; what is left comes with the maintenance interrupt.
@@ -18,31 +20,39 @@ use core::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 const PICKS: usize = 4;
 
 /// The most urgent interrupts seen so far, the most urgent first.
-#[derive(Default)]
 struct Picks {
-    /// Priority above INTID.
+    /// Rank above INTID, or [`Self::NONE`].
     keys: [u32; PICKS],
-    count: usize,
     /// How many were offered.
     offered: usize,
 }
 
 impl Picks {
-    fn offer(&mut self, priority: u8, intid: u32) {
-        let key = u32::from(priority) << 16 | intid;
-        self.offered += 1;
-        let at = self.keys.iter().take(self.count).position(|&other| key < other);
-        let at = at.unwrap_or(self.count);
-        if let Some(tail) = self.keys.get_mut(at..)
-            && let Some(last) = tail.last_mut()
-        {
-            *last = key;
-            tail.rotate_right(1);
-            self.count = PICKS.min(self.count + 1);
+    const NONE: u32 = u32::MAX;
+
+    fn new() -> Self {
+        Self { keys: [Self::NONE; PICKS], offered: 0 }
+    }
+    fn offer(&mut self, rank: u32, intid: u32) {
+        self.offered = self.offered.wrapping_add(1);
+        let mut key = rank << 16 | intid;
+        for other in &mut self.keys {
+            if key < *other {
+                core::mem::swap(other, &mut key);
+            }
         }
     }
     fn iter(&self) -> impl Iterator<Item = u32> {
-        self.keys.into_iter().take(self.count)
+        self.keys.into_iter().take_while(|&key| key != Self::NONE)
+    }
+}
+
+impl<L, E> Pass<'_, L, E> {
+    /// Returns how urgent an interrupt is, smaller for more urgent; its group is Group 1 where
+    /// `group1` is not 0.
+    fn rank(&self, priority: u8, group1: u32) -> u32 {
+        let group = if group1 == 0 { 1 } else { 2 };
+        u32::from(priority) | if self.groups & group == 0 { 1 << 8 } else { 0 }
     }
 }
 
@@ -50,26 +60,33 @@ impl Delivery {
     /// Puts the most urgent interrupts that wait for this vCPU into list registers.
     pub(super) fn refill<L: ListRegisters, E: Effects>(&mut self, pass: &mut Pass<'_, L, E>) {
         let bank = &pass.own.bank;
-        let mut picks = Picks::default();
+        let mut picks = Picks::new();
         let waiting = bank.signal() & bank.eligible(pass.ctlr) & !bank.listed.load(Relaxed);
         for intid in bits_of(waiting) {
-            picks.offer(bank.priority(intid), intid);
+            picks.offer(pass.rank(bank.priority(intid), bank.group1() & bit(intid)), intid);
         }
         let mut words = 0;
         for word in bits_of(pass.own.spi_words.swap(0, Relaxed)) {
             let Some(bank) = pass.vgic.vdist.bank(word) else { continue };
             let waiting = bank.signal() & bank.eligible(pass.ctlr) & !bank.listed.load(Relaxed);
-            for bit in bits_of(waiting) {
-                let intid = word << 5 | bit;
+            for index in bits_of(waiting) {
+                let intid = word << 5 | index;
                 if pass.spi(intid).is_some_and(|spi| spi.is_for(pass.own.id())) {
-                    words |= 1 << word;
-                    picks.offer(bank.priority(bit), intid);
+                    words |= bit(word);
+                    let rank = pass.rank(bank.priority(index), bank.group1() & bit(index));
+                    picks.offer(rank, intid);
                 }
             }
         }
         self.has_backlog = false;
-        let placed = picks.iter().take_while(|&key| self.place(pass, key)).count();
-        if picks.offered > placed {
+        let mut left = picks.offered;
+        for key in picks.iter() {
+            if !self.place(pass, key) {
+                break;
+            }
+            left = left.wrapping_sub(1);
+        }
+        if left != 0 {
             self.has_backlog = true;
             pass.own.spi_words.fetch_or(words, Relaxed);
         }
@@ -98,12 +115,16 @@ impl Delivery {
             // Another core has just taken it back.
             return true;
         }
-        let lr = match self.take_link(pass, on) {
-            Some(pintid) => on.pending().with_link(pintid),
-            None => on.pending(),
-        };
-        self.free &= !(1 << slot);
-        self.line_driven |= u32::from(!latched) << slot;
+        let pending = on.pending();
+        if on.intid < SPI_FIRST {
+            *self.lr_of(on.intid) = pending;
+            self.learned |= on.bit;
+        }
+        let lr = self.take_link(pass, on).map_or(pending, |pintid| pending.with_link(pintid));
+        self.free &= !bit(slot);
+        if !latched {
+            self.line_driven |= bit(slot);
+        }
         on.bank.list(on.bit);
         on.show(lr);
         pass.write(slot, lr);
@@ -112,15 +133,20 @@ impl Delivery {
 
     /// Chooses the list register that makes room for an interrupt.
     fn victim<L, E>(&self, pass: &Pass<'_, L, E>, key: u32) -> Option<u32> {
-        let used = pass.seen.iter().zip(0u32..).filter(|(_, slot)| self.usable >> slot & 1 != 0);
-        let least_urgent = |state: fn(LrState) -> bool| {
-            let candidates = used.clone().filter(move |(lr, _)| state(lr.state()));
-            candidates.max_by_key(|(lr, _)| lr.priority())
-        };
-        if let Some((lr, slot)) = least_urgent(|state| state == LrState::Pending) {
-            return (u32::from(lr.priority()) > key >> 16).then_some(slot);
+        let (mut pending, mut active) = (None, None);
+        for slot in bits_of(self.usable) {
+            let lr = pass.seen.get(slot as usize)?;
+            let rank = pass.rank(lr.priority(), u32::from(lr.is_group1()));
+            match lr.state() {
+                LrState::Invalid => {}
+                LrState::Pending => pending = pending.max(Some((rank, slot))),
+                LrState::Active | LrState::PendingActive => active = active.max(Some((rank, slot))),
+            }
         }
-        least_urgent(|state| state != LrState::Invalid).map(|(_, slot)| slot)
+        match pending {
+            Some((rank, slot)) => (rank > key >> 16).then_some(slot),
+            None => active.map(|(_, slot)| slot),
+        }
     }
 
     /// Moves an interrupt from its list register back into the model.
@@ -133,7 +159,7 @@ impl Delivery {
         let Some(on) = pass.listing(slot, lr.vintid().get()) else { return };
         if lr.is_pending() {
             self.has_backlog = true;
-            if self.line_driven >> slot & 1 == 0 {
+            if self.line_driven & bit(slot) == 0 {
                 on.bank.pending.fetch_or(on.bit, SeqCst);
             }
         }
@@ -143,7 +169,7 @@ impl Delivery {
         self.owe(on, lr);
         on.bank.unlist(on.bit);
         if let Some(spi) = pass.spi(on.intid) {
-            pass.own.spi_words.fetch_or(1 << (on.intid >> 5), Relaxed);
+            pass.own.spi_words.fetch_or(bit(on.intid >> 5), Relaxed);
             if lr.is_active() {
                 self.has_evicted_spis = true;
                 spi.run_on(lr.priority());
@@ -154,10 +180,11 @@ impl Delivery {
             && lr.is_active()
         {
             self.evicted |= on.bit;
+            self.learned &= !on.bit;
             *priority = lr.priority();
         }
-        self.free |= 1 << slot;
-        self.line_driven &= !(1 << slot);
+        self.free |= bit(slot);
+        self.line_driven &= !bit(slot);
         pass.write(slot, Lr::EMPTY);
     }
 }

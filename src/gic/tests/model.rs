@@ -29,6 +29,8 @@ enum Op {
     End,
     Dir(usize),
     Groups(u32),
+    CpuGroups(u32),
+    Group(u32, u32),
     Compare,
     Vacate,
 }
@@ -42,6 +44,7 @@ struct Ideal {
     latch: bool,
     line: bool,
     active: bool,
+    group: u32,
     target: usize,
     /// The physical interrupt has fired and the guest has not acknowledged it.
     is_fresh: bool,
@@ -73,6 +76,7 @@ impl Game {
             enabled: true,
             priority: 0xa0,
             edge: EDGES.contains(&intid),
+            group: 1,
             ..Ideal::default()
         };
         let ideal = vec![(0..64).map(ideal).collect::<Vec<_>>(); vcpus];
@@ -167,11 +171,31 @@ impl Game {
                 self.groups = groups;
                 self.machine.write(0, groups.into());
             }
+            Op::CpuGroups(groups) => self.machine.cpu(vcpu).groups = groups,
+            Op::Group(intid, group) => self.set_group(vcpu, intid, group),
             Op::Compare => self.compare(),
             Op::Vacate => self.machine.vacate(vcpu),
         }
         self.machine.settle(vcpu);
         self.check_physical();
+    }
+
+    fn set_group(&mut self, vcpu: usize, intid: u32, group: u32) {
+        // The group of an active interrupt must not change.
+        if self.get(vcpu, intid).active {
+            return;
+        }
+        self.at(vcpu, intid).group = group;
+        let offset = 0x80 + 4 * u64::from(intid >> 5);
+        let old = match intid {
+            0..32 => self.machine.read_private(vcpu, 0x80),
+            _ => self.machine.read(offset),
+        };
+        let value = old & !(1 << (intid & 31)) | u64::from(group) << (intid & 31);
+        match intid {
+            0..32 => self.machine.write_private(vcpu, 0x80, value),
+            _ => self.machine.write(offset, value),
+        }
     }
 
     fn set_level(&mut self, vcpu: usize, intid: u32, level: Level) {
@@ -194,10 +218,11 @@ impl Game {
 
     fn acknowledge(&mut self, vcpu: usize) {
         let limit = self.running[vcpu].last().map_or(0xff, |&(_, priority)| priority);
+        let groups = self.groups & self.machine.cpu(vcpu).groups;
         let best = PLAYERS.into_iter().filter(|&intid| {
             let ideal = self.get(vcpu, intid);
             let is_mine = intid < 32 || ideal.target == vcpu;
-            let is_on = ideal.enabled && self.groups & 2 != 0;
+            let is_on = ideal.enabled && groups >> ideal.group & 1 != 0;
             is_on && ideal.is_pending() && !ideal.active && is_mine && ideal.priority < limit
         });
         let best: Vec<_> = best.map(|intid| (self.get(vcpu, intid).priority, intid)).collect();
@@ -281,6 +306,7 @@ impl Game {
     fn finish(&mut self) {
         self.play(0, Op::Groups(3));
         for vcpu in 0..self.ideal.len() {
+            self.play(vcpu, Op::CpuGroups(3));
             for intid in PLAYERS {
                 self.play(vcpu, Op::Enable(intid));
                 self.play(vcpu, Op::Level(intid, Level::Low));
@@ -337,7 +363,9 @@ fn op() -> impl Strategy<Value = Op> {
         8 => Just(Op::Acknowledge),
         6 => Just(Op::End),
         3 => any::<usize>().prop_map(Op::Dir),
-        1 => prop_oneof![1 => Just(1u32), 3 => Just(3)].prop_map(Op::Groups),
+        1 => prop_oneof![1 => 0u32..3, 3 => Just(3)].prop_map(Op::Groups),
+        1 => prop_oneof![1 => 0u32..3, 3 => Just(3)].prop_map(Op::CpuGroups),
+        2 => (player(), 0u32..2).prop_map(|(intid, group)| Op::Group(intid, group)),
         1 => Just(Op::Compare),
         1 => Just(Op::Vacate),
     ]
@@ -345,7 +373,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 400,
+        cases: 256,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

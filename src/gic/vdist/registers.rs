@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 /// The bits of GICD_CTLR that can be written.
 const CTLR_WRITABLE: u32 = gicd::CTLR_ENABLE_GROUP0 | gicd::CTLR_ENABLE_GROUP1;
-/// The bits of GICD_IROUTER<n> that exist.
+/// The bits of `GICD_IROUTER<n>` that exist.
 const ROUTER: u64 = crate::id::Mpidr::AFFINITY | gicd::IROUTER_ANY;
 
 impl Vdist {
@@ -78,7 +78,7 @@ impl Vdist {
         token: &mut SpiToken,
         (offset, width): (u64, Width),
         value: u64,
-        net: &Net<'_, E>,
+        net: Net<'_, E>,
     ) -> Result<(), MmioError> {
         check(offset, width)?;
         let [word, _] = halves(value);
@@ -99,7 +99,7 @@ impl Vdist {
         token: &mut SpiToken,
         offset: u64,
         value: u32,
-        net: &Net<'_, E>,
+        net: Net<'_, E>,
     ) {
         if let Some(register) = BitRegister::at(offset) {
             return self.write_bits(token, bit_word(offset), register, value, net);
@@ -133,7 +133,7 @@ impl Vdist {
         word: u32,
         register: BitRegister,
         value: u32,
-        net: &Net<'_, E>,
+        net: Net<'_, E>,
     ) {
         let Some(bank) = self.bank(word) else { return };
         let change = bank.write(register, value);
@@ -150,7 +150,7 @@ impl Vdist {
         self.notify(word, change, net);
     }
 
-    fn write_priorities<E: Effects>(&self, offset: u64, value: u32, mask: u32, net: &Net<'_, E>) {
+    fn write_priorities<E: Effects>(&self, offset: u64, value: u32, mask: u32, net: Net<'_, E>) {
         if !(gicd::IPRIORITYR..gicd::ITARGETSR).contains(&offset) {
             return;
         }
@@ -160,43 +160,37 @@ impl Vdist {
         }
     }
 
-    fn write_router<E: Effects>(
-        &self,
-        _: &mut SpiToken,
-        offset: u64,
-        value: u64,
-        net: &Net<'_, E>,
-    ) {
+    fn write_router<E: Effects>(&self, _: &mut SpiToken, offset: u64, value: u64, net: Net<'_, E>) {
         let intid = router_intid(offset);
         let Some(spi) = self.spi(intid) else { return };
         spi.router.store(value & ROUTER, Relaxed);
         let target = net.target(value & ROUTER);
         let moved = spi.target.swap(target, Relaxed) != target;
-        if let (Some(pintid), Some(vredist)) = (spi.link(), net.vredists.get(usize::from(target)))
+        if let (Some(pintid), Some(vredist)) =
+            (spi.link(), net.vgic.vredists.get(usize::from(target)))
             && moved
         {
             net.effects.route(pintid, vredist.id());
         }
         if moved {
-            let bit = 1 << (intid & 31);
+            let bit = super::bit(intid);
             self.notify(intid >> 5, super::Change { woken: bit, look: bit }, net);
         }
     }
 
-    fn write_ctlr<E: Effects>(&self, value: u32, net: &Net<'_, E>) {
+    fn write_ctlr<E: Effects>(&self, value: u32, net: Net<'_, E>) {
         let value = value & CTLR_WRITABLE;
         if self.ctlr.swap(value, Relaxed) == value {
             return;
         }
-        for vredist in net.vredists {
-            vredist.ctlr.store(value, Relaxed);
-            vredist.post_look(net.effects);
+        for vredist in &net.vgic.vredists {
+            vredist.set_ctlr(value, net.effects);
         }
         self.wake_all(net);
     }
 
     /// Tells of all deliverable SPIs: after a change that concerns all of them.
-    pub(in crate::gic) fn wake_all<E: Effects>(&self, net: &Net<'_, E>) {
+    pub(in crate::gic) fn wake_all<E: Effects>(&self, net: Net<'_, E>) {
         for word in 1..=self.bank_count() {
             self.notify(word, super::Change { woken: u32::MAX, look: 0 }, net);
         }

@@ -14,14 +14,15 @@ mod machines;
 mod resets;
 mod suite;
 
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
 use std::process::ExitCode;
 
 /// How many machines run at once; each has several cores of its own.
 const MACHINES_MAX: usize = 2;
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
+    let (options, words) = split_words(std::env::args().collect());
+    let mut arguments = Arguments::from_iter(options);
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(MACHINES_MAX));
     let groups = [
         suite::trials(),
@@ -32,5 +33,15 @@ fn main() -> ExitCode {
         linux::trials(),
         bench::trials(),
     ];
-    libtest_mimic::run(&arguments, groups.into_iter().flatten().collect()).exit_code()
+    let mut trials: Vec<Trial> = groups.into_iter().flatten().collect();
+    trials.retain(|trial| words.is_empty() || words.iter().any(|word| trial.name().contains(word)));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Takes the words at the end of the command line, where there are several: cargo's own harness
+/// runs what contains any of them, this one takes one alone.
+fn split_words(mut arguments: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let count = arguments.iter().skip(1).rev().take_while(|word| !word.starts_with('-')).count();
+    let words = if count > 1 { arguments.split_off(arguments.len() - count) } else { Vec::new() };
+    (arguments, words)
 }

@@ -17,8 +17,10 @@ pub fn trials() -> Vec<Trial> {
 
 /// Lets the hypervisor fault on a core that has siblings with guests.
 fn fault(kind: &str) -> Result<()> {
-    let vms =
-        [Vm::of_guest("a", "0-1", "guest-suite", ""), Vm::of_guest("b", "2-3", "guest-suite", "")];
+    let vms = [
+        Vm::of_guest("a", "0-1", "guest-suite", "only=t31"),
+        Vm::of_guest("b", "2-3", "guest-suite", "only=t31"),
+    ];
     let knobs = format!("fault_at_start = \"{kind}\"");
     let test = format!("faults-{kind}");
     let prepared =

@@ -2,7 +2,7 @@
 //! What every test here does: writes a manifest, builds it, boots it, holds it to a script.
 
 use coffer::board::{Board, Qemu, project_root};
-use coffer::build::Options;
+use coffer::build::{self, Options};
 use coffer::elf::flatten::{By, flatten};
 use coffer::expect::{self, Outcome, Script, ScriptError};
 use coffer::manifest::Manifest;
@@ -97,6 +97,7 @@ pub fn prepare(
     let path = folder.join("manifest.toml");
     std::fs::write(&path, manifest).map_err(text)?;
     options.out = Some(folder);
+    options.hypervisor = Some(hypervisor()?);
     run::prepare(&path, machine, options).map_err(text)
 }
 
@@ -157,6 +158,12 @@ pub fn script(
     let mut script = Script::new(end);
     fill(&mut script).map_err(text)?;
     Ok(script)
+}
+
+/// Builds the hypervisor once and returns its ELF file.
+pub fn hypervisor() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(|| build::build_hypervisor().map_err(refused)).clone()
 }
 
 /// Builds our own guests once.

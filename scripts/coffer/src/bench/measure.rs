@@ -15,6 +15,7 @@ use std::time::Duration;
 
 /// The VM of the bench.
 const VM: &str = "bench";
+const MIB: u64 = 1 << 20;
 /// How often the VM is reset; the last one counts, on memory that a guest has dirtied.
 const RESETS: usize = 3;
 /// After how long a boot counts as hung; one takes some seconds.
@@ -146,28 +147,31 @@ fn guest_cost(line: &str) -> Option<(String, u64)> {
     words.next().is_none().then(|| (operation.to_owned(), cost))
 }
 
-/// Reads `ram 262144 bytes` and `reset bench: 9 ticks, hash 8, copy 7, clean 6`, wherever in a line.
+/// Reads `ram 262144 bytes` and `reset bench: 9 ticks, hash 8, copy 7, …, images 6, memory 5`,
+/// wherever in a line. What grows with a size is told per MiB of it.
 fn hypervisor_costs(line: &str) -> Vec<(String, u64)> {
     let words: Vec<&str> = line.split([' ', ',']).filter(|word| !word.is_empty()).collect();
-    let number = |text: &str| text.parse::<u64>().ok();
-    let mut costs = Vec::new();
-    for window in words.windows(3) {
-        if let ["ram", bytes, "bytes"] = window {
-            costs.extend(number(bytes).map(|bytes| ("ram_bytes".to_owned(), bytes)));
-        }
+    if let Some(bytes) = words.windows(3).find_map(|window| match *window {
+        ["ram", bytes, "bytes"] => bytes.parse().ok(),
+        _ => None,
+    }) {
+        return vec![("ram_bytes".to_owned(), bytes)];
     }
-    let Some(reset) = words.iter().position(|&word| word == "reset") else { return costs };
-    for pair in words[reset..].windows(2) {
-        let (name, value) = match *pair {
-            [ticks, "ticks"] => ("reset_to_guest", ticks),
-            ["hash", ticks] => ("reset_hash", ticks),
-            ["copy", ticks] => ("reset_copy", ticks),
-            ["clean", ticks] => ("reset_clean", ticks),
-            _ => continue,
-        };
-        costs.extend(number(value).map(|value| (name.to_owned(), value)));
-    }
-    costs
+    let Some(reset) = words.iter().position(|&word| word == "reset") else { return Vec::new() };
+    let words = &words[reset..];
+    let ticks = words.windows(2).find_map(|pair| match *pair {
+        [ticks, "ticks"] => Some(("reset_to_guest".to_owned(), ticks.parse().ok()?)),
+        _ => None,
+    });
+    let value = |name: &str| -> Option<u64> {
+        words.windows(2).find(|pair| pair[0] == name).and_then(|pair| pair[1].parse().ok())
+    };
+    let parts = [("hash", "images"), ("copy", "images"), ("clean", "memory")];
+    let parts = parts.into_iter().filter_map(|(part, size)| {
+        let per_mib = value(part)?.checked_mul(MIB)?.checked_div(value(size)?)?;
+        Some((format!("reset_{part}_per_mib"), per_mib))
+    });
+    ticks.into_iter().chain(parts).collect()
 }
 
 /// Returns the bytes of code and initialised data in an ELF file: what a board has to load.
@@ -212,16 +216,21 @@ mod tests {
     #[test]
     fn hypervisor_lines_tell_memory_and_reset() {
         let cost = |name: &str, value| (name.to_owned(), value);
-        assert_eq!(hypervisor_costs("[09] ram 262144 bytes"), [cost("ram_bytes", 262_144)]);
+        assert_eq!(hypervisor_costs("[07] ram 262144 bytes"), [cost("ram_bytes", 262_144)]);
+        let line = "[vm] reset bench: 900 ticks, hash 30, copy 20, clean 640, scrub 0, \
+                    images 524288, memory 67108864";
         assert_eq!(
-            hypervisor_costs("reset bench: 900 ticks, hash 30, copy 20, clean 10"),
+            hypervisor_costs(line),
             [
                 cost("reset_to_guest", 900),
-                cost("reset_hash", 30),
-                cost("reset_copy", 20),
-                cost("reset_clean", 10)
+                cost("reset_hash_per_mib", 60),
+                cost("reset_copy_per_mib", 40),
+                cost("reset_clean_per_mib", 10)
             ]
         );
+        let empty = "reset bench: 900 ticks, hash 30, images 0";
+        assert_eq!(hypervisor_costs(empty), [cost("reset_to_guest", 900)]);
+        assert_eq!(hypervisor_costs("start bench: 900 ticks, hash 30, images 1"), []);
         assert_eq!(hypervisor_costs("[08] app 2 cpus 1G"), []);
     }
 

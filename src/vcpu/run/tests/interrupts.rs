@@ -6,6 +6,7 @@ use super::super::Next;
 use super::bed::*;
 use crate::addr::Ipa;
 use crate::arch::fake::machine::{Event, ExitKind, Scripted, with};
+use crate::gic::SgiRegister;
 use crate::id::{Pintid, VcpuId};
 use crate::psci::Start;
 use crate::spec::gic::Lr;
@@ -131,7 +132,7 @@ fn t76_sgi_to_all_others_spares_the_sender_and_other_vms() {
 fn kick_is_ended_and_brings_what_it_was_for() {
     let mut bed = Bed::new();
     bed.enable(0xffff, 0);
-    bed.vm.vgic.vredist(VcpuId::new(0)).unwrap().raise(9, &());
+    bed.vm.vgic.send_sgi(VcpuId::new(1), SgiRegister::Sgi1, 9 << 24 | 1, &());
     assert_eq!(bed.interrupt(0), None);
     assert_eq!(events(), [Event::Enter, Event::PriorityDrop(KICK), Event::Deactivate(KICK)]);
     assert_eq!(bed.state(), [PENDING | GROUP1 | 9]);
@@ -142,7 +143,7 @@ fn t91_kick_gets_a_vcpu_out_when_its_vm_changes() {
     let mut bed = Bed::new();
     assert_eq!(bed.interrupt(0), None);
     let _ = bed.vm.lifecycle.begin(Change::Stop);
-    assert_eq!(bed.interrupt(0), Some(Next::Off));
+    assert_eq!(bed.interrupt(0), Some(Next::Out));
 }
 
 #[test]
@@ -203,7 +204,7 @@ fn t70_deactivation_by_dir_is_trapped_at_every_entry() {
     // CPU_OFF, then on again.
     bed.core.registers.x[0] = 0x8400_0002;
     assert_eq!(bed.exit(hvc(0)), Some(Next::Off));
-    bed.core.stop();
+    bed.core.stop(Next::Off);
     bed.core.start(Start { entry: Ipa::at(RAM), context: 0 });
     bed.hvc([0x8400_0000]);
     assert_eq!(with(|core| core.control) & TDIR, TDIR, "second start");
@@ -245,7 +246,7 @@ fn t69_spi_of_a_vcpu_that_goes_off_is_not_lost() {
     // there, as another vCPU does with GICD_IROUTER.
     bed.core.registers.x[0] = 0x8400_0002;
     assert_eq!(bed.exit(hvc(0)), Some(Next::Off));
-    bed.core.stop();
+    bed.core.stop(Next::Off);
     assert_eq!(bed.state(), []);
     let mut other = Bed { vm: bed.vm, core: core(bed.core.hypervisor, 0, 1) };
     other.write(VDIST + 0x6000 + 8 * u64::from(vintid), 1);

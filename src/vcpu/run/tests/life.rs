@@ -90,7 +90,7 @@ fn t90_cpu_off_leaves_and_can_be_turned_on_again() {
     other.core.registers.x[0] = CPU_OFF;
     assert_eq!(other.exit(hvc(0)), Some(Next::Off));
     clear_events();
-    other.core.stop();
+    other.core.stop(Next::Off);
     assert!(happened(&[Event::StopTimers]));
     assert_eq!(bed.vm.psci.state(VcpuId::new(1)), Some(AffinityState::Off));
     assert_eq!(bed.hvc([CPU_ON, 1, ENTRY, 0]), SUCCESS);
@@ -201,7 +201,7 @@ fn t91_system_reset_loads_the_vm_again_and_no_other() {
         bed.exit(hvc(0))
     };
     let Some(Next::Change(change)) = answer else { panic!("{answer:?}") };
-    bed.core.stop();
+    bed.core.stop(Next::Change(change));
     bed.vm.lifecycle.leave();
     bed.core.lead(change);
     let start = bed.vm.psci.started(VcpuId::new(0)).unwrap();
@@ -234,7 +234,7 @@ fn t91_reset_waits_until_the_other_vcpu_has_left() {
     enter(vm);
     bed.core.registers.x[0] = SYSTEM_RESET;
     let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("no reset") };
-    bed.core.stop();
+    bed.core.stop(Next::Change(change));
     vm.lifecycle.leave();
     clear_events();
     thread::scope(|threads| {
@@ -246,8 +246,8 @@ fn t91_reset_waits_until_the_other_vcpu_has_left() {
             thread::sleep(std::time::Duration::from_millis(20));
             let mut other = Bed { vm, core: core(hypervisor, 0, 1) };
             assert!(vm.lifecycle.wants_out(), "nobody has waited");
-            assert_eq!(other.interrupt(0), Some(Next::Off));
-            other.core.stop();
+            assert_eq!(other.interrupt(0), Some(Next::Out));
+            other.core.stop(Next::Out);
             vm.lifecycle.leave();
         });
         bed.core.lead(change);
@@ -280,7 +280,7 @@ fn turn_off(hypervisor: &'static Hypervisor, vm: usize) {
     let mut bed = Bed { vm: core.vm, core };
     bed.core.registers.x[0] = SYSTEM_OFF;
     let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("not off") };
-    bed.core.stop();
+    bed.core.stop(Next::Change(change));
     bed.vm.lifecycle.leave();
     let core = &mut bed.core;
     let led = std::panic::AssertUnwindSafe(|| core.lead(change));
