@@ -4,7 +4,7 @@
 //! The rooms, from the ground up (`tests/layering.rs` holds the order):
 //!
 //! - L0, vocabulary: [`addr`], [`bits`], [`id`], [`spec`];
-//! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`percpu`], [`drivers`];
+//! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`drivers`];
 //! - L2, models, plain state machines: [`memory`], [`gic`], [`psci`], [`smccc`], [`console`],
 //!   [`trace`], [`plan`];
 //! - L3, composition: [`vm`], [`vcpu`], [`hypervisor`], [`boot`].
@@ -25,7 +25,6 @@ pub mod spec;
 pub mod arch;
 pub mod drivers;
 pub mod mmio;
-pub mod percpu;
 pub mod sync;
 
 pub mod console;

@@ -206,7 +206,9 @@ fn crc32c_instruction(mut at: u64, bytes: u64) -> u32 {
         let byte = u32::from(unsafe { ((at + offset) as *const u8).read_volatile() });
         // SAFETY: A computation between registers.
         unsafe {
-            asm!(".arch_extension crc", "crc32cb {crc:w}, {crc:w}, {byte:w}", ".arch_extension nocrc",
+            asm!(".arch_extension crc",
+                "crc32cb {crc:w}, {crc:w}, {byte:w}",
+                ".arch_extension nocrc",
                 crc = inout(reg) crc, byte = in(reg) byte,
                 options(nomem, nostack, preserves_flags));
         }

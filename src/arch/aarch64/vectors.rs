@@ -2,7 +2,8 @@
 //! Entering and leaving a guest: a function that returns (DDI 0487 D1.3, exception vectors).
 //!
 //! While the guest runs, SP_EL2 points at its [`GuestRegisters`], so an exit needs no scratch
-//! register. ELR_EL2 and SPSR_EL2 stay in the machine: EL2 takes no exception of its own but to die.
+//! register. ELR_EL2 and SPSR_EL2 stay in the machine: EL2 takes no exception of its own but to
+//! die.
 #![expect(unsafe_code, reason = "exception entry and ERET are assembly")]
 
 use super::guest::GuestRegisters;
