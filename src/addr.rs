@@ -46,7 +46,8 @@ pub trait Address: Copy + Ord + fmt::Debug {
 macro_rules! address {
     ($(#[$doc:meta] $name:ident)*) => {$(
         #[$doc]
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(Serialize, Deserialize)]
         #[repr(transparent)]
         pub struct $name(u64);
 

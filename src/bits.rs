@@ -19,7 +19,8 @@ impl Width {
     /// All widths, narrowest first.
     pub const ALL: [Self; 4] = [Self::Byte, Self::Half, Self::Word, Self::Double];
 
-    /// Takes log2 of the size in bytes, as a syndrome's SAS field has it; only the low two bits count.
+    /// Takes log2 of the size in bytes, as a syndrome's SAS field has it; only the low two bits
+    /// count.
     #[must_use]
     #[inline(always)]
     pub const fn from_log2(log2: u64) -> Self {

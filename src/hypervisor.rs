@@ -83,7 +83,8 @@ impl Hypervisor {
             let what = if scrub_ticks > 0 { "start" } else { "reset" };
             log::info!(
                 target: "vm",
-                "{what} {}: {ticks} ticks, hash {hash_ticks}, copy {copy_ticks}, clean {clean_ticks}, scrub {scrub_ticks}, \
+                "{what} {}: {ticks} ticks, hash {hash_ticks}, copy {copy_ticks}, \
+                 clean {clean_ticks}, scrub {scrub_ticks}, \
                  images {image_bytes}, memory {memory_bytes}",
                 vm.plan.name
             );

@@ -4,10 +4,10 @@
 //! The rooms, from the ground up (`tests/layering.rs` holds the order):
 //!
 //! - L0, vocabulary: [`addr`], [`bits`], [`id`], [`spec`];
-//! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`percpu`], [`drivers`];
+//! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`drivers`];
 //! - L2, models, plain state machines: [`memory`], [`gic`], [`psci`], [`smccc`], [`console`],
 //!   [`trace`], [`plan`];
-//! - L3, composition: [`vm`], [`vcpu`], [`boot`].
+//! - L3, composition: [`vm`], [`vcpu`], [`hypervisor`], [`boot`].
 #![no_std]
 #![warn(clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::indexing_slicing))]
@@ -25,7 +25,6 @@ pub mod spec;
 pub mod arch;
 pub mod drivers;
 pub mod mmio;
-pub mod percpu;
 pub mod sync;
 
 pub mod console;

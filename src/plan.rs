@@ -10,7 +10,7 @@ pub mod check;
 mod list;
 pub mod machine;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 
 pub use list::List;
 

@@ -4,6 +4,7 @@
 
 pub mod bundle;
 pub mod dtb;
+pub mod errata;
 pub mod esr;
 pub mod exception;
 pub mod gic;

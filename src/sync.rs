@@ -4,11 +4,12 @@
 //! A core that holds several takes them in this order, and never two of one line:
 //!
 //! ```text
-//! VM lifecycle → VM distributor → VM console port → console → physical distributor → heap
+//! VM console port → VM distributor → console → physical distributor → EL2's map → heap
 //! ```
 //!
-//! EL2 runs with interrupts masked, so a holder is never preempted by its own core. No lock lies
-//! in memory that a guest can write. The dump of a hypervisor fault takes none.
+//! A VM's lifecycle, PSCI and redistributors are atomics. EL2 runs with interrupts masked, so a
+//! holder is never preempted by its own core. No lock lies in memory that a guest can write. The
+//! dump of a hypervisor fault takes none.
 #![forbid(unsafe_code)]
 
 use crate::arch;

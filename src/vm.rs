@@ -108,8 +108,8 @@ impl Vm {
     /// the guest.
     pub fn reset_models(&self, by: &FromCore<'_>) {
         self.psci.reset();
+        self.reset_serial(by);
         self.vgic.reset(&mut self.spis.lock(), by);
-        self.reset_serial();
     }
 
     /// Fills the memory and lets vCPU 0 begin. Only the leader of a start calls this.

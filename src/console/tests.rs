@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Tests of the console as a whole: several guests and the hypervisor on one wire.
 use super::pl011::{Received, VirtualPl011, Wire};
 use super::*;
 use crate::bits::{Level, Width};
@@ -560,7 +561,8 @@ proptest! {
             let author = names.iter().position(|name| line.starts_with(name));
             prop_assert!(author.is_some(), "{:?}", line.escape_ascii());
             let author = author.unwrap();
-            let line = line[names[author].len()..].strip_suffix(b"\r").unwrap_or(&line[names[author].len()..]);
+            let line = &line[names[author].len()..];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
             prop_assert!(line.len() <= LINE_BYTES_MAX);
             text[author] += line.len() as u64;
         }
@@ -581,7 +583,8 @@ proptest! {
         let (_, wire, messages) = run(Mode::Focus, &events);
         prop_assert_eq!(marked(&wire), messages);
         let marks = wire.iter().filter(|byte| **byte == HYPERVISOR_MARK).count();
-        let starts = wire.split(|byte| *byte == b'\n').filter(|line| line.first() == Some(&HYPERVISOR_MARK));
+        let lines = wire.split(|byte| *byte == b'\n');
+        let starts = lines.filter(|line| line.first() == Some(&HYPERVISOR_MARK));
         prop_assert_eq!(marks, starts.count(), "a mark is nowhere else");
     }
 }

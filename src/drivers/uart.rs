@@ -53,7 +53,8 @@ mod ns16550 {
     pub const LSR_THRE: u32 = 1 << 5;
 }
 
-/// Where [`RawUart::of_last_resort`] writes: the address, 0 for nowhere; bit 0 and 3:1 hold the kind.
+/// Where [`RawUart::of_last_resort`] writes: the address, 0 for nowhere; bit 0 and 3:1 hold the
+/// kind.
 static LAST_RESORT: AtomicU64 = AtomicU64::new(0);
 
 impl Uart {

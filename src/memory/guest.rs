@@ -142,7 +142,8 @@ mod tests {
         Chunk { ipa: IpaRange::new(Ipa::new(ipa), size).unwrap(), pa: Pa::new(pa), access }
     }
 
-    /// Two chunks side by side that are far apart in memory, a read-only one, a hole, one at the top.
+    /// Two chunks side by side that are far apart in memory, a read-only one, a hole, one at the
+    /// top.
     fn memory() -> GuestMemory {
         GuestMemory::new(std::vec![
             chunk(0x9000, 0x1000, 0x70_0000, Access::Write),

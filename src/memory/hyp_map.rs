@@ -26,7 +26,8 @@ impl Format for HypFormat {
 /// EL2's tables.
 pub type HypMap = Mapper<HypFormat>;
 
-/// Takes charge of EL2's tables under `root`, one zeroed page, for as many virtual as physical bits.
+/// Takes charge of EL2's tables under `root`, one zeroed page, for as many virtual as physical
+/// bits.
 ///
 /// `None` when the root is not aligned, or `pa_bits` is not from 32 to 48.
 pub fn hyp_map(pa_bits: u32, root: Pa) -> Option<HypMap> {

@@ -39,7 +39,8 @@ const ROWS: &[Row] = &[
     // ID_AA64DFR0_EL1: debug version, PMU version, breakpoints, watchpoints, context-aware ones;
     // DoubleLock. Not: trace, SPE, TRBE, BRBE, multithreaded PMU.
     row(5, 0, &[(0, 9), (8, 8), (12, 15), (20, 15), (28, 15)], &[36]),
-    // ID_AA64ISAR0_EL1: AES, SHA1, SHA2, CRC32, Atomic, RDM, SHA3, SM3, SM4, DP, FHM, TS, TLB, RNDR.
+    // ID_AA64ISAR0_EL1: AES, SHA1, SHA2, CRC32, Atomic, RDM, SHA3, SM3, SM4, DP, FHM, TS, TLB,
+    // RNDR.
     row(6, 0, &[(4, 2), (8, 1), (12, 2), (16, 1), (20, 3), (28, 1), (32, 1), (36, 1), (40, 1),
                 (44, 1), (48, 1), (52, 2), (56, 2), (60, 1)], &[]),
     // ID_AA64ISAR1_EL1: DPB, APA, API, JSCVT, FCMA, LRCPC, GPA, GPI, FRINTTS, SB, SPECRES, BF16,
@@ -53,7 +54,8 @@ const ROWS: &[Row] = &[
     // ID_AA64MMFR0_EL1: PARange (cut further by the VM's own), ASIDBits, BigEnd, SNSMem, BigEndEL0,
     // TGran16, ECV (without CNTPOFF); TGran64, TGran4.
     row(7, 0, &[(0, 6), (4, 2), (8, 1), (12, 1), (16, 1), (20, 2), (60, 1)], &[24, 28]),
-    // ID_AA64MMFR1_EL1: HAFDBS, HPDS, PAN, ETS, AFP, nTLBPA, ECBHB. Not: VH, LOR, HCX, TIDCP1, CMOW.
+    // ID_AA64MMFR1_EL1: HAFDBS, HPDS, PAN, ETS, AFP, nTLBPA, ECBHB. Not: VH, LOR, HCX, TIDCP1,
+    // CMOW.
     row(7, 1, &[(0, 2), (12, 2), (20, 3), (36, 2), (44, 1), (48, 1), (60, 1)], &[]),
     // ID_AA64MMFR2_EL1: CnP, UAO, LSM, VARange, CCIDX, ST, AT, IDS, TTL, BBM, E0PD. Not: IESB, NV,
     // FWB, EVT.

@@ -43,7 +43,8 @@ impl Core {
             }
             Action::TurnOff => Next::Off,
             Action::Suspend => {
-                // Standby: an interrupt of this core ends it, or one that waits for the guest.
+                // Standby: an interrupt of this core ends it, or one that waits for the guest,
+                // which would not end WFI at EL2.
                 let has_work = self.vm.vgic.vredist(self.vcpu).is_some_and(Vredist::has_work);
                 if !has_work && arch::list_registers_are_empty(&self.list_registers) {
                     arch::wait_for_interrupt();

@@ -158,8 +158,6 @@ impl Core {
     /// Takes this core out of its VM's interrupts: at the end of the VM everything goes, at the
     /// end of the vCPU alone what waits for it stays in the models, and others may take it.
     pub(super) fn stop_interrupts(&mut self, next: Next) {
-        const OWN: u32 = 1 << 23 | 1 << 27 | 1 << 30;
-        arch::stop_timers();
         let vm = self.vm;
         if next == Next::Off {
             let effects = self.effects();
@@ -169,7 +167,18 @@ impl Core {
         } else if let Some(vredist) = vm.vgic.vredist(self.vcpu) {
             self.delivery.reset(vredist, &mut self.list_registers);
         }
+        self.clear_interrupts();
+    }
+
+    /// Empties the virtual interface and ends the interrupts of this core's own devices.
+    pub(super) fn clear_interrupts(&mut self) {
+        const OWN: u32 = 1 << 23 | 1 << 27 | 1 << 30;
+        arch::stop_timers();
         arch::reset_virtual_interface();
+        // After that, since it says what the virtual interface traps.
+        if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
+            self.delivery.reset(vredist, &mut self.list_registers);
+        }
         self.redistributor.quiet(OWN);
     }
 }

@@ -19,18 +19,22 @@ impl Core {
     /// Serves this core's vCPU for good: waits until it is turned on, runs it until it is off.
     pub fn serve(&mut self) -> ! {
         arch::activate(self.vm.stage2);
+        self.clear_interrupts();
         if self.vcpu.get() == 0 {
             self.lead(Change::Start);
         }
         loop {
-            // PSCI first: a vCPU that is turned on while the VM changes is turned off by it.
+            if self.vm.lifecycle.enter() == Entry::Refused {
+                self.wait();
+                continue;
+            }
+            // Inside, where nobody changes the VM: a start that was taken earlier could be of the
+            // VM's last life.
             let Some(start) = self.vm.psci.started(self.vcpu) else {
+                self.vm.lifecycle.leave();
                 self.wait();
                 continue;
             };
-            if self.vm.lifecycle.enter() == Entry::Refused {
-                continue;
-            }
             self.start(start);
             let next = self.run();
             self.stop(next);
@@ -151,7 +155,8 @@ impl Core {
                 vm.kick(VcpuId::new(0));
             }
             Err(Damaged(ipa)) => {
-                log::error!(target: "vm", "{} cannot start: its image at {ipa} has changed", vm.plan.name);
+                let name = &vm.plan.name;
+                log::error!(target: "vm", "{name} cannot start: its image at {ipa} has changed");
                 vm.lifecycle.finish(Change::Stop);
                 self.hypervisor.vm_is_off(vm);
             }
@@ -171,3 +176,6 @@ fn fault_on_purpose(kind: FaultKind) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

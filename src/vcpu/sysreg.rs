@@ -13,6 +13,8 @@ const ICC_ASGI1R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 6);
 const ICC_SGI0R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 7);
 const ICC_DIR_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 1);
 const ACTLR_EL1: SystemRegister = SystemRegister::new(3, 0, 1, 0, 1);
+const REVIDR_EL1: SystemRegister = SystemRegister::new(3, 0, 0, 0, 6);
+const AIDR_EL1: SystemRegister = SystemRegister::new(3, 1, 0, 0, 7);
 /// There is no debug ROM table.
 const MDRAR_EL1: SystemRegister = SystemRegister::new(2, 0, 1, 0, 0);
 
@@ -55,6 +57,12 @@ impl Core {
             let value = arch::id_register(crm, op2);
             return Some(idregs::guest_view(crm, op2, value, self.vm.pa_range));
         }
-        matches!(id, ACTLR_EL1 | MDRAR_EL1).then_some(0)
+        match id {
+            // The guest has this very core; SMIDR_EL1, which the same control traps, is hidden.
+            REVIDR_EL1 => Some(arch::revidr()),
+            AIDR_EL1 => Some(arch::aidr()),
+            ACTLR_EL1 | MDRAR_EL1 => Some(0),
+            _ => None,
+        }
     }
 }

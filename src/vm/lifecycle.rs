@@ -5,7 +5,7 @@
 //!            begin(Start)              finish
 //!   Off ───────────────────→ Starting ────────→ Running
 //!    ↑                           ↑                 │
-//!    │ finish          finish    │ begin(Restart)  │ begin(Stop)
+//!    │ finish          finish    │ begin(Start)    │ begin(Stop)
 //!    └────────── Stopping ←──────┼─────────────────┘
 //! ```
 //!

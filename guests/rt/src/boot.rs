@@ -17,7 +17,7 @@ const POISON: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 #[repr(C, align(4096))]
 struct States([[AtomicU64; STATE_WORDS]; CPUS_MAX + 1]);
 
-/// What each vCPU found at entry; the last is for [`probe_entry`].
+/// What each vCPU found at entry; the last is for [`probe_entry_address`].
 // SAFETY: the section is memory like .bss, except that nothing zeroes it.
 #[unsafe(link_section = ".entry_state")]
 static STATES: States =
@@ -105,7 +105,7 @@ impl EntryState {
     pub fn of(cpu: usize) -> Self {
         Self(&STATES.0[cpu.min(CPUS_MAX)])
     }
-    /// Returns the state of the latest entry at [`probe_entry`].
+    /// Returns the state of the latest entry at [`probe_entry_address`].
     #[must_use]
     pub fn of_probe() -> Self {
         Self::of(CPUS_MAX)

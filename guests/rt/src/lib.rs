@@ -8,7 +8,7 @@
 //! - [`memory`] fills and searches the memory that the program does not use itself;
 //! - [`tree`] reads the device tree, [`device`] reaches registers with single instructions,
 //!   [`console`], [`gic`], [`irq`], [`timer`] and [`psci`] drive what every guest has;
-//! - [`test`] runs tests and prints one line for each.
+//! - [`mod@test`] runs tests and prints one line for each.
 //!
 //! All of it is for tests: a guest that goes wrong says so and ends.
 #![no_std]

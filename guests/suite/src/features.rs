@@ -60,6 +60,7 @@ const fn mrs(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
 
 const GMID: u32 = mrs(3, 1, 0, 0, 4);
 const SMIDR: u32 = mrs(3, 1, 0, 0, 6);
+const TPIDR2: u32 = mrs(3, 3, 13, 0, 5);
 
 /// The features that a hypervisor can take away together with their instructions. Encodings as
 /// DDI 0487 C5 spells the registers named behind them.
@@ -68,7 +69,7 @@ const FEATURES: &[Feature] = &[
     el0("SVE", &[Shown(PFR0, 32, 1)], &[0x04bf_5020]),
     el1("SVE (ZCR_EL1)", &[Shown(PFR0, 32, 1)], &[mrs(3, 0, 1, 2, 0)]),
     // `rdsvl x0, #1`, SVCR, TPIDR2_EL0.
-    el0("SME", &[Shown(PFR1, 24, 1)], &[0x04bf_5820, mrs(3, 3, 4, 2, 2), mrs(3, 3, 13, 0, 5)]),
+    el0("SME", &[Shown(PFR1, 24, 1)], &[0x04bf_5820, mrs(3, 3, 4, 2, 2), TPIDR2]),
     // SMPRI_EL1, SMCR_EL1, SMIDR_EL1.
     el1("SME (EL1)", &[Shown(PFR1, 24, 1)], &[mrs(3, 0, 1, 2, 4), mrs(3, 0, 1, 2, 6)]),
     // SMIDR_EL1, in the ID space.
@@ -157,8 +158,8 @@ const FEATURES: &[Feature] = &[
     ),
     // RCWMASK_EL1.
     el1("THE", &[Shown(PFR1, 48, 1)], &[mrs(3, 0, 13, 0, 6)]),
-    // ALLINT.
-    el1("NMI", &[Shown(PFR1, 36, 1)], &[mrs(3, 0, 4, 3, 0)]),
+    // `msr allint, xzr`: no control of EL2 traps reads.
+    el1("NMI", &[Shown(PFR1, 36, 1)], &[0xd518_431f]),
     // MDSELR_EL1.
     el1("Debugv8p9", &[Shown(DFR0, 0, 0xb)], &[mrs(2, 0, 0, 4, 2)]),
     // PMUACR_EL1.
@@ -197,8 +198,10 @@ fn check_features(is_el0: bool) -> Outcome {
                 code::sweep(&[*instruction], 0, 0);
             }
             let class = code::noted(0);
-            // A control of EL1 that hardware has in spite of the hiding comes first at EL0.
-            let has_own_class = is_el0 || matches!(*instruction, GMID | SMIDR);
+            // The ID space has a class of its own (FEAT_IDST). At EL0 the guest's own
+            // SCTLR_EL1.EnTP2 = 0 goes before every control of EL2 and traps TPIDR2_EL0 to EL1.
+            let has_own_class =
+                matches!(*instruction, GMID | SMIDR) || is_el0 && *instruction == TPIDR2;
             let is_undef = class == Some(ec::UNKNOWN) || has_own_class && class == Some(ec::SYSREG);
             if is_shown {
                 shown_count += 1;

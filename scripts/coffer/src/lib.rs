@@ -2,9 +2,9 @@
 //! Coffer: Cofferdam's host tool, as a library.
 //!
 //! A [`manifest`] and a [`board`] make a [`plan`]; the plan and the guests' files make a
-//! [`bundle`]; [`build`] does it all and builds the hypervisor's image too. [`run`] boots the result
-//! in [`qemu`], for a person, an [`expect`]ation, a [`demo`] or a [bench](mod@bench); [`symbolize`] and
-//! [`doctor`] read what a machine has left behind.
+//! [`bundle`]; [`build`] does it all and builds the hypervisor's image too. [`run`] boots the
+//! result in [`qemu`], for a person, an [`expect`]ation, a [`demo`] or a [`mod@bench`];
+//! [`symbolize`] and [`doctor`] read what a machine has left behind.
 #![forbid(unsafe_code)]
 
 pub mod bench;

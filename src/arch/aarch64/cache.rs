@@ -23,6 +23,19 @@ pub fn clean_invalidate(range: PaRange) {
     barrier::dsb(barrier::SY);
 }
 
+/// Drops cache lines. Only where nothing is in them that memory does not have: what was written
+/// with translation off.
+pub(super) fn invalidate(range: PaRange) {
+    let line = data_line_bytes();
+    let mut at = range.start().align_down(line).get();
+    while at < range.end().get() {
+        // SAFETY: The caller has written past the caches, so memory holds all that the line does.
+        unsafe { asm!("dc ivac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+    barrier::dsb(barrier::SY);
+}
+
 /// Makes instructions that were written visible to all cores' fetches. Follows
 /// [`clean_invalidate`] of the same memory.
 pub fn publish_code() {
@@ -193,7 +206,9 @@ fn crc32c_instruction(mut at: u64, bytes: u64) -> u32 {
         let byte = u32::from(unsafe { ((at + offset) as *const u8).read_volatile() });
         // SAFETY: A computation between registers.
         unsafe {
-            asm!(".arch_extension crc", "crc32cb {crc:w}, {crc:w}, {byte:w}", ".arch_extension nocrc",
+            asm!(".arch_extension crc",
+                "crc32cb {crc:w}, {crc:w}, {byte:w}",
+                ".arch_extension nocrc",
                 crc = inout(reg) crc, byte = in(reg) byte,
                 options(nomem, nostack, preserves_flags));
         }

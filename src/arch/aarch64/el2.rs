@@ -8,15 +8,18 @@
 )]
 
 use super::sysreg::{
-    read_currentel, read_hcr, read_midr, read_mpidr, read_pmcr, read_tpidr, set_cnthctl,
-    set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr, set_hcrx, set_hdfgrtr, set_hdfgwtr,
-    set_hfgitr, set_hfgrtr, set_hfgwtr, set_hstr, set_mdcr, set_mpam2, set_tpidr, set_vbar,
-    set_zcr_el2,
+    read_aidr, read_currentel, read_hcr, read_midr, read_mpamidr, read_mpidr, read_pmcr,
+    read_revidr, read_tpidr, set_cnthctl, set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr,
+    set_hcrx, set_hdfgrtr, set_hdfgrtr2, set_hdfgwtr, set_hdfgwtr2, set_hfgitr, set_hfgitr2,
+    set_hfgrtr, set_hfgrtr2, set_hfgwtr, set_hfgwtr2, set_hstr, set_mdcr, set_mpam2, set_mpamhcr,
+    set_tpidr, set_vbar, set_vdisr, set_vsesr, set_zcr_el2,
 };
 use super::vectors;
 use crate::id::Mpidr;
+use crate::spec::errata::{self, BranchHistory};
 use crate::spec::vmsa::MemAttrEncoding;
 use aarch64_cpu::asm::barrier;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// CPTR_EL2 with E2H = 0.
 mod cptr {
@@ -41,11 +44,28 @@ mod mdcr {
     pub const HCCD: u64 = 1 << 23;
 }
 
+/// HDFGRTR_EL2.
+mod hdfgrtr {
+    pub const PMBIDR: u64 = 1 << 63;
+    pub const TRBIDR: u64 = 1 << 51;
+}
+
+/// MPAMIDR_EL1, MPAM2_EL2 and MPAMHCR_EL2 (DDI 0598).
+mod mpam {
+    pub const IDR_HAS_HCR: u64 = 1 << 17;
+    pub const IDR_HAS_TIDR: u64 = 1 << 58;
+    pub const TRAP_EL1: u64 = 1 << 48;
+    pub const TRAP_EL0: u64 = 1 << 49;
+    pub const TIDR: u64 = 1 << 58;
+    pub const HCR_TRAP_IDR: u64 = 1 << 31;
+}
+
 /// The configuration that guests run under. What is not listed is off.
 const HCR_GUEST: u64 = 1 << 0   // VM: stage 2
     | 1 << 1                    // SWIO: invalidation by set/way also cleans (traps T15)
     | 1 << 2                    // PTW: no table walks to device memory
     | 1 << 3 | 1 << 4 | 1 << 5  // FMO, IMO, AMO: physical FIQ, IRQ, SError come here
+    | 1 << 16                   // TID1: REVIDR, AIDR and, for SME, SMIDR
     | 1 << 18                   // TID3: identification registers
     | 1 << 19                   // TSC: SMC (traps T93)
     | 1 << 20                   // TIDCP: the implementer's own registers
@@ -53,11 +73,12 @@ const HCR_GUEST: u64 = 1 << 0   // VM: stage 2
     | 1 << 31                   // RW: EL1 is AArch64
     | 1 << 35                   // TLOR: limited ordering regions
     | 1 << 36; // TERR: RAS error records
+const HCRX_TALLINT: u64 = 1 << 6;
 const HCR_TID5: u64 = 1 << 58;
 const HCR_APK_API: u64 = 3 << 40;
 const HCR_FWB: u64 = 1 << 46;
 const HCR_E2H: u64 = 1 << 34;
-const HCR_RW: u64 = 1 << 31;
+pub(super) const HCR_RW: u64 = 1 << 31;
 
 /// Whether what a core's errata need is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,6 +167,11 @@ pub fn features() -> CoreFeatures {
     }
 }
 
+/// Returns whether this core has system registers for the GIC (ID_AA64PFR0_EL1.GIC).
+pub(super) fn has_gic_registers() -> bool {
+    field(raw_id_register(4, 0), 24) != 0
+}
+
 /// Returns this core's affinity.
 #[must_use]
 pub fn this_mpidr() -> Mpidr {
@@ -156,6 +182,18 @@ pub fn this_mpidr() -> Mpidr {
 #[must_use]
 pub fn midr() -> u64 {
     read_midr()
+}
+
+/// Returns this core's REVIDR_EL1: which errata its revision has.
+#[must_use]
+pub fn revidr() -> u64 {
+    read_revidr()
+}
+
+/// Returns this core's AIDR_EL1, whose meaning is the implementer's.
+#[must_use]
+pub fn aidr() -> u64 {
+    read_aidr()
 }
 
 /// Returns the exception level that the core runs at.
@@ -197,16 +235,26 @@ pub fn set_up_core(mitigations: Mitigations) -> Result<(), CoreRefusal> {
     if read_hcr() & HCR_E2H != 0 {
         return Err(CoreRefusal::VheOnly);
     }
+    if errata::repeats_tlbi(read_midr()) {
+        REPEATS_TLBI.store(true, Ordering::Relaxed);
+    }
     let features = features();
     set_vectors(mitigations);
     set_traps(features);
+    if field(features.pfr0, 28) != 0 {
+        // An SError that a guest is given says that its syndrome is the implementer's own (IDS):
+        // nothing is known of it.
+        set_vsesr(1 << 24);
+        set_vdisr(0);
+    }
     set_hstr(0);
     set_hacr(0);
     // EL1 uses counter and physical timer directly (EL1PCTEN, EL1PCEN).
     set_cnthctl(3);
     set_cntvoff(0);
     super::timer::cancel_hyp_timer();
-    barrier::isb(barrier::SY);
+    // The firmware's: nobody would take their interrupts before a guest has the core.
+    super::guest::stop_timers();
     Ok(())
 }
 
@@ -240,23 +288,51 @@ fn set_traps(features: CoreFeatures) {
     }
     set_mdcr(mdcr);
     // Every extension that HCRX_EL2 would give a guest stays off: LS64, MOPS, TCR2, SCTLR2, GCS.
+    // TALLINT alone takes something away: writes of ALLINT (FEAT_NMI).
     if field(features.mmfr1, 40) != 0 {
-        set_hcrx(0);
+        let has_nmi = field(raw_id_register(4, 1), 36) != 0;
+        set_hcrx(if has_nmi { HCRX_TALLINT } else { 0 });
     }
-    // Fine-grained traps: 0 traps what has an "n" name (SME, GCS, POE, BRBE), lets the rest be.
-    if field(features.mmfr0, 56) != 0 {
-        set_hfgrtr(0);
-        set_hfgwtr(0);
-        set_hfgitr(0);
-        set_hdfgrtr(0);
-        set_hdfgwtr(0);
-        if field(features.pfr0, 44) != 0 {
-            set_hafgrtr(0);
-        }
+    set_fine_grained_traps(features);
+    set_mpam_traps(features);
+}
+
+/// 0 traps what has an "n" name (SME, GCS, POE, BRBE, all of FEAT_FGT2) and lets the rest be.
+fn set_fine_grained_traps(features: CoreFeatures) {
+    let version = field(features.mmfr0, 56);
+    if version == 0 {
+        return;
     }
-    if field(features.pfr0, 40) != 0 {
-        // TRAPMPAM1EL1, TRAPMPAM0EL1 and TIDR of MPAM2_EL2 (DDI 0598).
-        set_mpam2(1 << 49 | 1 << 48 | 1 << 58);
+    set_hfgrtr(0);
+    set_hfgwtr(0);
+    set_hfgitr(0);
+    // No other control traps reads of PMBIDR_EL1 and TRBIDR_EL1.
+    let spe = if field(features.dfr0, 32) != 0 { hdfgrtr::PMBIDR } else { 0 };
+    let trbe = if field(features.dfr0, 44) != 0 { hdfgrtr::TRBIDR } else { 0 };
+    set_hdfgrtr(spe | trbe);
+    set_hdfgwtr(0);
+    if field(features.pfr0, 44) != 0 {
+        set_hafgrtr(0);
+    }
+    if version >= 2 {
+        set_hdfgrtr2(0);
+        set_hdfgwtr2(0);
+        set_hfgrtr2(0);
+        set_hfgwtr2(0);
+        set_hfgitr2(0);
+    }
+}
+
+fn set_mpam_traps(features: CoreFeatures) {
+    // ID_AA64PFR1_EL1.MPAM_frac is all that says version 0.1.
+    if field(features.pfr0, 40) | field(raw_id_register(4, 1), 16) == 0 {
+        return;
+    }
+    let mpamidr = read_mpamidr();
+    let tidr = if mpamidr & mpam::IDR_HAS_TIDR != 0 { mpam::TIDR } else { 0 };
+    set_mpam2(mpam::TRAP_EL0 | mpam::TRAP_EL1 | tidr);
+    if mpamidr & mpam::IDR_HAS_HCR != 0 {
+        set_mpamhcr(mpam::HCR_TRAP_IDR);
     }
 }
 
@@ -265,43 +341,26 @@ fn amu(features: CoreFeatures) -> u64 {
 }
 
 /// Returns how many branches overwrite this core's branch history, 0 when it needs none.
-///
-/// From Arm's Spectre-BHB table; cores with CSV2_3 or CLRBHB, and those not named, need no loop.
 pub(super) fn history_loops(mitigations: Mitigations) -> u64 {
-    if mitigations == Mitigations::Off || field(raw_id_register(4, 0), 56) >= 3 {
+    if mitigations == Mitigations::Off {
         return 0;
     }
-    match part() {
-        // Cortex-A57, A72.
-        Some(0xd07 | 0xd08) => 8,
-        // Cortex-A76, A76AE, A77, Neoverse N1.
-        Some(0xd0b..=0xd0e) => 24,
-        // Cortex-A78, A78AE, A78C, X1, A710, X2, Neoverse N2, V1.
-        Some(0xd40..=0xd42 | 0xd44 | 0xd47..=0xd49 | 0xd4b) => 32,
-        // Cortex-A715, A720.
-        Some(0xd4d | 0xd81) => 38,
-        // Cortex-X3, Neoverse V2.
-        Some(0xd4e | 0xd4f) => 132,
-        _ => 0,
+    BranchHistory {
+        midr: read_midr(),
+        csv2: field(raw_id_register(4, 0), 56),
+        clrbhb: field(raw_id_register(6, 2), 28),
+        ecbhb: field(raw_id_register(7, 1), 60),
     }
+    .loops()
 }
 
-/// Returns whether this core can lose a broadcast TLB invalidation unless it is repeated
-/// (CVE-2025-10263, traps T08).
+/// Set once a core that needs it has come up; none goes away.
+static REPEATS_TLBI: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether some core can leave accesses behind after a broadcast TLB invalidation unless
+/// that is repeated (CVE-2025-10263, traps T08).
 pub(super) fn repeats_tlbi() -> bool {
-    // Cortex-A76, A76AE, A77, A78, A78AE, A78C, A710, X1, X1C, X2, X3, X4, X925; Neoverse N1, N2,
-    // V1, V2, V3AE, V3.
-    matches!(
-        part(),
-        Some(0xd0b..=0xd0e | 0xd40..=0xd42 | 0xd44 | 0xd47..=0xd49 | 0xd4b | 0xd4c)
-            | Some(0xd4e | 0xd4f | 0xd82..=0xd85)
-    )
-}
-
-/// Returns MIDR_EL1.PartNum of a core that Arm designed.
-fn part() -> Option<u64> {
-    let midr = read_midr();
-    (midr >> 24 & 0xff == 0x41).then_some(midr >> 4 & 0xfff)
+    REPEATS_TLBI.load(Ordering::Relaxed) || errata::repeats_tlbi(read_midr())
 }
 
 macro_rules! id_registers {

@@ -75,9 +75,13 @@ pub fn send_sgi(intid: Pintid, target: Mpidr) {
 /// The SGI that tells a core to halt because another one has faulted.
 pub const HALT_SGI: u32 = 1;
 
-/// Tells all other cores to halt.
+/// Tells all other cores to halt. Before the CPU interface is on there is nobody to tell, and its
+/// registers may be UNDEF.
 pub(super) fn send_stop() {
     const ALL_OTHERS: u64 = 1 << 40;
+    if !super::el2::has_gic_registers() || !ICC_SRE_EL2.is_set(ICC_SRE_EL2::SRE) {
+        return;
+    }
     barrier::dsb(barrier::ISHST);
     set_icc_sgi1r(ALL_OTHERS | u64::from(HALT_SGI) << 24);
     barrier::isb(barrier::SY);

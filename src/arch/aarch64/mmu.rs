@@ -5,8 +5,10 @@
 //! an atomic. All later changes are additions, behind a lock, with tables from the heap.
 #![expect(unsafe_code, reason = "translation tables are reached by address")]
 
+use super::el2::HCR_RW;
 use super::layout::image;
 use super::stage2::HeapTables;
+use super::sysreg::set_hcr;
 use crate::addr::{AddrRange, Address, HypVa, PAGE_SIZE, Pa, PaRange};
 use crate::memory::hyp_map::{self, HypMap};
 use crate::memory::mapper::{Maintenance, MapError, Tables};
@@ -130,7 +132,7 @@ pub fn map_hyp(range: PaRange, attributes: HypAttributes) -> Result<HypMemory, H
     let pages = range.page_cover().ok_or(MapError::TooHigh)?;
     let mut map = MAP.lock();
     let map = map.as_mut().ok_or(MapError::NotMapped(HypVa::new(range.start().get())))?;
-    map.map(&mut HeapTables, &mut HypTlb, identity(pages)?, pages.start(), attributes)?;
+    map.map(&mut HypTables, &mut HypTlb, identity(pages)?, pages.start(), attributes)?;
     Ok(HypMemory(range))
 }
 
@@ -142,7 +144,7 @@ pub fn unmap_hyp(memory: HypMemory) -> Result<(), HypMapError> {
     let pages = memory.0.page_cover().ok_or(MapError::TooHigh)?;
     let mut map = MAP.lock();
     let map = map.as_mut().ok_or(MapError::NotMapped(HypVa::new(pages.start().get())))?;
-    map.unmap(&mut HeapTables, &mut HypTlb, identity(pages)?)
+    map.unmap(&mut HypTables, &mut HypTlb, identity(pages)?)
 }
 
 /// Returns the translation registers for the other cores.
@@ -172,12 +174,16 @@ fn regime_of(map: &HypMap) -> Regime {
 }
 
 fn turn_on(regime: Regime) {
+    // With E2H, which a kernel that went before may have set, TCR_EL2 has another layout.
+    set_hcr(HCR_RW);
+    barrier::isb(barrier::SY);
+    forget_speculated_lines();
     MAIR_EL2.set(regime.mair);
     TCR_EL2.set(regime.tcr);
     TTBR0_EL2.set(regime.ttbr0);
     // SAFETY: The map holds the image one to one with the rights that its parts need, so the next
     // instruction, the stack and all data stay where they are. Nothing is in the TLB or caches:
-    // translation was off, and the image's lines were invalidated when it relocated itself.
+    // translation was off, and the image's lines were invalidated.
     unsafe {
         asm!(
             "dsb sy",
@@ -191,6 +197,15 @@ fn turn_on(regime: Regime) {
             in(reg) regime.sctlr,
             options(nostack, preserves_flags)
         );
+    }
+}
+
+/// Drops the cache lines of all that was written past the caches: fetches and other cores may have
+/// speculated them in since the image relocated itself, and walks and loads are about to look there.
+fn forget_speculated_lines() {
+    let parts = image();
+    for range in [parts.rodata, parts.data, parts.boot_stack] {
+        super::cache::invalidate(range);
     }
 }
 
@@ -217,6 +232,27 @@ impl Tables for BootTables {
     fn free(&mut self, _table: Pa) {
         // The first map only grows: nothing is freed but what an error leaves, and an error ends
         // the boot.
+    }
+}
+
+/// The tables of all later changes: from the heap, but what the pool gave does not go there.
+struct HypTables;
+
+impl Tables for HypTables {
+    fn read(&self, slot: Pa) -> u64 {
+        HeapTables.read(slot)
+    }
+    fn write(&mut self, slot: Pa, descriptor: u64) {
+        HeapTables.write(slot, descriptor);
+    }
+    fn allocate(&mut self) -> Option<Pa> {
+        HeapTables.allocate()
+    }
+    fn free(&mut self, table: Pa) {
+        let pool = POOL.0.get().addr() as u64;
+        if !(pool..pool + POOL_PAGES as u64 * PAGE_SIZE).contains(&table.get()) {
+            HeapTables.free(table);
+        }
     }
 }
 

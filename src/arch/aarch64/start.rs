@@ -45,6 +45,7 @@ _start:
 
 start_boot:
     msr     daifset, #0xf
+    msr     spsel, #1               // Exits of a guest use SP_EL2, so EL2 does too.
     mov     x20, x0
     adrp    x21, __image_start      // where we run; linked at 0, so also the displacement
 
@@ -116,12 +117,15 @@ spin_table_start:                   // A spin table hands nothing over: x0 is 0.
     .global secondary_start
 secondary_start:
     msr     daifset, #0xf
+    msr     spsel, #1
     mrs     x1, currentel
     cmp     x1, #(2 << 2)
     b.ne    4b
     mov     x1, #(1 << 31)          // HCR_EL2: RW alone, so E2H = 0
     msr     hcr_el2, x1
     isb
+    mrs     x1, hcr_el2
+    tbnz    x1, #34, 4b             // E2H is fixed: TCR_EL2 would mean something else.
     ldp     x1, x2, [x0, #{MAIR}]
     ldp     x3, x4, [x0, #{TTBR0}]
     msr     mair_el2, x1

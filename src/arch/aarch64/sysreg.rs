@@ -42,6 +42,9 @@ read! {
     ich_elrsr = "ich_elrsr_el2";
     read_mpidr = "mpidr_el1";
     read_midr = "midr_el1";
+    read_revidr = "revidr_el1";
+    read_aidr = "aidr_el1";
+    read_mpamidr = "s3_0_c10_c4_4";
     read_pmcr = "pmcr_el0";
     read_tpidr = "tpidr_el2";
     read_hcr = "hcr_el2";
@@ -91,7 +94,15 @@ write! {
     set_hdfgrtr = "s3_4_c3_c1_4";
     set_hdfgwtr = "s3_4_c3_c1_5";
     set_hafgrtr = "s3_4_c3_c1_6";
+    set_hdfgrtr2 = "s3_4_c3_c1_0";
+    set_hdfgwtr2 = "s3_4_c3_c1_1";
+    set_hfgrtr2 = "s3_4_c3_c1_2";
+    set_hfgwtr2 = "s3_4_c3_c1_3";
+    set_hfgitr2 = "s3_4_c3_c1_7";
     set_mpam2 = "s3_4_c10_c5_0";
+    set_mpamhcr = "s3_4_c10_c4_0";
+    set_vsesr = "s3_4_c5_c2_3";
+    set_vdisr = "s3_4_c12_c1_1";
     set_cnthctl = "cnthctl_el2";
     set_cntvoff = "cntvoff_el2";
     set_vbar = "vbar_el2";

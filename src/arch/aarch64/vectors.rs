@@ -2,7 +2,8 @@
 //! Entering and leaving a guest: a function that returns (DDI 0487 D1.3, exception vectors).
 //!
 //! While the guest runs, SP_EL2 points at its [`GuestRegisters`], so an exit needs no scratch
-//! register. ELR_EL2 and SPSR_EL2 stay in the machine: EL2 takes no exception of its own but to die.
+//! register. ELR_EL2 and SPSR_EL2 stay in the machine: EL2 takes no exception of its own but to
+//! die.
 #![expect(unsafe_code, reason = "exception entry and ERET are assembly")]
 
 use super::guest::GuestRegisters;
@@ -52,13 +53,15 @@ global_asm!(
     save_rest_and_return
     .endm
 
-    // Overwrites the branch history before the first indirect branch at EL2 (CVE-2022-23960;
-    // Arm, "Spectre-BHB"): as many taken branches as the core needs, then a barrier.
+    // Clears the branch history before the first indirect branch at EL2 (CVE-2022-23960; Arm,
+    // "Spectre-BHB"): by CLRBHB, a hint to cores that do not have it, and by as many taken branches
+    // as the core needs, then a barrier.
     .macro history kind
     .balign 128
     stp     x0, x1, [sp, #0]
     stp     x2, x3, [sp, #16]
     mov     x0, #\kind
+    hint    #22                     // CLRBHB
     ldr     x1, [sp, #{LOOPS}]
 9:  b       8f
 8:  subs    x1, x1, #1

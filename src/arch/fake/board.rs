@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is around the cores of the fake machine: memory, firmware, device registers.
 //!
-//! Memory is sparse and a thread's own; what nobody has written reads as 0.
+//! Memory is sparse and a thread's own; what nobody has written reads as 0. It lies behind caches
+//! that write nothing back by themselves: [`read_uncached`] is what a guest sees that starts.
 #![forbid(unsafe_code)]
 
-use super::machine::{Event, Mitigations, record};
+use super::machine::{Event, Mitigations, record, with};
+use super::memory::CacheLedger;
 use crate::addr::{Address, HypVa, PAGE_SIZE, Pa, PaRange};
 use crate::id::Mpidr;
 use crate::memory::mapper::{MapError, Tables};
@@ -12,11 +14,11 @@ use crate::memory::stage2;
 use crate::smccc::{Firmware, Workaround, Workarounds};
 use crate::spec::vmsa::{Features, HypAttributes, MemAttrEncoding};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::vec::Vec;
 
 std::thread_local! {
-    static MEMORY: RefCell<BTreeMap<u64, u8>> = const { RefCell::new(BTreeMap::new()) };
+    /// The ledger's lines are single bytes here.
+    static MEMORY: RefCell<CacheLedger> = RefCell::default();
     static NEXT_TABLE: RefCell<u64> = const { RefCell::new(1 << 44) };
 }
 
@@ -88,9 +90,24 @@ pub fn tree_size(at: Pa) -> Option<usize> {
 }
 
 fn bytes(memory: HypMemory) -> Vec<u8> {
+    let byte = |line: u64| line.to_le_bytes()[0];
+    MEMORY.with_borrow(|all| memory.addresses().map(|at| byte(all.read(at))).collect())
+}
+/// Reads memory as a guest with its MMU off does.
+#[must_use]
+pub fn read_uncached(range: PaRange) -> Vec<u8> {
+    let byte = |line: u64| line.to_le_bytes()[0];
     MEMORY.with_borrow(|all| {
-        memory.addresses().map(|at| all.get(&at).copied().unwrap_or(0)).collect()
+        HypMemory(range).addresses().map(|at| byte(all.read_uncached(at))).collect()
     })
+}
+/// Writes memory as a guest with its MMU off does.
+pub fn write_uncached(to: Pa, buffer: &[u8]) {
+    MEMORY.with_borrow_mut(|all| {
+        for (byte, at) in buffer.iter().zip(to.get()..) {
+            all.write_uncached(at, (*byte).into());
+        }
+    });
 }
 /// Copies bytes out of memory.
 pub fn read_bytes(from: HypMemory, buffer: &mut [u8]) {
@@ -100,7 +117,11 @@ pub fn read_bytes(from: HypMemory, buffer: &mut [u8]) {
 }
 /// Copies bytes into memory.
 pub fn write_bytes(to: HypMemory, buffer: &[u8]) {
-    MEMORY.with_borrow_mut(|all| all.extend(to.addresses().zip(buffer.iter().copied())));
+    MEMORY.with_borrow_mut(|all| {
+        for (at, byte) in to.addresses().zip(buffer) {
+            all.write(at, (*byte).into());
+        }
+    });
 }
 /// Lends memory as bytes.
 pub fn with_bytes<R>(memory: HypMemory, look: impl FnOnce(&mut [u8]) -> R) -> R {
@@ -111,11 +132,13 @@ pub fn with_bytes<R>(memory: HypMemory, look: impl FnOnce(&mut [u8]) -> R) -> R 
 }
 /// Copies `from` to the start of `to`.
 pub fn copy(to: HypMemory, from: HypMemory) {
+    record(Event::Copy { to: to.0, from: from.0 });
     write_bytes(to, &bytes(from));
 }
 /// Writes zeroes.
 pub fn zero(memory: HypMemory) {
-    MEMORY.with_borrow_mut(|all| all.retain(|at, _| !memory.addresses().contains(at)));
+    record(Event::Zero(memory.0));
+    MEMORY.with_borrow_mut(|all| memory.addresses().for_each(|at| all.write(at, 0)));
 }
 /// Returns the CRC32C of memory.
 #[must_use]
@@ -125,6 +148,10 @@ pub fn crc32c(memory: HypMemory) -> u32 {
 /// Cleans and invalidates caches.
 pub fn clean_invalidate(range: PaRange) {
     record(Event::CleanInvalidate(range));
+    if !with(|core| core.loses_cleaning) {
+        let lines = HypMemory(range).addresses();
+        MEMORY.with_borrow_mut(|all| lines.into_iter().for_each(|at| all.clean_invalidate(at)));
+    }
 }
 /// Makes written instructions visible.
 pub fn publish_code() {
@@ -330,19 +357,24 @@ pub fn current_level() -> u64 {
     2
 }
 
-/// Device registers: nothing is there.
+/// Device registers: each keeps what was written to it, or what a test has put there.
 pub mod device {
+    use super::{Address, Event, record, with};
     use crate::addr::Pa;
 
     macro_rules! access {
         ($($read:ident $write:ident $int:ty;)*) => {$(
-            /// Reads nothing.
+            /// Reads a register.
             #[must_use]
-            pub fn $read(_at: Pa) -> $int {
-                0
+            pub fn $read(at: Pa) -> $int {
+                let value = with(|core| core.devices.get(&at.get()).copied().unwrap_or(0));
+                <$int>::try_from(value & u64::from(<$int>::MAX)).unwrap_or(0)
             }
-            /// Writes nowhere.
-            pub fn $write(_at: Pa, _value: $int) {}
+            /// Writes a register.
+            pub fn $write(at: Pa, value: $int) {
+                with(|core| core.devices.insert(at.get(), value.into()));
+                record(Event::DeviceWrite(at, value.into()));
+            }
         )*};
     }
 

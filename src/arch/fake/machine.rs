@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub use super::board::*;
-use crate::addr::{Address, Gva, Ipa, PaRange};
+use crate::addr::{Address, Gva, Ipa, Pa, PaRange};
 use crate::bits::Level;
 use crate::gic::ListRegisters;
 use crate::id::{Mpidr, Pintid};
@@ -30,6 +30,14 @@ pub enum Event {
     Inject(Exception),
     /// It made an SError pending for the guest.
     InjectSerror,
+    /// It wrote a list register.
+    WriteListRegister(usize, Lr),
+    /// It waited for an interrupt.
+    Wait,
+    /// It silenced the guest's timers.
+    StopTimers,
+    /// It wrote a device register.
+    DeviceWrite(Pa, u64),
     /// It entered the guest.
     Enter,
     /// It set a vCPU's state to that after reset.
@@ -38,6 +46,15 @@ pub enum Event {
     Mitigate(Workaround),
     /// It made a VM's stage 2 the one of this core.
     Activate(Stage2Registers),
+    /// It wrote zeroes to memory.
+    Zero(PaRange),
+    /// It copied memory.
+    Copy {
+        /// Where to: at the start of it.
+        to: PaRange,
+        /// What.
+        from: PaRange,
+    },
     /// It cleaned and invalidated caches.
     CleanInvalidate(PaRange),
     /// It made written instructions visible.
@@ -70,10 +87,22 @@ pub struct FakeCore {
     pub pending: VecDeque<Pintid>,
     /// The list registers.
     pub list_registers: [Lr; 4],
+    /// What ICH_HCR_EL2 has beside En.
+    pub control: u32,
+    /// Device registers by address; what is not here reads as 0.
+    pub devices: BTreeMap<u64, u64>,
+    /// Whether cleaning caches does nothing: for the twins of tests.
+    pub loses_cleaning: bool,
     /// Identification registers by CRm and Op2; what is not here reads as 0.
     pub id_registers: BTreeMap<(u8, u8), u64>,
     /// ELR_EL2.
     pub elr: u64,
+    /// ELR_EL1.
+    pub elr_el1: u64,
+    /// ESR_EL1.
+    pub esr_el1: u64,
+    /// FAR_EL1.
+    pub far_el1: u64,
     /// The physical counter; each look moves it on.
     pub counter: u64,
     current: Scripted,
@@ -86,8 +115,14 @@ impl Default for FakeCore {
             exits: VecDeque::new(),
             pending: VecDeque::new(),
             list_registers: [Lr::EMPTY; 4],
+            control: 0,
+            devices: BTreeMap::new(),
+            loses_cleaning: false,
             id_registers: BTreeMap::new(),
             elr: 0,
+            elr_el1: 0,
+            esr_el1: 0,
+            far_el1: 0,
             counter: 0,
             current: Scripted { kind: ExitKind::Interrupt, esr: 0, far: 0, ipa: 0 },
         }
@@ -150,14 +185,13 @@ pub const HALT_SGI: u32 = 1;
 /// # Panics
 /// The script has ended: the test has seen enough.
 pub fn enter(_registers: &mut GuestRegisters) -> ExitKind {
-    record(Event::Enter);
-    with(|core| match core.exits.pop_front() {
-        Some(exit) => {
-            core.current = exit;
-            exit.kind
-        }
-        None => std::panic::resume_unwind(std::boxed::Box::new("end of script")),
-    })
+    let exit = with(|core| {
+        let exit = core.exits.pop_front()?;
+        core.events.push(Event::Enter);
+        core.current = exit;
+        Some(exit.kind)
+    });
+    exit.unwrap_or_else(|| std::panic::resume_unwind(std::boxed::Box::new("end of script")))
 }
 
 /// Returns the syndrome of the last exit.
@@ -176,10 +210,18 @@ pub fn hpfar() -> Ipa {
 pub fn skip_instruction() {
     with(|core| core.elr = core.elr.wrapping_add(4));
 }
-/// Makes the guest take an exception.
+/// Makes the guest take an exception: from EL1h, to vectors at 0.
 pub fn inject(exception: Exception) {
-    // What the architecture would do is tested with `spec::exception`.
-    let _ = exception.enter(Origin { pstate: 5, sctlr: 0 });
+    const EL1H: u64 = 5;
+    let entry = exception.enter(Origin { pstate: EL1H, sctlr: 0 });
+    with(|core| {
+        core.elr_el1 = core.elr;
+        core.elr = entry.vector;
+        core.esr_el1 = entry.esr;
+        if let Some(far) = exception.far() {
+            core.far_el1 = far.get();
+        }
+    });
     record(Event::Inject(exception));
 }
 /// Makes an SError pending for the guest.
@@ -195,10 +237,21 @@ pub fn start_guest(entry: Ipa) {
     with(|core| core.elr = entry.get());
 }
 /// Silences the guest's timers.
-pub fn stop_timers() {}
+pub fn stop_timers() {
+    record(Event::StopTimers);
+}
 /// Reads an identification register.
 pub fn id_register(crm: u8, op2: u8) -> u64 {
     with(|core| core.id_registers.get(&(crm, op2)).copied().unwrap_or(0))
+}
+
+/// Reads REVIDR_EL1.
+pub fn revidr() -> u64 {
+    0
+}
+/// Reads AIDR_EL1.
+pub fn aidr() -> u64 {
+    0
 }
 
 /// Takes the next pending interrupt.
@@ -221,7 +274,10 @@ pub fn send_sgi(intid: Pintid, target: Mpidr) {
 pub fn enable_cpu_interface() {}
 /// Empties the virtual interface.
 pub fn reset_virtual_interface() {
-    with(|core| core.list_registers = [Lr::EMPTY; 4]);
+    with(|core| {
+        core.list_registers = [Lr::EMPTY; 4];
+        core.control = 0;
+    });
 }
 
 /// This core's list registers: four.
@@ -251,6 +307,7 @@ impl ListRegisters for ListRegisterFile {
                 *register = lr;
             }
         });
+        record(Event::WriteListRegister(slot, lr));
     }
     fn empty(&self) -> u32 {
         with(|core| {
@@ -265,7 +322,9 @@ impl ListRegisters for ListRegisterFile {
     fn groups(&self) -> u32 {
         3
     }
-    fn set_control(&mut self, _bits: u32) {}
+    fn set_control(&mut self, bits: u32) {
+        with(|core| core.control = bits);
+    }
     fn deactivate(&mut self, pintid: Pintid) {
         deactivate(pintid);
     }
@@ -299,8 +358,16 @@ pub fn cancel_hyp_timer() {}
 pub fn relax() {
     std::thread::yield_now();
 }
-/// Waits for an interrupt: here there is one or none.
-pub fn wait_for_interrupt() {}
+/// Waits for an interrupt; where none is pending, none will come.
+///
+/// # Panics
+/// The core would sleep for good: the test has seen enough.
+pub fn wait_for_interrupt() {
+    record(Event::Wait);
+    if with(|core| core.pending.is_empty()) {
+        std::panic::resume_unwind(std::boxed::Box::new("asleep"));
+    }
+}
 /// Waits for an event.
 pub fn wait_for_event() {
     std::thread::yield_now();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Offsets and bits are written as numbers here, from DDI 0183.
 use super::*;
+use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::vec::Vec;
@@ -331,7 +332,7 @@ fn linux_sends_a_long_text_through_a_short_wire_without_loss() {
 proptest! {
     #[test]
     fn t112_any_accesses_leave_the_fifo_and_line_sound(
-        steps in proptest::collection::vec((0u64..0x60, any::<u64>(), 0usize..40, any::<u8>()), 0..200)
+        steps in vec((0u64..0x60, any::<u64>(), 0usize..40, any::<u8>()), 0..200)
     ) {
         let (mut uart, mut wire) = (VirtualPl011::new(), Fake::new(10));
         for (offset, value, room, byte) in steps {

@@ -2,8 +2,9 @@
 //! Choosing what goes into list registers: the most urgent first, and who makes room for it.
 //!
 //! Interrupts of a group that the guest has not enabled in its CPU interface come last, so that
-//! they keep nobody out. Pending interrupts make room for more urgent ones. Where all list registers are active, the
-//! least urgent of those makes room: its end then shows in ICH_HCR_EL2.EOIcount, or traps.
+//! they keep nobody out. Pending interrupts make room for more urgent ones. Where all list
+//! registers are active, the least urgent of those makes room: its end then shows in
+//! ICH_HCR_EL2.EOIcount, or traps.
 #![forbid(unsafe_code)]
 
 use super::reconcile::Pass;

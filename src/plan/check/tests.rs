@@ -407,7 +407,9 @@ proptest! {
 
     /// Two things at the same place of one guest are refused, whatever they are.
     #[test]
-    fn any_overlap_in_a_guest_is_refused(which in 0_usize..4, onto in 0_usize..5, page in 0_u64..16) {
+    fn any_overlap_in_a_guest_is_refused(
+        which in 0_usize..4, onto in 0_usize..5, page in 0_u64..16
+    ) {
         let mut plan = two_vms();
         let vm = &mut plan.vms[1];
         let places = [
@@ -427,6 +429,7 @@ proptest! {
         }
         let said = said(&plan);
         prop_assert_eq!(said.len(), 1);
-        prop_assert!(said[0].starts_with("\"b\": ") && said[0].contains(" overlaps "), "{}", said[0]);
+        let is_overlap = said[0].starts_with("\"b\": ") && said[0].contains(" overlaps ");
+        prop_assert!(is_overlap, "{}", said[0]);
     }
 }

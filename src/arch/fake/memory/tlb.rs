@@ -87,8 +87,8 @@ impl TlbModel {
     }
 }
 
-/// Does what a TLBI for `ipa` does to the entry of `page`: leaf and ways go where they hold for both
-/// addresses. Returns whether something is left.
+/// Does what a TLBI for `ipa` does to the entry of `page`: leaf and ways go where they hold for
+/// both addresses. Returns whether something is left.
 fn forget(walk: &mut Walk, page: u64, ipa: u64) -> bool {
     if walk.leaf_bytes.is_some_and(|bytes| page / bytes == ipa / bytes) {
         walk.leaf_bytes = None;
