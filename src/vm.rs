@@ -64,7 +64,7 @@ impl Vm {
     #[must_use]
     pub fn mpidr_of(vcpu: VcpuId) -> Mpidr {
         let n = u64::from(vcpu.get());
-        Mpidr::from_register((n / 16) << 8 | n % 16)
+        Mpidr::from_register(((n / 16) << 8) | (n % 16))
     }
 
     /// Returns the guest's memory as it sees it.
@@ -108,8 +108,8 @@ impl Vm {
     /// the guest.
     pub fn reset_models(&self, by: &FromCore<'_>) {
         self.psci.reset();
+        self.reset_serial(by);
         self.vgic.reset(&mut self.spis.lock(), by);
-        self.reset_serial();
     }
 
     /// Fills the memory and lets vCPU 0 begin. Only the leader of a start calls this.

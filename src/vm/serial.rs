@@ -48,9 +48,12 @@ impl Vm {
         self.with_serial(by, |model, wire| model.refresh(wire));
     }
 
-    /// Makes the PL011 as it is after reset.
-    pub fn reset_serial(&self) {
-        *self.serial.lock() = Serial::default();
+    /// Makes the PL011 as it is after reset, its line low: the GIC's models keep what lines carry.
+    pub fn reset_serial(&self, by: &FromCore<'_>) {
+        let mut serial = self.serial.lock();
+        *serial = Serial::default();
+        let vintid = self.plan.layout.vuart_interrupt;
+        self.vgic.set_level(&mut self.spis.lock(), vintid, serial.line, by);
     }
 
     fn with_serial<R>(
