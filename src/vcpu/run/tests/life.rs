@@ -201,9 +201,7 @@ fn t91_system_reset_loads_the_vm_again_and_no_other() {
         bed.exit(hvc(0))
     };
     let Some(Next::Change(change)) = answer else { panic!("{answer:?}") };
-    bed.core.stop(Next::Change(change));
-    bed.vm.lifecycle.leave();
-    bed.core.lead(change);
+    bed.core.leave(Next::Change(change));
     let start = bed.vm.psci.started(VcpuId::new(0)).unwrap();
     enter(bed.vm);
     bed.core.start(start);
@@ -234,8 +232,6 @@ fn t91_reset_waits_until_the_other_vcpu_has_left() {
     enter(vm);
     bed.core.registers.x[0] = SYSTEM_RESET;
     let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("no reset") };
-    bed.core.stop(Next::Change(change));
-    vm.lifecycle.leave();
     clear_events();
     thread::scope(|threads| {
         threads.spawn(|| {
@@ -247,15 +243,37 @@ fn t91_reset_waits_until_the_other_vcpu_has_left() {
             let mut other = Bed { vm, core: core(hypervisor, 0, 1) };
             assert!(vm.lifecycle.wants_out(), "nobody has waited");
             assert_eq!(other.interrupt(0), Some(Next::Out));
-            other.core.stop(Next::Out);
-            vm.lifecycle.leave();
+            other.core.leave(Next::Out);
         });
-        bed.core.lead(change);
+        bed.core.leave(Next::Change(change));
     });
     assert!(happened(&[Event::Sgi(Pintid::new(0), pcpu(0, 1))]));
     assert_eq!(vm.psci.state(VcpuId::new(0)), Some(AffinityState::OnPending));
     assert_eq!(vm.psci.state(VcpuId::new(1)), Some(AffinityState::Off));
     assert!(!vm.lifecycle.wants_out());
+}
+
+#[test]
+fn t91_system_off_during_a_reset_does_not_end_the_next_run() {
+    let mut bed = Bed::new();
+    let (vm, hypervisor) = (bed.vm, bed.core.hypervisor);
+    enter(vm);
+    bed.core.registers.x[0] = SYSTEM_RESET;
+    let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("no reset") };
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut other = Bed { vm, core: core(hypervisor, 0, 1) };
+            other.core.registers.x[0] = SYSTEM_OFF;
+            let Some(next) = other.exit(hvc(0)) else { panic!("not off") };
+            while !vm.lifecycle.wants_out() {
+                thread::yield_now();
+            }
+            other.core.leave(next);
+        });
+        bed.core.leave(Next::Change(change));
+    });
+    assert!(!vm.lifecycle.wants_out(), "it runs anew");
+    assert_eq!(hypervisor.live.load(core::sync::atomic::Ordering::Relaxed), 2);
 }
 
 #[test]
@@ -280,10 +298,8 @@ fn turn_off(hypervisor: &'static Hypervisor, vm: usize) {
     let mut bed = Bed { vm: core.vm, core };
     bed.core.registers.x[0] = SYSTEM_OFF;
     let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("not off") };
-    bed.core.stop(Next::Change(change));
-    bed.vm.lifecycle.leave();
     let core = &mut bed.core;
-    let led = std::panic::AssertUnwindSafe(|| core.lead(change));
+    let led = std::panic::AssertUnwindSafe(|| core.leave(Next::Change(change)));
     let _ = std::panic::catch_unwind(led);
 }
 
