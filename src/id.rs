@@ -88,9 +88,7 @@ impl Mpidr {
     #[must_use]
     pub const fn packed(self) -> u32 {
         // Both halves fit by the mask above.
-        #[expect(clippy::cast_possible_truncation, reason = "masked to 32 bits by construction")]
-        let packed = ((self.0 >> 8) & 0xff00_0000) as u32 | (self.0 & 0xff_ffff) as u32;
-        packed
+        ((self.0 >> 8) & 0xff00_0000) as u32 | (self.0 & 0xff_ffff) as u32
     }
 }
 

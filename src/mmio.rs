@@ -68,7 +68,11 @@ impl Registers {
 
     fn at(&self, offset: u64, width: u64) -> Option<Pa> {
         let inside = offset.checked_add(width)? <= self.block.size();
-        if inside && offset % width == 0 { self.block.start().checked_add(offset) } else { None }
+        if inside && offset.is_multiple_of(width) {
+            self.block.start().checked_add(offset)
+        } else {
+            None
+        }
     }
 }
 

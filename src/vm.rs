@@ -64,7 +64,7 @@ impl Vm {
     #[must_use]
     pub fn mpidr_of(vcpu: VcpuId) -> Mpidr {
         let n = u64::from(vcpu.get());
-        Mpidr::from_register((n / 16) << 8 | n % 16)
+        Mpidr::from_register(((n / 16) << 8) | (n % 16))
     }
 
     /// Returns the guest's memory as it sees it.

@@ -169,9 +169,9 @@ impl Builder<'_> {
         let vmid = vmid.ok_or_else(|| fail(self, &"no VMID left"))?;
         let stage2 = Stage2::new(geometry, self.cores.features, root, vmid);
         let mut stage2 = stage2.ok_or_else(|| fail(self, &"stage 2 does not fit this machine"))?;
-        let mut map = |ipa, pa, attributes| {
-            stage2.map(&mut HeapTables, &mut Tlb::default(), ipa, pa, attributes)
-        };
+        let mut tlb = Tlb::default();
+        let mut map =
+            |ipa, pa, attributes| stage2.map(&mut HeapTables, &mut tlb, ipa, pa, attributes);
         for chunk in memory.chunks() {
             map(chunk.ipa, chunk.pa, Stage2Attributes::Ram).map_err(|e| fail(self, &e))?;
         }

@@ -126,12 +126,10 @@ impl core::fmt::Debug for Syndrome {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to 16 bits")]
 const fn immediate(iss: u64) -> u16 {
     (iss & 0xffff) as u16
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to 5 bits")]
 const fn register_number(field: u64) -> u8 {
     (field & 0x1f) as u8
 }

@@ -68,7 +68,7 @@ pub fn copy(to: HypMemory, from: HypMemory) {
 /// of a VM's restart, and the compiler's own routine takes three times the instructions.
 fn copy_up(mut to: u64, mut from: u64, bytes: u64) {
     let blocks = bytes / 64;
-    if blocks > 0 && to % 8 == 0 && from % 8 == 0 {
+    if blocks > 0 && to.is_multiple_of(8) && from.is_multiple_of(8) {
         // SAFETY: Both runs of `blocks` × 64 bytes are mapped and not part of Rust objects.
         unsafe {
             asm!(

@@ -201,7 +201,8 @@ fn turn_on(regime: Regime) {
 }
 
 /// Drops the cache lines of all that was written past the caches: fetches and other cores may have
-/// speculated them in since the image relocated itself, and walks and loads are about to look there.
+/// speculated them in since the image relocated itself, and walks and loads are about to look
+/// there.
 fn forget_speculated_lines() {
     let parts = image();
     for range in [parts.rodata, parts.data, parts.boot_stack] {

@@ -208,7 +208,7 @@ pub fn forget_all_vmids() {}
 
 /// A TLB that nothing is in: `fake::memory` has the one that remembers.
 #[derive(Debug, Default)]
-pub struct Tlb;
+pub struct Tlb {}
 
 impl stage2::Tlb for Tlb {
     fn publish(&mut self) {}
