@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::arch;
-use crate::console::{Console, Drained, HYPERVISOR_MARK, Input, SerialPort};
+use crate::console::{Console, Drained, HYPERVISOR_MARK, Input, Sent, SerialPort, Switch};
 use crate::drivers::gicv3::Distributor;
 use crate::drivers::uart::Uart;
 use crate::id::{Pintid, Vintid, VmId};
@@ -141,8 +141,7 @@ pub struct HostConsole {
 impl HostConsole {
     /// Sends what is ready; what is not has its interrupt or this core's timer set.
     pub fn send(&mut self) {
-        let Some(port) = &mut self.port else { return };
-        match self.mux.drain(port, SEND_BUDGET_BYTES, arch::counter()) {
+        match self.drain(arch::counter()) {
             Drained::HeldUntil(ticks) => arch::arm_hyp_timer(ticks),
             Drained::Empty | Drained::MoreLeft => {}
         }
@@ -151,14 +150,33 @@ impl HostConsole {
     /// Sends everything, waiting for the port: at boot, and before the machine goes off.
     pub fn send_all(&mut self) {
         const ROUNDS_MAX: u32 = 10_000_000;
-        let Some(port) = &mut self.port else { return };
         for _ in 0..ROUNDS_MAX {
-            if self.mux.drain(port, SEND_BUDGET_BYTES, u64::MAX) == Drained::Empty {
+            if self.drain(u64::MAX) == Drained::Empty {
                 return;
             }
             arch::relax();
         }
     }
+
+    fn drain(&mut self, now_ticks: u64) -> Drained {
+        match &mut self.port {
+            Some(port) => self.mux.drain(port, SEND_BUDGET_BYTES, now_ticks),
+            None => self.mux.drain(&mut Nowhere, SEND_BUDGET_BYTES, now_ticks),
+        }
+    }
+}
+
+/// The port of a machine without a UART: a guest that waits for room must not wait for ever.
+struct Nowhere;
+
+impl SerialPort for Nowhere {
+    fn try_send(&mut self, _: u8) -> Sent {
+        Sent::Yes
+    }
+    fn try_receive(&mut self) -> Option<u8> {
+        None
+    }
+    fn set_send_interrupt(&mut self, _: Switch) {}
 }
 
 static HYPERVISOR: Once<Hypervisor> = Once::new();
@@ -234,4 +252,30 @@ pub fn install_logger() {
 fn write_early(port: &mut Uart, line: fmt::Arguments<'_>) {
     // A UART that has failed swallows the line; there is nobody else to tell.
     let _ = fmt::write(port, format_args!("{}{line}\n", char::from(HYPERVISOR_MARK)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::{Config, Mode, Push, TokenBucket};
+
+    #[test]
+    fn without_a_port_nobody_waits_for_room() {
+        let config = Config {
+            mode: Mode::Tagged,
+            escape: 0x1d,
+            ring_bytes: 1024,
+            partial_after_ticks: 100,
+            messages: TokenBucket::new(1, 1),
+        };
+        let names = [crate::console::Name::try_from("a").unwrap()];
+        let mut console = HostConsole { mux: Console::new(config, &names), port: None };
+        let vm = VmId::new(0);
+        console.mux.started(vm);
+        for n in 0..10_000 {
+            let byte = if n % 40 == 0 { b'\n' } else { b'x' };
+            assert_eq!(console.mux.push_guest(vm, byte), Push::Accepted, "byte {n}");
+            console.send();
+        }
+    }
 }

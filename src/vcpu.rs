@@ -59,6 +59,16 @@ enum Next {
     Change(crate::vm::lifecycle::Change),
 }
 
+impl Next {
+    /// Returns what the VM is to change to, where it is.
+    const fn change(self) -> Option<crate::vm::lifecycle::Change> {
+        match self {
+            Self::Change(change) => Some(change),
+            Self::Enter | Self::Off | Self::Out => None,
+        }
+    }
+}
+
 /// A core's effect on the vCPUs of a VM: it kicks them, but never itself, for it looks at its own
 /// work before it enters.
 pub struct FromCore<'a> {

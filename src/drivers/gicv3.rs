@@ -91,7 +91,9 @@ impl Distributor {
         }
         let lines = registers.read32(gicd::TYPER) & 0x1f;
         let gic = Self { registers, spi_end: (32 * (lines + 1)).min(1020) };
-        gic.registers.write32(gicd::CTLR, 0);
+        // All groups off; affinity routing, where the firmware has it on, stays so (traps T78).
+        let affinity_routing = gic.registers.read32(gicd::CTLR) & gicd::CTLR_ARE;
+        gic.registers.write32(gicd::CTLR, affinity_routing);
         gic.wait()?;
         for word in 1..u64::from(gic.spi_end.div_ceil(32)) {
             gic.registers.write32(gicd::ICENABLER + 4 * word, u32::MAX);
@@ -103,7 +105,6 @@ impl Distributor {
             gic.registers.write8(gicd::IPRIORITYR + u64::from(intid), PRIORITY);
         }
         gic.wait()?;
-        // Once affinity routing is on it stays on (traps T78).
         gic.registers.write32(gicd::CTLR, gicd::CTLR_ARE | gicd::CTLR_ENABLE_GRP1);
         gic.wait()?;
         Ok(gic)

@@ -35,7 +35,6 @@ mod pl011 {
     pub const FR_RXFE: u32 = 1 << 4;
     pub const FR_TXFF: u32 = 1 << 5;
     pub const IMSC: u64 = 0x38;
-    pub const ICR: u64 = 0x44;
     pub const RX: u32 = 1 << 4;
     pub const TX: u32 = 1 << 5;
     pub const RT: u32 = 1 << 6;
@@ -126,7 +125,6 @@ impl SerialPort for Uart {
                 let mask = self.registers.read32(pl011::IMSC) & !pl011::TX;
                 let tx = if switch == Switch::On { pl011::TX } else { 0 };
                 self.registers.write32(pl011::IMSC, mask | tx);
-                self.registers.write32(pl011::ICR, pl011::RT);
             }
             UartKind::Ns16550 { shift } => {
                 let enabled = self.registers.read32(ns16550::IER << shift) & !ns16550::IER_TX;

@@ -103,6 +103,11 @@ impl Syndrome {
     pub const fn class(self) -> u64 {
         self.0 >> 26 & 0x3f
     }
+    /// Returns the bytes of the instruction that is trapped (IL).
+    #[must_use]
+    pub const fn instruction_bytes(self) -> u64 {
+        if self.0 & 1 << 25 != 0 { 4 } else { 2 }
+    }
     /// Returns the cause.
     #[must_use]
     #[inline(always)]

@@ -61,12 +61,13 @@ mod pstate {
     pub const EL1H: u64 = 0x5;
     pub const AARCH32: u64 = 1 << 4;
     pub const SP: u64 = 1;
+    pub const BTYPE: u64 = 3 << 10;
+    pub const SS: u64 = 1 << 21;
     pub const DAIF: u64 = 0xf << 6;
     pub const SSBS: u64 = 1 << 12;
     pub const PAN: u64 = 1 << 22;
+    /// In SPSR_EL2 it is here for AArch32 too; there it is bit 21 only in AArch32's own CPSR.
     pub const DIT: u64 = 1 << 24;
-    /// DIT where SPSR describes AArch32.
-    pub const DIT_AARCH32: u64 = 1 << 21;
     pub const NZCV: u64 = 0xf << 28;
 }
 
@@ -129,6 +130,32 @@ impl AbortOn {
     }
 }
 
+/// Returns whether PSTATE is that of AArch32.
+#[must_use]
+#[inline(always)]
+pub const fn is_aarch32(pstate: u64) -> bool {
+    pstate & pstate::AARCH32 != 0
+}
+
+/// Returns PSTATE behind an A64 instruction that was emulated: a single step ends with it and BTYPE
+/// does not outlive it, as if it had run (DDI 0487 D1.3.4).
+#[must_use]
+#[inline(always)]
+pub const fn behind(pstate: u64) -> u64 {
+    pstate & !(pstate::BTYPE | pstate::SS)
+}
+
+/// Returns PSTATE behind an A32 or T32 instruction that was emulated: in an IT block the next
+/// condition comes up (DDI 0487 F1.2.3). SPSR_EL2 has IT\[7:2\] in 15:10 and IT\[1:0\] in 26:25.
+#[must_use]
+pub const fn behind_aarch32(pstate: u64) -> u64 {
+    const IT: u64 = 0x3f << 10 | 3 << 25;
+    let it = pstate >> 10 & 0x3f;
+    let it = it << 2 | pstate >> 25 & 3;
+    let next = if it & 7 == 0 { 0 } else { it & 0xe0 | it << 1 & 0x1f };
+    pstate & !(IT | pstate::SS) | next >> 2 << 10 | (next & 3) << 25
+}
+
 const fn fnv(far: Option<Gva>) -> u64 {
     if far.is_none() { ISS_FNV } else { 0 }
 }
@@ -150,14 +177,9 @@ const fn vector(from: u64) -> u64 {
 /// clear, PAN set unless SCTLR_EL1.SPAN, SSBS from SCTLR_EL1.DSSBS; flags and DIT are kept.
 const fn new_pstate(origin: Origin) -> u64 {
     let from = origin.pstate;
-    let dit = if from & pstate::AARCH32 != 0 {
-        (from & pstate::DIT_AARCH32) << 3
-    } else {
-        from & pstate::DIT
-    };
     let pan = if origin.sctlr & SCTLR_SPAN == 0 { pstate::PAN } else { from & pstate::PAN };
     let ssbs = if origin.sctlr & SCTLR_DSSBS != 0 { pstate::SSBS } else { 0 };
-    from & pstate::NZCV | dit | pan | ssbs | pstate::DAIF | pstate::EL1H
+    from & (pstate::NZCV | pstate::DIT) | pan | ssbs | pstate::DAIF | pstate::EL1H
 }
 
 #[cfg(test)]
@@ -206,6 +228,34 @@ mod tests {
         assert_ne!(enter(Exception::Undefined, from, 0).pstate & pstate::PAN, 0);
         let ssbs = enter(Exception::Undefined, from, SCTLR_SPAN | SCTLR_DSSBS).pstate;
         assert_ne!(ssbs & pstate::SSBS, 0);
+    }
+
+    /// SPSR_EL2 has SS in bit 21 and DIT in bit 24 whatever state the exception came from.
+    #[test]
+    fn t33_dit_is_kept_and_single_step_is_not() {
+        for source in [EL0, EL0_AARCH32, EL1H] {
+            let keeps = enter(Exception::Undefined, source | pstate::DIT, SCTLR_SPAN).pstate;
+            assert_eq!(keeps, 0x3c5 | 1 << 24);
+            let steps = enter(Exception::Undefined, source | 1 << 21, SCTLR_SPAN).pstate;
+            assert_eq!(steps, 0x3c5);
+        }
+    }
+
+    #[test]
+    fn t31_emulated_instruction_ends_step_and_branch_type() {
+        assert_eq!(behind(EL1H | 1 << 21 | 3 << 10 | 0xf << 28), EL1H | 0xf << 28);
+    }
+
+    /// The blocks of IT, ITE EQ and ITTTT NE: firstcond:mask as the instruction has them.
+    #[test]
+    fn t31_it_block_moves_on() {
+        let pstate = |it: u64| EL0_AARCH32 | 1 << 5 | (it >> 2) << 10 | (it & 3) << 25;
+        for (it, next) in [(0, 0), (0x08, 0), (0x0c, 0x18), (0x18, 0), (0x1f, 0x1e), (0x1e, 0x1c)] {
+            assert_eq!(behind_aarch32(pstate(it)), pstate(next), "IT {it:#x}");
+        }
+        // A32 has no IT state; flags, GE, Q and DIT stay, a step ends.
+        let flags = 0xf << 28 | 1 << 27 | 1 << 24 | 0xf << 16;
+        assert_eq!(behind_aarch32(EL0_AARCH32 | flags | 1 << 21), EL0_AARCH32 | flags);
     }
 
     #[test]

@@ -20,29 +20,45 @@ impl Core {
     pub fn serve(&mut self) -> ! {
         arch::activate(self.vm.stage2);
         self.clear_interrupts();
-        if self.vcpu.get() == 0 {
+        if self.vcpu.get() == 0 && self.begins(Change::Start) {
             self.lead(Change::Start);
         }
         loop {
-            if self.vm.lifecycle.enter() == Entry::Refused {
-                self.wait();
-                continue;
-            }
-            // Inside, where nobody changes the VM: a start that was taken earlier could be of the
-            // VM's last life.
-            let Some(start) = self.vm.psci.started(self.vcpu) else {
-                self.vm.lifecycle.leave();
+            let Some(start) = self.take_start() else {
                 self.wait();
                 continue;
             };
             self.start(start);
             let next = self.run();
+            // While still inside: what the guest has asked for is then about the run of the VM that
+            // asked, never about the one after somebody else's reset.
+            let change = next.change().filter(|change| self.begins(*change));
             self.stop(next);
             self.vm.lifecycle.leave();
-            if let Next::Change(change) = next {
+            if let Some(change) = change {
                 self.lead(change);
             }
         }
+    }
+
+    /// Takes what this vCPU is to start with and goes inside, if it has been turned on.
+    ///
+    /// Inside first: while this core is there nobody resets PSCI, so a start that it takes is of
+    /// this run of the VM.
+    fn take_start(&self) -> Option<Start> {
+        if self.vm.lifecycle.enter() == Entry::Refused {
+            return None;
+        }
+        let start = self.vm.psci.started(self.vcpu);
+        if start.is_none() {
+            self.vm.lifecycle.leave();
+        }
+        start
+    }
+
+    /// Makes this core the leader of a change, unless another core leads one.
+    fn begins(&self, change: Change) -> bool {
+        self.vm.lifecycle.begin(change) == Leadership::Mine
     }
 
     /// Runs the guest until its vCPU goes off or its VM changes.
@@ -130,13 +146,10 @@ impl Core {
         self.vm.psci.turned_off(self.vcpu);
     }
 
-    /// Leads a change of the VM, unless another core does.
+    /// Leads the change of the VM that this core has begun.
     fn lead(&mut self, change: Change) {
         let asked_at_ticks = arch::counter();
         let vm = self.vm;
-        if vm.lifecycle.begin(change) == Leadership::Others {
-            return;
-        }
         vm.kick_all(vm.all_vcpus(), self.vcpu);
         while !vm.lifecycle.is_empty() {
             arch::relax();

@@ -8,8 +8,11 @@
 use crate::command::Exit;
 use crate::run::{self, Error};
 use addr2line::Loader;
+use object::{Object, ObjectSegment};
 use regex::Regex;
+use std::borrow::Cow;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Resolves the addresses in a hypervisor fault dump, read from standard input
@@ -50,11 +53,16 @@ pub struct Resolved {
 /// # Errors
 /// Says what does not read.
 pub fn resolve(elf: &Path, log: &str) -> Result<Resolved, Error> {
-    let loader = Loader::new(elf).map_err(|source| Error::Io {
-        what: elf.display().to_string(),
-        source: io::Error::other(source.to_string()),
-    })?;
-    Ok(annotate(log, |offset| frames(&loader, offset)))
+    let what = || elf.display().to_string();
+    let broken = |why: String| Error::Io { what: what(), source: io::Error::other(why) };
+    let loader = Loader::new(elf).map_err(|error| broken(error.to_string()))?;
+    let file = std::fs::read(elf).map_err(Error::io(what()))?;
+    let extent = extent(&file).map_err(|error| broken(error.to_string()))?;
+    let frames = |offset| match extent.contains(&offset) {
+        true => frames(&loader, offset),
+        false => Vec::new(),
+    };
+    Ok(annotate(log, frames))
 }
 
 /// Copies `log` and puts what `frames` knows about an offset under the line that has it.
@@ -95,14 +103,14 @@ impl Place {
     }
 }
 
-/// Finds `pc 0x…`, `elr 0x…`, `lr 0x…` and `#n 0x…` in a line.
+/// Finds `pc 0x…`, `elr 0x…`, `lr 0x…` and `#n 0x…` in a line; frame 0 is where the fault happened.
 fn addresses(line: &str) -> Vec<(Place, u64)> {
     let Ok(pattern) = Regex::new(r"(?:^|[\s,])(pc|elr|lr|#\d+)[ :=]+0x([0-9a-fA-F]+)") else {
         return Vec::new();
     };
     let found = pattern.captures_iter(line).filter_map(|found| {
         let place = match &found[1] {
-            "pc" | "elr" => Place::Instruction,
+            "pc" | "elr" | "#0" => Place::Instruction,
             _ => Place::Return,
         };
         Some((place, u64::from_str_radix(&found[2], 16).ok()?))
@@ -118,26 +126,37 @@ fn number_behind(line: &str, word: &str) -> Option<u64> {
 
 /// Returns the functions at `offset` in the image, the innermost first.
 fn frames(loader: &Loader, offset: u64) -> Vec<String> {
-    let address = loader.relative_address_base() + offset;
+    let Some(address) = loader.relative_address_base().checked_add(offset) else {
+        return Vec::new();
+    };
     let mut frames = Vec::new();
     if let Ok(mut found) = loader.find_frames(address) {
         while let Ok(Some(frame)) = found.next() {
-            let name =
-                frame.function.as_ref().and_then(|name| Some(name.demangle().ok()?.into_owned()));
+            let name = frame.function.as_ref().and_then(|name| name.demangle().ok());
             let location = frame.location.and_then(|l| Some(format!("{}:{}", l.file?, l.line?)));
-            if name.is_none() && location.is_none() {
-                continue;
-            }
-            let name = name.unwrap_or_else(|| "?".to_owned());
-            frames.push(location.map_or(name.clone(), |location| format!("{name} at {location}")));
+            frames.push((name.map(Cow::into_owned), location));
         }
     }
-    if frames.is_empty()
-        && let Some(symbol) = loader.find_symbol(address)
-    {
-        frames.push(addr2line::demangle_auto(symbol.into(), None).into_owned());
+    // The function that the inlined ones are in has its full name in the symbol table alone.
+    let symbol = loader.find_symbol(address);
+    let symbol = symbol.map(|name| addr2line::demangle_auto(name.into(), None).into_owned());
+    match frames.last_mut() {
+        Some((name, _)) => *name = symbol.or(name.take()),
+        None => frames.push((symbol, None)),
     }
-    frames
+    let text = |(name, location): (Option<String>, Option<String>)| match (name, location) {
+        (Some(name), Some(location)) => Some(format!("{name} at {location}")),
+        (name, location) => name.or(location),
+    };
+    frames.into_iter().filter_map(text).collect()
+}
+
+/// Returns what the image takes in memory, as offsets from its first byte.
+fn extent(file: &[u8]) -> Result<Range<u64>, object::Error> {
+    let elf = object::File::parse(file)?;
+    let base = elf.relative_address_base();
+    let ends = elf.segments().map(|s| s.address().saturating_add(s.size()).saturating_sub(base));
+    Ok(0..ends.max().unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -156,7 +175,7 @@ mod tests {
         let resolved = annotate(DUMP, |offset| vec![format!("f{offset:x}")]);
         let found: Vec<&str> =
             resolved.text.lines().filter(|l| l.starts_with("        f")).collect();
-        let expected = ["f1000", "f2003", "ffff", "f5007"].map(|name| format!("        {name}"));
+        let expected = ["f1000", "f2003", "f1000", "f5007"].map(|name| format!("        {name}"));
         assert_eq!(found, expected);
         assert_eq!(resolved.resolved_count, 4);
     }
@@ -175,7 +194,7 @@ mod tests {
         let loader = Loader::new(&path).unwrap();
         let file = std::fs::read(&path).unwrap();
         let elf = object::File::parse(&*file).unwrap();
-        use object::{Object, ObjectSymbol};
+        use object::ObjectSymbol;
         let symbol =
             elf.symbols().find(|s| s.name().unwrap_or("").contains("number_behind")).unwrap();
         let offset = symbol.address() - loader.relative_address_base();

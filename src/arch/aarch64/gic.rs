@@ -39,6 +39,9 @@ pub fn enable_cpu_interface() {
 #[inline(always)]
 pub fn acknowledge() -> Option<Pintid> {
     let intid = icc_iar1() & 0xff_ffff;
+    // What the interrupt says is to be found is looked at after it is taken, not before: the next
+    // one of its kind would be merged into it (pairs with the DSB of `send_sgi`; IHI 0069 H 2.7).
+    barrier::dsb(barrier::SY);
     // The mask leaves 24 bits.
     u32::try_from(intid).ok().filter(|_| intid < INTID_SPECIAL).map(Pintid::new)
 }
@@ -95,14 +98,14 @@ pub fn reset_virtual_interface() {
     }
     ICH_AP0R0_EL2.set(0);
     ICH_AP1R0_EL2.set(0);
-    // Bits 31:29 of ICH_VTR_EL2 are the priority bits less one: with more than 5 there are more
-    // active-priority registers (IHI 0069 12.4.4).
-    let priority_bits = (ICH_VTR_EL2.get() >> 29 & 7) + 1;
-    if priority_bits >= 6 {
+    // Bits 28:26 of ICH_VTR_EL2 are the preemption bits less one: with more than 5 there are more
+    // active-priority registers, others are UNDEF (IHI 0069 H 12.4).
+    let preemption_bits = (ICH_VTR_EL2.get() >> 26 & 7) + 1;
+    if preemption_bits >= 6 {
         ICH_AP0R1_EL2.set(0);
         ICH_AP1R1_EL2.set(0);
     }
-    if priority_bits == 7 {
+    if preemption_bits == 7 {
         ICH_AP0R2_EL2.set(0);
         ICH_AP0R3_EL2.set(0);
         ICH_AP1R2_EL2.set(0);

@@ -14,7 +14,7 @@ use super::sysreg::{
 use crate::addr::{Address, Gva, Ipa};
 use crate::id::Mpidr;
 use crate::spec::esr::Syndrome;
-use crate::spec::exception::{Exception, Origin};
+use crate::spec::exception::{self, Exception, Origin};
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::*;
 use core::arch::global_asm;
@@ -64,15 +64,21 @@ pub fn elr() -> u64 {
     ELR_EL2.get()
 }
 
-/// Moves the guest past the instruction that was emulated for it.
-///
-/// A single step ends with it and BTYPE does not outlive it, as if it had run (DDI 0487 D1.3.4).
+/// Moves the guest past the instruction that was emulated for it (traps T31).
 #[inline(always)]
 pub fn skip_instruction() {
-    const BTYPE: u64 = 3 << 10;
-    const SS: u64 = 1 << 21;
+    let pstate = SPSR_EL2.get();
+    if exception::is_aarch32(pstate) {
+        return skip_aarch32(pstate);
+    }
     ELR_EL2.set(ELR_EL2.get().wrapping_add(4));
-    SPSR_EL2.set(SPSR_EL2.get() & !(BTYPE | SS));
+    SPSR_EL2.set(exception::behind(pstate));
+}
+
+#[cold]
+fn skip_aarch32(pstate: u64) {
+    ELR_EL2.set(ELR_EL2.get().wrapping_add(syndrome().instruction_bytes()));
+    SPSR_EL2.set(exception::behind_aarch32(pstate));
 }
 
 /// Takes an exception to EL1 in the guest's name (traps T33, T34).
