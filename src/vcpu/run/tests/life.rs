@@ -12,6 +12,7 @@ use crate::plan::OnReboot;
 use crate::psci::Start;
 use crate::spec::psci::AffinityState;
 use crate::vm::Vm;
+use crate::vm::lifecycle::Change;
 use std::vec::Vec;
 use std::{thread, vec};
 
@@ -38,12 +39,6 @@ fn happened(wanted: &[Event]) -> bool {
 
 fn start(entry: u64) -> Start {
     Start { entry: Ipa::new(entry), context: 0 }
-}
-
-/// Puts a call into the script; the guest's registers are 0 but for X0, so the call has no
-/// arguments. Registers are the core's, so this is for the first exit of a vCPU.
-fn script(exits: &[crate::arch::fake::machine::Scripted]) {
-    with(|core| core.exits.extend(exits));
 }
 
 #[test]
@@ -129,6 +124,17 @@ fn t87_vcpu_that_is_turned_on_while_its_vm_does_not_run_is_not_started() {
     assert!(vm.lifecycle.is_empty());
 }
 
+/// Lets a guest make a call that changes its VM, and brings its core to where it leads the change.
+fn ask(bed: &mut Bed, function: u64) -> Change {
+    bed.core.registers.x[0] = function;
+    let answer = bed.exit(hvc(0));
+    let Some(Next::Change(change)) = answer else { panic!("{answer:?}") };
+    assert!(bed.core.begins(change));
+    bed.core.stop(Next::Change(change));
+    bed.vm.lifecycle.leave();
+    change
+}
+
 /// The events of a start, from reading the images to the first entry.
 fn loads() -> Vec<Event> {
     let page = |n| pa_range(RAM_PA + n * TREE_AT, RAM_BYTES - n * TREE_AT);
@@ -196,13 +202,7 @@ fn t91_system_reset_loads_the_vm_again_and_no_other() {
     bed.enable(1 << 27, 0);
     assert_eq!(bed.interrupt(27), None);
     clear_events();
-    let answer = {
-        bed.core.registers.x[0] = SYSTEM_RESET;
-        bed.exit(hvc(0))
-    };
-    let Some(Next::Change(change)) = answer else { panic!("{answer:?}") };
-    bed.core.stop(Next::Change(change));
-    bed.vm.lifecycle.leave();
+    let change = ask(&mut bed, SYSTEM_RESET);
     bed.core.lead(change);
     let start = bed.vm.psci.started(VcpuId::new(0)).unwrap();
     enter(bed.vm);
@@ -232,17 +232,11 @@ fn t91_reset_waits_until_the_other_vcpu_has_left() {
     let hypervisor = bed.core.hypervisor;
     assert_eq!(bed.hvc([CPU_ON, 1, ENTRY, 0]), SUCCESS);
     enter(vm);
-    bed.core.registers.x[0] = SYSTEM_RESET;
-    let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("no reset") };
-    bed.core.stop(Next::Change(change));
-    vm.lifecycle.leave();
+    let change = ask(&mut bed, SYSTEM_RESET);
     clear_events();
     thread::scope(|threads| {
         threads.spawn(|| {
             // The other vCPU is in its guest until it is kicked.
-            while !vm.lifecycle.wants_out() {
-                thread::yield_now();
-            }
             thread::sleep(std::time::Duration::from_millis(20));
             let mut other = Bed { vm, core: core(hypervisor, 0, 1) };
             assert!(vm.lifecycle.wants_out(), "nobody has waited");
@@ -268,20 +262,15 @@ fn reset_of_a_vm_that_is_to_stop_stops_it() {
     plan.vms = crate::plan::samples::list(vms.collect());
     let mut bed = Bed::on(hypervisor(&plan));
     bed.core.registers.x[0] = SYSTEM_RESET;
-    assert_eq!(bed.exit(hvc(0)), Some(Next::Change(crate::vm::lifecycle::Change::Stop)));
+    assert_eq!(bed.exit(hvc(0)), Some(Next::Change(Change::Stop)));
 }
 
 /// Lets a VM's vCPU 0 run on this thread until it turns its VM off.
 fn turn_off(hypervisor: &'static Hypervisor, vm: usize) {
     let mut core = core(hypervisor, vm, 0);
-    // X0 at the entry is the tree's address, so the guest's call takes two steps: the run loop is
-    // left at an empty script, and taken up again.
     serve(&mut core);
     let mut bed = Bed { vm: core.vm, core };
-    bed.core.registers.x[0] = SYSTEM_OFF;
-    let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("not off") };
-    bed.core.stop(Next::Change(change));
-    bed.vm.lifecycle.leave();
+    let change = ask(&mut bed, SYSTEM_OFF);
     let core = &mut bed.core;
     let led = std::panic::AssertUnwindSafe(|| core.lead(change));
     let _ = std::panic::catch_unwind(led);
@@ -301,7 +290,7 @@ fn vm_whose_image_has_changed_does_not_start() {
     let hypervisor = hypervisor(&plan());
     crate::arch::write_bytes(map(pa_range(0x7000_0000, 1)), b"K");
     let mut core = core(hypervisor, 0, 0);
-    script(&[hvc(0)]);
+    with(|core| core.exits.push_back(hvc(0)));
     serve(&mut core);
     assert!(!happened(&[Event::Enter]), "{:?}", events());
     assert!(hypervisor.vms[0].lifecycle.wants_out());
