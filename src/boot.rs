@@ -51,7 +51,6 @@ impl Stage {
 
 /// Boots the machine. Runs on the boot core, MMU off, with the host tree's address.
 pub fn start(tree: Pa) -> ! {
-    hypervisor::install_logger();
     match boot(tree) {
         Ok(never) => match never {},
         Err(Stop) => hypervisor::stop_machine(),

@@ -239,7 +239,7 @@ impl log::Log for Logger {
             console.mux.log(line);
             console.send();
         } else if let Some(port) = EARLY_PORT.lock().as_mut() {
-            write_early(port, line);
+            write_line(port, line);
         }
     }
 
@@ -253,7 +253,8 @@ pub fn install_logger() {
     log::set_max_level(log::LevelFilter::Info);
 }
 
-fn write_early(port: &mut Uart, line: fmt::Arguments<'_>) {
+/// Writes a line of the hypervisor to a port that nobody else uses, waiting for it.
+pub fn write_line(port: &mut Uart, line: fmt::Arguments<'_>) {
     // A UART that has failed swallows the line; there is nobody else to tell.
     let _ = fmt::write(port, format_args!("{}{line}\n", char::from(HYPERVISOR_MARK)));
 }

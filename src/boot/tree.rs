@@ -22,6 +22,8 @@ pub fn read(at: Pa) -> Result<Machine, Stop> {
     }
     arch::set_vectors(Mitigations::Off);
     let memory = arch::boot_map(range).map_err(|_| Stop)?;
+    // Not earlier: a logger is put in its place, and speaks, by atomics.
+    hypervisor::install_logger();
     let machine = arch::with_bytes(memory, read_machine)?;
     arch::unmap_hyp(memory).map_err(|_| Stop)?;
     Ok(machine)
@@ -77,21 +79,23 @@ fn core_name(midr: u64) -> &'static str {
     }
 }
 
-/// Says that the core was not entered at EL2. The MMU is off: the tree is read where it is.
+/// Says that the core was not entered at EL2. The MMU is off, so exclusives may fail for ever: the
+/// tree is read where it is, and the line goes out without the log and its lock.
 fn entered_elsewhere(range: PaRange) -> Stop {
+    let level = arch::current_level();
     arch::with_bytes(arch::unmapped(range), |tree| {
         if let Ok(tree) = Dtb::squeeze(tree)
             && let Some(uart) = Machine::console(&tree)
         {
-            hypervisor::set_early_port(Uart::new(kind(uart.kind), uart.registers));
+            hypervisor::write_line(
+                &mut Uart::new(kind(uart.kind), uart.registers),
+                format_args!(
+                    "[{}!] entered at EL{level}, EL2 is needed: on QEMU write -M \
+                     virt,virtualization=on; on a Raspberry Pi remove armstub=; see E-BOOT-1",
+                    Stage::ENTRY.0
+                ),
+            );
         }
     });
-    let level = arch::current_level();
-    stop(
-        Stage::ENTRY,
-        format_args!(
-            "entered at EL{level}, EL2 is needed: on QEMU write -M virt,virtualization=on; on a \
-             Raspberry Pi remove armstub=; see E-BOOT-1"
-        ),
-    )
+    Stop
 }

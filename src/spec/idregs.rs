@@ -94,11 +94,12 @@ pub fn guest_view(crm: u8, op2: u8, value: u64, pa_range: u64) -> u64 {
         return 0;
     };
     let mut view = 0;
+    let field = |shift: u32| value.wrapping_shr(shift) & 0xf;
     for &(shift, known) in row.fields {
-        view |= (value >> shift & 0xf).min(known) << shift;
+        view |= field(shift).min(known).wrapping_shl(shift);
     }
     for &shift in row.signed {
-        view |= (value >> shift & 0xf) << shift;
+        view |= field(shift).wrapping_shl(shift);
     }
     match (crm, op2) {
         (7, 0) => view & !0xf | (view & 0xf).min(pa_range),

@@ -52,8 +52,8 @@ impl Bus {
         let last = width.bytes() - 1;
         let within = |start: Ipa, bytes: u64| {
             let offset = ipa.get().wrapping_sub(start.get());
-            // The first comparison keeps the second from wrapping.
-            (offset < bytes && offset + last < bytes).then_some(offset)
+            // The first comparison keeps the subtraction from wrapping.
+            (offset < bytes && last < bytes - offset).then_some(offset)
         };
         if let Some(offset) = within(self.vdist, VDIST_BYTES) {
             return Some(Target::Vdist(offset));

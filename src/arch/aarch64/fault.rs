@@ -187,6 +187,10 @@ fn backtrace(out: &mut RawUart, pc: u64, fp: u64) {
         }
         // SAFETY: The frame record is aligned, mapped, and inside this core's stack.
         let [next, lr] = unsafe { (fp as *const [u64; 2]).read_volatile() };
+        if lr == 0 {
+            // The first frame of a core: its entry has cleared X29 and X30.
+            return;
+        }
         let _ = writeln!(out, "\x1e[!!] #{n} {:#x}", lr.wrapping_sub(base));
         if next <= fp {
             return;

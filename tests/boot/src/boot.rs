@@ -9,6 +9,7 @@ mod bench;
 mod bundles;
 mod faults;
 mod harness;
+mod image;
 mod linux;
 mod machines;
 mod resets;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_iter(options);
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(MACHINES_MAX));
     let groups = [
+        image::trials(),
         suite::trials(),
         machines::trials(),
         bundles::trials(),
