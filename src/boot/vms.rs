@@ -182,7 +182,8 @@ impl Builder<'_> {
             let ipa = ipa.ok_or_else(|| fail(self, &"a device's window wraps"))?;
             map(ipa, registers.start(), Stage2Attributes::Device).map_err(|e| fail(self, &e))?;
         }
-        Ok(Stage2Registers { vttbr: stage2.vttbr_el2(), vtcr: stage2.vtcr_el2() })
+        let encoding = self.cores.features.encoding;
+        Ok(Stage2Registers { vttbr: stage2.vttbr_el2(), vtcr: stage2.vtcr_el2(), encoding })
     }
 
     /// Maps the memory at EL2 and finds the images that go into it.

@@ -245,13 +245,16 @@ pub fn set_up_core(mitigations: Mitigations) -> Result<(), CoreRefusal> {
 }
 
 /// Turns a guest's configuration on for this core. Before the first entry, after VTTBR_EL2.
-pub(super) fn enable_stage2() {
+///
+/// `encoding` is what the tables were made for, which one core's features do not tell: all cores
+/// share the tables.
+pub(super) fn enable_stage2(encoding: MemAttrEncoding) {
     let features = features();
     let mut hcr = HCR_GUEST;
     if features.has_pointer_authentication() {
         hcr |= HCR_APK_API;
     }
-    if features.translation().encoding == MemAttrEncoding::Forced {
+    if encoding == MemAttrEncoding::Forced {
         hcr |= HCR_FWB;
     }
     if field(raw_id_register(4, 1), 8) != 0 {

@@ -92,6 +92,8 @@ pub(super) fn send_stop() {
 
 /// Empties this core's virtual interface: no list register, no active priority, reset view.
 pub fn reset_virtual_interface() {
+    // The guest's own too: it may have turned its system registers off, where that can be done.
+    set_icc_sre_el1(ICC_SRE_SRE);
     ICH_HCR_EL2.set(0);
     for n in 0..list_register_count() {
         write_lr(n, 0);

@@ -3,13 +3,14 @@
 //!
 //! A core belongs to one vCPU, so EL1's registers are never switched; they are defined afresh
 //! whenever a vCPU starts (traps T58).
-#![expect(unsafe_code, reason = "one routine zeroes FP, SVE and pointer-authentication state")]
+#![expect(unsafe_code, reason = "FP, SVE and pointer-authentication state is zeroed in assembly")]
 
 use super::el2::features;
 use super::sysreg::{
-    set_afsr0, set_afsr1, set_amair, set_contextidr, set_csselr, set_mdccint, set_mdscr, set_osdlr,
-    set_oslar, set_pmccfiltr, set_pmccntr, set_pmcntenclr, set_pmcr, set_pmintenclr, set_pmovsclr,
-    set_pmselr, set_pmuserenr, set_pmxevcntr, set_pmxevtyper, set_vpidr,
+    set_afsr0, set_afsr1, set_amair, set_contextidr, set_csselr, set_dbgclaimclr, set_mdccint,
+    set_mdscr, set_osdlr, set_oslar, set_pmccfiltr, set_pmccntr, set_pmcntenclr, set_pmcr,
+    set_pmintenclr, set_pmovsclr, set_pmselr, set_pmuserenr, set_pmxevcntr, set_pmxevtyper,
+    set_vpidr,
 };
 use crate::addr::{Address, Gva, Ipa};
 use crate::id::Mpidr;
@@ -17,7 +18,7 @@ use crate::spec::esr::Syndrome;
 use crate::spec::exception::{self, Exception, Origin};
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::*;
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 
 /// The general registers of a guest that is not running, and where its core returns to.
 #[derive(Debug, Default)]
@@ -142,12 +143,26 @@ pub fn reset_guest(mpidr: Mpidr, cntvoff_ticks: u64) {
     // SAFETY: The routine writes FP, SVE and key registers only, which EL2 never uses.
     unsafe { zero_fp_sve_keys(features().fp_sve_keys()) };
     barrier::isb(barrier::SY);
+    forget_stage1();
 }
 
-/// Silences both guest timers of this core.
+/// Drops what this core has cached, speculatively too, of the translations that EL1's registers
+/// described until now (traps T09).
+fn forget_stage1() {
+    // SAFETY: Forgetting translations and instructions changes none.
+    unsafe {
+        asm!("tlbi vmalle1", "ic iallu", "dsb nsh", "isb", options(nostack, preserves_flags));
+    }
+}
+
+/// Silences both guest timers of this core, and its PMU.
 pub fn stop_timers() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
+    if features().has_pmu() {
+        set_pmintenclr(u64::from(u32::MAX));
+        set_pmovsclr(u64::from(u32::MAX));
+    }
     barrier::isb(barrier::SY);
 }
 
@@ -169,6 +184,7 @@ fn reset_debug() {
     // Locked, as a warm reset leaves it (DDI 0487, OSLAR_EL1).
     set_oslar(1);
     set_osdlr(0);
+    set_dbgclaimclr(0xff);
     super::debug::reset(features().breakpoint_count(), features().watchpoint_count());
 }
 

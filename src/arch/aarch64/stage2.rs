@@ -5,6 +5,7 @@
 use crate::addr::{Address, Ipa, PAGE_SHIFT, PAGE_SIZE, Pa};
 use crate::memory::mapper::Tables;
 use crate::memory::stage2;
+use crate::spec::vmsa::MemAttrEncoding;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::*;
 use alloc::alloc::{alloc_zeroed, dealloc};
@@ -58,6 +59,8 @@ pub struct Stage2Registers {
     pub vttbr: u64,
     /// VTCR_EL2.
     pub vtcr: u64,
+    /// How its tables say write-back, which HCR_EL2.FWB must match on every core (traps T17).
+    pub encoding: MemAttrEncoding,
 }
 
 /// Makes a VM's stage 2 the one of this core, with nothing of another VM's left (traps T10).
@@ -65,7 +68,7 @@ pub fn activate(stage2: Stage2Registers) {
     VTCR_EL2.set(stage2.vtcr);
     VTTBR_EL2.set(stage2.vttbr);
     barrier::isb(barrier::SY);
-    super::el2::enable_stage2();
+    super::el2::enable_stage2(stage2.encoding);
     // SAFETY: Forgetting translations and instructions of this VMID on this core changes none.
     unsafe {
         asm!(

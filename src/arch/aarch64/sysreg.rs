@@ -80,6 +80,7 @@ write! {
     set_pmccntr = "pmccntr_el0";
     set_pmccfiltr = "pmccfiltr_el0";
     set_mdccint = "mdccint_el1";
+    set_dbgclaimclr = "dbgclaimclr_el1";
     set_hcr = "hcr_el2";
     set_hcrx = "s3_4_c1_c2_2";
     set_cptr = "cptr_el2";

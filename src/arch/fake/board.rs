@@ -198,6 +198,8 @@ pub struct Stage2Registers {
     pub vttbr: u64,
     /// VTCR_EL2.
     pub vtcr: u64,
+    /// How its tables say write-back.
+    pub encoding: MemAttrEncoding,
 }
 /// Makes a VM's stage 2 the one of this core.
 pub fn activate(stage2: Stage2Registers) {

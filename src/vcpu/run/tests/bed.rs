@@ -19,7 +19,7 @@ use crate::plan::samples::{list, two_vms};
 use crate::plan::{Plan, VmPlan};
 use crate::psci::Psci;
 use crate::smccc::{Firmware, Workarounds};
-use crate::spec::vmsa::HypAttributes;
+use crate::spec::vmsa::{HypAttributes, MemAttrEncoding};
 use crate::sync::Lock;
 use crate::vm::Vm;
 use crate::vm::bus::Bus;
@@ -144,7 +144,11 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
     Vm {
         id: VmId::new(n),
         plan: plan.clone(),
-        stage2: Stage2Registers { vttbr: (u64::from(n) + 1) << 48, vtcr: 0 },
+        stage2: Stage2Registers {
+            vttbr: (u64::from(n) + 1) << 48,
+            vtcr: 0,
+            encoding: MemAttrEncoding::Combining,
+        },
         memory,
         psci: Psci::new(&affinities),
         vgic,
