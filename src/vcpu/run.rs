@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::{Core, Next};
-use crate::arch::{self, ExitKind};
+use crate::arch::{self, ExitKind, GuestRegisters, ListRegisterFile};
+use crate::gic::Delivery;
 use crate::id::VcpuId;
 use crate::plan::FaultKind;
 use crate::psci::Start;
@@ -18,6 +19,7 @@ use core::sync::atomic::Ordering;
 impl Core {
     /// Serves this core's vCPU for good: waits until it is turned on, runs it until it is off.
     pub fn serve(&mut self) -> ! {
+        self.come_to_its_core();
         arch::activate(self.vm.stage2);
         self.clear_interrupts();
         if self.vcpu.get() == 0 && self.begins(Change::Start) {
@@ -44,6 +46,14 @@ impl Core {
         if let Some(change) = change {
             self.lead(change);
         }
+    }
+
+    /// Makes anew what depends on the core that it runs on: the boot core, which has made it, may
+    /// be of another kind.
+    fn come_to_its_core(&mut self) {
+        self.registers = GuestRegisters::new(self.hypervisor.mitigations);
+        self.list_registers = ListRegisterFile::new(self.hypervisor.list_registers_max);
+        self.delivery = Delivery::new(self.vcpu, self.list_registers.count());
     }
 
     /// Takes what this vCPU is to start with and goes inside, if it has been turned on.
