@@ -24,8 +24,8 @@ pub use cache::{
     clean_invalidate, copy, crc32c, publish_code, read_bytes, with_bytes, write_bytes, zero,
 };
 pub use el2::{
-    CoreFeatures, CoreRefusal, Mitigations, aidr, core, current_level, features, midr, revidr,
-    set_core, set_up_core, set_vectors, this_mpidr,
+    CoreFeatures, CoreRefusal, Mitigations, aidr, current_level, features, midr, revidr,
+    set_up_core, set_vectors, this_mpidr,
 };
 pub use fault::{execute_data, overflow_stack, panic, write_to_text};
 pub use gic::{

@@ -281,7 +281,7 @@ impl Machine {
     /// Reads the console alone, for whoever has to say that the rest is wrong.
     #[must_use]
     pub fn console(tree: &Dtb<'_>) -> Option<Uart> {
-        Self::read(tree).ok()?.uart
+        collect::console(tree)
     }
 
     /// Returns the bytes of memory in all banks.

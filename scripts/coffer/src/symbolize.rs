@@ -199,7 +199,7 @@ mod tests {
             elf.symbols().find(|s| s.name().unwrap_or("").contains("number_behind")).unwrap();
         let offset = symbol.address() - loader.relative_address_base();
         let resolved = resolve(&path, &format!("pc {offset:#x}\n")).unwrap();
-        assert!(resolved.text.contains("number_behind at "), "{}", resolved.text);
+        assert!(resolved.text.contains("symbolize::number_behind"), "{}", resolved.text);
         assert!(resolved.text.contains("symbolize.rs:"), "{}", resolved.text);
     }
 }

@@ -9,10 +9,10 @@
 
 use super::sysreg::{
     read_aidr, read_currentel, read_hcr, read_midr, read_mpamidr, read_mpidr, read_pmcr,
-    read_revidr, read_tpidr, set_cnthctl, set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr,
-    set_hcrx, set_hdfgrtr, set_hdfgrtr2, set_hdfgwtr, set_hdfgwtr2, set_hfgitr, set_hfgitr2,
-    set_hfgrtr, set_hfgrtr2, set_hfgwtr, set_hfgwtr2, set_hstr, set_mdcr, set_mpam2, set_mpamhcr,
-    set_tpidr, set_vbar, set_vdisr, set_vsesr, set_zcr_el2,
+    read_revidr, set_cnthctl, set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr, set_hcrx,
+    set_hdfgrtr, set_hdfgrtr2, set_hdfgwtr, set_hdfgwtr2, set_hfgitr, set_hfgitr2, set_hfgrtr,
+    set_hfgrtr2, set_hfgwtr, set_hfgwtr2, set_hstr, set_mdcr, set_mpam2, set_mpamhcr, set_vbar,
+    set_vdisr, set_vsesr, set_zcr_el2,
 };
 use super::vectors;
 use crate::id::Mpidr;
@@ -200,20 +200,6 @@ pub fn aidr() -> u64 {
 #[must_use]
 pub fn current_level() -> u64 {
     read_currentel() >> 2 & 3
-}
-
-/// Returns what [`set_core`] kept for this core.
-#[inline(always)]
-pub fn core() -> usize {
-    // EL2 maps itself one to one and pointers are 64 bits wide here.
-    #[expect(clippy::cast_possible_truncation, reason = "usize is 64 bits on this target")]
-    let value = read_tpidr() as usize;
-    value
-}
-
-/// Keeps a value for this core alone.
-pub fn set_core(value: usize) {
-    set_tpidr(value as u64);
 }
 
 /// Sets this core's vectors, so that from here on a fault at EL2 is reported.

@@ -46,7 +46,6 @@ read! {
     read_aidr = "aidr_el1";
     read_mpamidr = "s3_0_c10_c4_4";
     read_pmcr = "pmcr_el0";
-    read_tpidr = "tpidr_el2";
     read_hcr = "hcr_el2";
     read_currentel = "currentel";
 }
@@ -106,7 +105,6 @@ write! {
     set_cnthctl = "cnthctl_el2";
     set_cntvoff = "cntvoff_el2";
     set_vbar = "vbar_el2";
-    set_tpidr = "tpidr_el2";
     set_dbgbvr0 = "dbgbvr0_el1";
     set_dbgbcr0 = "dbgbcr0_el1";
     set_dbgwvr0 = "dbgwvr0_el1";

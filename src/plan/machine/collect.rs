@@ -74,6 +74,19 @@ pub(super) fn collect<'b, 'a>(tree: &'b Dtb<'a>) -> Result<Found<'b, 'a>, Machin
     Ok(found)
 }
 
+/// Finds the console in a tree whose other parts may be wrong; its interrupt is not looked for.
+pub(super) fn console(tree: &Dtb<'_>) -> Option<super::Uart> {
+    let mut found = Found::default();
+    let mut walk = Walk::default();
+    for (depth, node) in tree.nodes() {
+        let properties = walk.enter(depth, node);
+        if walk.is_enabled() {
+            found.console_only(&walk, (depth, node), &properties);
+        }
+    }
+    uart::choose(&found.uarts, found.chosen, found.aliases, Domain { phandle: None, cells: 3 })
+}
+
 fn model(root: FdtNode<'_, '_>) -> String<63> {
     let text = root.property("model").and_then(|property| value::text(property.value));
     cut(text.unwrap_or("unknown model"))
@@ -207,6 +220,28 @@ impl<'b, 'a> Found<'b, 'a> {
     }
 
     /// Puts together what was found.
+    /// Takes in a UART, or what names one, and nothing that could be wrong.
+    fn console_only(
+        &mut self,
+        walk: &Walk<'a>,
+        at: (usize, FdtNode<'b, 'a>),
+        properties: &Properties<'a>,
+    ) {
+        match at {
+            (1, node) if node.name == "chosen" => self.chosen = self.chosen.or(Some(node)),
+            (1, node) if node.name == "aliases" => self.aliases = self.aliases.or(Some(node)),
+            (_, node) => {
+                let compatible = properties.compatible.unwrap_or_default();
+                let kind = value::texts(compatible).find_map(Kind::of);
+                if let Some(Kind::Uart(family)) = kind
+                    && self.uarts.len() < uart::UARTS_MAX
+                {
+                    self.uarts.extend(uart::read(walk, node, properties, family));
+                }
+            }
+        }
+    }
+
     pub(super) fn finish(mut self) -> Result<Machine, MachineError<'a>> {
         let missing = |node| MachineError { node, problem: Problem::Missing };
         let gic = self.gic.take().ok_or(missing("interrupt controller"))?;

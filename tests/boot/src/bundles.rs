@@ -8,7 +8,7 @@ use crate::harness::{
 use coffer::board::Overrides;
 use coffer::build::Options;
 use coffer::expect::End;
-use coffer::qemu::{Gic, Machine};
+use coffer::qemu::Machine;
 use cofferdam::plan::GicClaim;
 use libtest_mimic::Trial;
 use std::process::Command;

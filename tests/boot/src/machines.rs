@@ -17,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
         harness::test("machines::one_core", halves_of_one_core),
         harness::test("machines::eight_single_core_guests", eight_guests),
         harness::test("machines::entered_at_el1", entered_at_el1),
+        harness::test("machines::clock_passed_through", clock_passed_through),
         harness::test("machines::without_a_bundle", without_a_bundle),
     ]
 }
@@ -89,4 +90,14 @@ fn without_a_bundle() -> Result<()> {
     let script =
         script(End::Done, |script| script.expect_hypervisor(r"^\[03!\] no bundle: ").map(drop))?;
     hold(command, &script).map(drop)
+}
+
+/// The machine's clock is a guest's own: registers mapped, its interrupt hardware-linked.
+fn clock_passed_through() -> Result<()> {
+    let guest = Vm::of_guest("owner", "0-1", "guest-suite", "only=t71 not=line_that_drops");
+    let mut manifest = manifest(&[guest], "");
+    manifest = manifest.replacen("\nmemory", "\ndevices = [\"/pl031@9010000\"]\nmemory", 1);
+    let script =
+        script(End::Off, |script| script.expect("owner", r"^RESULT passed=2 failed=0 ").map(drop))?;
+    boot("machines-clock", &manifest, &Machine::default(), &script).map(drop)
 }
