@@ -32,6 +32,8 @@ pub struct Hypervisor {
     pub uart_interrupt: Option<Pintid>,
     /// Whose each physical SPI is, in order.
     pub spis: Box<[SpiOwner]>,
+    /// The firmware that turns the machine off, where there is one.
+    pub firmware: Option<arch::HostPsci>,
     /// What the firmware says of the mitigations that cores need.
     pub workarounds: Workarounds,
     /// Whether these are done.
@@ -98,8 +100,17 @@ impl Hypervisor {
         if self.live.fetch_sub(1, Ordering::AcqRel) == 1 {
             log::info!(target: "vm", "all off");
             self.console.lock().send_all();
-            power_off();
+            self.power_off();
         }
+    }
+
+    /// Turns the machine off. Where no firmware does, the core halts.
+    fn power_off(&self) -> ! {
+        if let Some(firmware) = self.firmware {
+            firmware.system_off();
+        }
+        log::error!(target: "vm", "no firmware turns the machine off");
+        arch::halt()
     }
 
     /// Serves the physical UART's interrupt: input to its VM, output that has waited.
@@ -206,13 +217,6 @@ pub fn take_early_port() -> Option<Uart> {
 
 /// Ends a boot that cannot go on: the line that says why is out.
 pub fn stop_machine() -> ! {
-    arch::halt()
-}
-
-/// Turns the machine off. Where the firmware cannot, the core halts.
-pub fn power_off() -> ! {
-    arch::HostPsci.system_off();
-    log::error!(target: "vm", "the firmware does not turn the machine off");
     arch::halt()
 }
 

@@ -11,7 +11,7 @@ use crate::id::{Mpidr, PcpuId};
 use crate::memory::owners::{Owner, Owners};
 use crate::mmio::Registers;
 use crate::plan::Plan;
-use crate::plan::machine::{Cpu, EnableMethod, Gic, Machine};
+use crate::plan::machine::{Conduit, Cpu, EnableMethod, Gic, Machine, Psci, PsciVersion};
 use crate::spec::vmsa::{Features, HypAttributes};
 use crate::sync::{Lock, Once};
 use crate::vcpu::{self, Core};
@@ -51,6 +51,8 @@ static MEETING: Once<Meeting> = Once::new();
 pub struct Cores {
     meeting: &'static Meeting,
     here: usize,
+    /// By the order of /cpus: whether the core came in time.
+    is_up: Vec<bool>,
     /// What all cores can do.
     pub features: Features,
     /// The physical distributor, until the hypervisor takes it.
@@ -83,22 +85,35 @@ pub fn bring_up(plan: &Plan, machine: &Machine, owners: &mut Owners) -> Result<C
     let here = here.ok_or_else(|| say(format_args!("the tree has no cpu {me}, which booted")))?;
     take_seat(meeting, here).map_err(|why| say(format_args!("cpu {me}: {why}")))?;
     let used = |mpidr: Mpidr| plan.vms.iter().any(|vm| vm.vcpus.contains(&mpidr));
+    let firmware = firmware(machine);
     let mut wanted = 1;
     for (n, cpu) in machine.cpus.iter().enumerate() {
         let in_spin_table = matches!(cpu.enable, EnableMethod::SpinTable(_));
         if n != here && (used(cpu.mpidr) || in_spin_table) {
-            start(meeting, (n, cpu), owners)?;
-            wanted += 1;
+            // Without that core, VMs that need it are refused and the others start.
+            if start(meeting, (n, cpu), (firmware, &mut *owners)).is_ok() {
+                wanted += 1;
+            }
         }
     }
     wait_for(meeting, wanted);
-    let features = meeting.seats.iter().filter_map(|seat| seat.lock().features);
-    let features = features.reduce(Features::and).ok_or(Stop)?;
-    let up = meeting.arrived.load(Ordering::Acquire);
+    // Who comes later is not counted on: what it can do is in nobody's translation tables.
+    let of_seats: Vec<_> = meeting.seats.iter().map(|seat| seat.lock().features).collect();
+    let features = of_seats.iter().flatten().copied().reduce(Features::and).ok_or(Stop)?;
+    let is_up: Vec<_> = of_seats.iter().map(Option::is_some).collect();
+    let up = of_seats.iter().flatten().count();
     let how = if machine.psci.is_some() { "psci" } else { "spin-table" };
     let all = machine.cpus.len();
     Stage::CORES.say(format_args!("gicv3, cpus {up}/{all} ({how})"));
-    Ok(Cores { meeting, here, features, distributor: Some(distributor) })
+    Ok(Cores { meeting, here, is_up, features, distributor: Some(distributor) })
+}
+
+/// Returns the firmware's PSCI where EL2 can call it: by SMC, with the functions' own numbers.
+pub fn firmware(machine: &Machine) -> Option<arch::HostPsci> {
+    let is_called_alike = |psci: &Psci| {
+        psci.conduit == Conduit::Smc && !matches!(psci.version, PsciVersion::V0_1 { .. })
+    };
+    machine.psci.filter(is_called_alike).map(|_| arch::HostPsci)
 }
 
 /// Returns whether mitigations are on under this plan.
@@ -131,7 +146,11 @@ fn map_registers(range: PaRange) -> Result<Registers, Stop> {
 }
 
 /// Starts a core; whether it comes is seen later.
-fn start(meeting: &Meeting, (n, cpu): (usize, &Cpu), owners: &mut Owners) -> Result<(), Stop> {
+fn start(
+    meeting: &Meeting,
+    (n, cpu): (usize, &Cpu),
+    (firmware, owners): (Option<arch::HostPsci>, &mut Owners),
+) -> Result<(), Stop> {
     let Cpu { mpidr, enable: how } = *cpu;
     let say = |why: core::fmt::Arguments<'_>| stop(Stage::CORES, why);
     let area = owners
@@ -147,7 +166,8 @@ fn start(meeting: &Meeting, (n, cpu): (usize, &Cpu), owners: &mut Owners) -> Res
     }));
     let context = arch::publish_to_uncached(boot);
     match how {
-        EnableMethod::Psci => arch::HostPsci
+        EnableMethod::Psci => firmware
+            .ok_or_else(|| say(format_args!("cpu {mpidr} needs PSCI 0.2 by SMC")))?
             .cpu_on(mpidr, arch::secondary_entry(), context.get())
             .map_err(|e| say(format_args!("the firmware does not start cpu {mpidr}: {e}"))),
         EnableMethod::SpinTable(at) => {
@@ -231,7 +251,8 @@ impl Cores {
     /// Returns whether the core of this affinity is up.
     #[must_use]
     pub fn is_up(&self, machine: &Machine, mpidr: Mpidr) -> bool {
-        self.seat(machine, mpidr).is_some_and(|(_, seat)| seat.lock().features.is_some())
+        let n = self.seat(machine, mpidr).map(|(n, _)| n);
+        n.and_then(|n| self.is_up.get(n).copied()).unwrap_or(false)
     }
 
     /// Takes a core's redistributor, with its place in /cpus.

@@ -239,6 +239,7 @@ pub fn install(
         }
     }
     spis.sort_unstable_by_key(|owner| owner.pintid);
+    let firmware = cores::firmware(machine);
     let hypervisor = hypervisor::install(Hypervisor {
         live: AtomicUsize::new(vms.len()),
         vms: vms.into(),
@@ -246,7 +247,8 @@ pub fn install(
         distributor: Lock::new(distributor),
         uart_interrupt: uart.map(|uart| uart.pintid),
         spis: spis.into(),
-        workarounds: arch::workarounds(),
+        firmware,
+        workarounds: arch::HostPsci::workarounds(firmware),
         mitigations: cores::mitigations(plan),
         list_registers_max: plan.knobs.list_registers_max,
         fault_at_start: plan.knobs.fault_at_start,

@@ -30,14 +30,19 @@ impl Core {
             };
             self.start(start);
             let next = self.run();
-            // While still inside: what the guest has asked for is then about the run of the VM that
-            // asked, never about the one after somebody else's reset.
-            let change = next.change().filter(|change| self.begins(*change));
-            self.stop(next);
-            self.vm.lifecycle.leave();
-            if let Some(change) = change {
-                self.lead(change);
-            }
+            self.leave(next);
+        }
+    }
+
+    /// Goes outside, and carries out what the guest has asked for.
+    fn leave(&mut self, next: Next) {
+        // Begun while still inside: it is then about the run of the VM that asked, never about the
+        // one after somebody else's reset.
+        let change = next.change().filter(|change| self.begins(*change));
+        self.stop(next);
+        self.vm.lifecycle.leave();
+        if let Some(change) = change {
+            self.lead(change);
         }
     }
 

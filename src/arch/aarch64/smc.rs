@@ -4,7 +4,7 @@
 
 use crate::id::Mpidr;
 use crate::smccc::{Firmware, Workaround, Workarounds};
-use smccc::{Smc, psci};
+use smccc::{Smc, arch, psci};
 
 /// The firmware's PSCI, called by SMC.
 #[derive(Clone, Copy, Debug)]
@@ -31,29 +31,29 @@ impl HostPsci {
     pub fn system_off(self) {
         let _ = psci::system_off::<Smc>();
     }
-}
 
-/// Asks the firmware which of the architecture's workarounds this machine needs.
-#[must_use]
-pub fn workarounds() -> Workarounds {
-    let ask = |id: u32| match smccc::arch::features::<Smc>(id) {
-        Ok(0) => Firmware::Required,
-        Ok(_) => Firmware::NotRequired,
-        Err(_) => Firmware::Unsupported,
-    };
-    let none = Workarounds {
-        workaround_1: Firmware::Unsupported,
-        workaround_2: Firmware::Unsupported,
-        workaround_3: Firmware::Unsupported,
-    };
-    let has_arch_calls = smccc::arch::version::<Smc>().is_ok_and(|v| (v.major, v.minor) >= (1, 1));
-    if !has_arch_calls {
-        return none;
-    }
-    Workarounds {
-        workaround_1: ask(smccc::arch::SMCCC_ARCH_WORKAROUND_1),
-        workaround_2: ask(smccc::arch::SMCCC_ARCH_WORKAROUND_2),
-        workaround_3: ask(smccc::arch::SMCCC_ARCH_WORKAROUND_3),
+    /// Asks the firmware which of the architecture's workarounds this machine needs.
+    ///
+    /// Only a PSCI of 1.0 or later can say whether calls of the architecture may be tried at all
+    /// (DEN 0028, discovery of SMCCC_VERSION); without EL3 an SMC is UNDEF.
+    #[must_use]
+    pub fn workarounds(firmware: Option<Self>) -> Workarounds {
+        let can_ask = firmware.is_some_and(|psci| {
+            psci.version().is_ok_and(|version| version >= (1, 0))
+                && psci::psci_features::<Smc>(arch::SMCCC_VERSION).is_ok()
+                && arch::version::<Smc>().is_ok_and(|v| (v.major, v.minor) >= (1, 1))
+        });
+        let answer = |id: u32| match arch::features::<Smc>(id) {
+            Ok(0) => Firmware::Required,
+            Ok(_) | Err(arch::Error::NotRequired) => Firmware::NotRequired,
+            Err(_) => Firmware::Unsupported,
+        };
+        let ask = |id| if can_ask { answer(id) } else { Firmware::Unsupported };
+        Workarounds {
+            workaround_1: ask(arch::SMCCC_ARCH_WORKAROUND_1),
+            workaround_2: ask(arch::SMCCC_ARCH_WORKAROUND_2),
+            workaround_3: ask(arch::SMCCC_ARCH_WORKAROUND_3),
+        }
     }
 }
 
@@ -61,8 +61,8 @@ pub fn workarounds() -> Workarounds {
 pub fn mitigate(workaround: Workaround) {
     // A firmware that refuses what it has offered leaves nothing better to do.
     let _ = match workaround {
-        Workaround::One => smccc::arch::arch_workaround_1::<Smc>(),
-        Workaround::Two => smccc::arch::arch_workaround_2::<Smc>(true),
-        Workaround::Three => smccc::arch::arch_workaround_3::<Smc>(),
+        Workaround::One => arch::arch_workaround_1::<Smc>(),
+        Workaround::Two => arch::arch_workaround_2::<Smc>(true),
+        Workaround::Three => arch::arch_workaround_3::<Smc>(),
     };
 }

@@ -236,14 +236,14 @@ impl HostPsci {
     pub fn system_off(self) {
         record(Event::SystemOff);
     }
-}
-/// Says what the firmware knows of mitigations: nothing.
-#[must_use]
-pub fn workarounds() -> Workarounds {
-    Workarounds {
-        workaround_1: Firmware::Unsupported,
-        workaround_2: Firmware::Unsupported,
-        workaround_3: Firmware::Unsupported,
+    /// Says what the firmware knows of mitigations: nothing.
+    #[must_use]
+    pub fn workarounds(_firmware: Option<Self>) -> Workarounds {
+        Workarounds {
+            workaround_1: Firmware::Unsupported,
+            workaround_2: Firmware::Unsupported,
+            workaround_3: Firmware::Unsupported,
+        }
     }
 }
 /// Mitigates on behalf of a guest.

@@ -116,6 +116,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
             vm: VmId::new(0),
             vintid: Vintid::new(vintid),
         }]),
+        firmware: Some(arch::HostPsci),
         workarounds: Workarounds {
             workaround_1: Firmware::Required,
             workaround_2: Firmware::Unsupported,

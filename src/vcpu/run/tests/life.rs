@@ -125,17 +125,6 @@ fn t87_vcpu_that_is_turned_on_while_its_vm_does_not_run_is_not_started() {
     assert!(vm.lifecycle.is_empty());
 }
 
-/// Lets a guest make a call that changes its VM, and brings its core to where it leads the change.
-fn ask(bed: &mut Bed, function: u64) -> Change {
-    bed.core.registers.x[0] = function;
-    let answer = bed.exit(hvc(0));
-    let Some(Next::Change(change)) = answer else { panic!("{answer:?}") };
-    assert!(bed.core.begins(change));
-    bed.core.stop(Next::Change(change));
-    bed.vm.lifecycle.leave();
-    change
-}
-
 /// The events of a start, from reading the images to the first entry.
 fn loads() -> Vec<Event> {
     let page = |n| pa_range(RAM_PA + n * TREE_AT, RAM_BYTES - n * TREE_AT);
@@ -205,8 +194,12 @@ fn t91_system_reset_loads_the_vm_again_and_no_other() {
     // Another vCPU is on its way.
     assert_eq!(bed.hvc([CPU_ON, 1, ENTRY, 0]), SUCCESS);
     clear_events();
-    let change = ask(&mut bed, SYSTEM_RESET);
-    bed.core.lead(change);
+    let answer = {
+        bed.core.registers.x[0] = SYSTEM_RESET;
+        bed.exit(hvc(0))
+    };
+    let Some(Next::Change(change)) = answer else { panic!("{answer:?}") };
+    bed.core.leave(Next::Change(change));
     let start = bed.vm.psci.started(VcpuId::new(0)).unwrap();
     enter(bed.vm);
     bed.core.start(start);
@@ -236,7 +229,8 @@ fn t91_reset_waits_until_the_other_vcpu_has_left() {
     let hypervisor = bed.core.hypervisor;
     assert_eq!(bed.hvc([CPU_ON, 1, ENTRY, 0]), SUCCESS);
     enter(vm);
-    let change = ask(&mut bed, SYSTEM_RESET);
+    bed.core.registers.x[0] = SYSTEM_RESET;
+    let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("no reset") };
     clear_events();
     thread::scope(|threads| {
         threads.spawn(|| {
@@ -245,15 +239,37 @@ fn t91_reset_waits_until_the_other_vcpu_has_left() {
             let mut other = Bed { vm, core: core(hypervisor, 0, 1) };
             assert!(vm.lifecycle.wants_out(), "nobody has waited");
             assert_eq!(other.interrupt(0), Some(Next::Out));
-            other.core.stop(Next::Out);
-            vm.lifecycle.leave();
+            other.core.leave(Next::Out);
         });
-        bed.core.lead(change);
+        bed.core.leave(Next::Change(change));
     });
     assert!(happened(&[Event::Sgi(Pintid::new(0), pcpu(0, 1))]));
     assert_eq!(vm.psci.state(VcpuId::new(0)), Some(AffinityState::OnPending));
     assert_eq!(vm.psci.state(VcpuId::new(1)), Some(AffinityState::Off));
     assert!(!vm.lifecycle.wants_out());
+}
+
+#[test]
+fn t91_system_off_during_a_reset_does_not_end_the_next_run() {
+    let mut bed = Bed::new();
+    let (vm, hypervisor) = (bed.vm, bed.core.hypervisor);
+    enter(vm);
+    bed.core.registers.x[0] = SYSTEM_RESET;
+    let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("no reset") };
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut other = Bed { vm, core: core(hypervisor, 0, 1) };
+            other.core.registers.x[0] = SYSTEM_OFF;
+            let Some(next) = other.exit(hvc(0)) else { panic!("not off") };
+            while !vm.lifecycle.wants_out() {
+                thread::yield_now();
+            }
+            other.core.leave(next);
+        });
+        bed.core.leave(Next::Change(change));
+    });
+    assert!(!vm.lifecycle.wants_out(), "it runs anew");
+    assert_eq!(hypervisor.live.load(core::sync::atomic::Ordering::Relaxed), 2);
 }
 
 #[test]
@@ -274,9 +290,10 @@ fn turn_off(hypervisor: &'static Hypervisor, vm: usize) {
     let mut core = core(hypervisor, vm, 0);
     serve(&mut core);
     let mut bed = Bed { vm: core.vm, core };
-    let change = ask(&mut bed, SYSTEM_OFF);
+    bed.core.registers.x[0] = SYSTEM_OFF;
+    let Some(Next::Change(change)) = bed.exit(hvc(0)) else { panic!("not off") };
     let core = &mut bed.core;
-    let led = std::panic::AssertUnwindSafe(|| core.lead(change));
+    let led = std::panic::AssertUnwindSafe(|| core.leave(Next::Change(change)));
     let _ = std::panic::catch_unwind(led);
 }
 
