@@ -36,6 +36,8 @@ pub enum Event {
     Wait,
     /// It silenced the guest's timers.
     StopTimers,
+    /// It emptied the virtual interface.
+    ResetVirtualInterface,
     /// It wrote a device register.
     DeviceWrite(Pa, u64),
     /// It entered the guest.
@@ -277,6 +279,7 @@ pub fn reset_virtual_interface() {
     with(|core| {
         core.list_registers = [Lr::EMPTY; 4];
         core.control = 0;
+        core.events.push(Event::ResetVirtualInterface);
     });
 }
 

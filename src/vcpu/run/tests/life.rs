@@ -92,6 +92,7 @@ fn t90_cpu_off_leaves_and_can_be_turned_on_again() {
     clear_events();
     other.core.stop(Next::Off);
     assert!(happened(&[Event::StopTimers]));
+    assert!(happened(&[Event::ResetVirtualInterface]));
     assert_eq!(bed.vm.psci.state(VcpuId::new(1)), Some(AffinityState::Off));
     assert_eq!(bed.hvc([CPU_ON, 1, ENTRY, 0]), SUCCESS);
 }
@@ -195,6 +196,8 @@ fn t91_system_reset_loads_the_vm_again_and_no_other() {
     write_uncached(pa_range(RAM_PA, 1).start(), b"dirty");
     bed.enable(1 << 27, 0);
     assert_eq!(bed.interrupt(27), None);
+    // Another vCPU is on its way.
+    assert_eq!(bed.hvc([CPU_ON, 1, ENTRY, 0]), SUCCESS);
     clear_events();
     let answer = {
         bed.core.registers.x[0] = SYSTEM_RESET;
@@ -220,6 +223,7 @@ fn t91_system_reset_loads_the_vm_again_and_no_other() {
     assert_eq!(bed.read(VDIST) & 3, 0, "GICD_CTLR's group enables");
     // The physical timer interrupt that was the guest's is over (traps T73).
     assert!(happened(&[Event::Deactivate(Pintid::new(27))]), "{:?}", events());
+    assert_eq!(bed.hvc([AFFINITY_INFO, 1, 0]), 1, "OFF");
     assert!(!other.lifecycle.wants_out(), "the other VM runs on");
 }
 
