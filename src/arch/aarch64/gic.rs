@@ -6,8 +6,9 @@
 //! hardware-linked list register, ends the physical interrupt (traps T71).
 
 use super::sysreg::{
-    icc_iar1, ich_elrsr, set_icc_bpr1, set_icc_ctlr, set_icc_dir, set_icc_eoir1, set_icc_igrpen1,
-    set_icc_pmr, set_icc_sgi1r, set_icc_sre_el1,
+    icc_ctlr, icc_iar1, ich_elrsr, set_icc_ap1r0, set_icc_ap1r1, set_icc_ap1r2, set_icc_ap1r3,
+    set_icc_bpr1, set_icc_ctlr, set_icc_dir, set_icc_eoir1, set_icc_igrpen1, set_icc_pmr,
+    set_icc_sgi1r, set_icc_sre_el1,
 };
 use crate::bits::Level;
 use crate::gic::ListRegisters;
@@ -31,8 +32,23 @@ pub fn enable_cpu_interface() {
     set_icc_pmr(0xff);
     set_icc_bpr1(0);
     set_icc_ctlr(ICC_CTLR_EOIMODE);
+    forget_active_priorities();
     set_icc_igrpen1(1);
     reset_virtual_interface();
+}
+
+/// Forgets interrupts that whoever ran before has taken and not ended: their priority would hold
+/// ours back. There are as many registers as ICC_CTLR_EL1.PRIbits asks for, others are UNDEF.
+fn forget_active_priorities() {
+    let priority_bits = (icc_ctlr() >> 8 & 7) + 1;
+    set_icc_ap1r0(0);
+    if priority_bits >= 6 {
+        set_icc_ap1r1(0);
+    }
+    if priority_bits >= 7 {
+        set_icc_ap1r2(0);
+        set_icc_ap1r3(0);
+    }
 }
 
 /// Takes the highest-priority pending interrupt of this core; `None` when there is none.

@@ -73,8 +73,8 @@ pub fn map_constant(range: PaRange) -> Result<(HypMemory, &'static [u8]), HypMap
     let memory = map_hyp(range, HypAttributes::Rodata)?;
     let bytes = usize::try_from(range.size()).map_err(|_| MapError::TooHigh)?;
     // SAFETY: The range is mapped read-only just now and was not mapped otherwise, so nobody at EL2
-    // writes it; it is the hypervisor's own memory, so no guest reaches it; it is never unmapped,
-    // since the caller gets no token that could.
+    // writes it; it is the hypervisor's own memory, so no guest reaches it; whoever maps constants
+    // keeps their token for as long as the machine runs and never unmaps it.
     let constant = unsafe { core::slice::from_raw_parts(range.start().get() as *const u8, bytes) };
     Ok((memory, constant))
 }

@@ -39,6 +39,7 @@ macro_rules! write {
 
 read! {
     icc_iar1 = "icc_iar1_el1";
+    icc_ctlr = "icc_ctlr_el1";
     ich_elrsr = "ich_elrsr_el2";
     read_mpidr = "mpidr_el1";
     read_midr = "midr_el1";
@@ -57,6 +58,10 @@ write! {
     set_icc_pmr = "icc_pmr_el1";
     set_icc_bpr1 = "icc_bpr1_el1";
     set_icc_igrpen1 = "icc_igrpen1_el1";
+    set_icc_ap1r0 = "icc_ap1r0_el1";
+    set_icc_ap1r1 = "icc_ap1r1_el1";
+    set_icc_ap1r2 = "icc_ap1r2_el1";
+    set_icc_ap1r3 = "icc_ap1r3_el1";
     set_icc_sgi1r = "icc_sgi1r_el1";
     set_icc_sre_el1 = "icc_sre_el1";
     set_cnthp_cval = "cnthp_cval_el2";
