@@ -25,25 +25,31 @@ pub fn obtain(qemu: &Qemu) -> Result<Vec<u8>, String> {
     }
     let program = which(&qemu.program)
         .ok_or_else(|| format!("{} is not installed: run scripts/setup", qemu.program))?;
-    let directory = target_directory().join("coffer/trees");
-    let kept = directory.join(format!("{}.dtb", key(&machine, &program)));
+    kept_tree(&machine, &program, &target_directory().join("coffer/trees"))
+}
+
+/// Returns the tree that lies in `directory`, after asking QEMU for it where it does not.
+fn kept_tree(machine: &Qemu, program: &Path, directory: &Path) -> Result<Vec<u8>, String> {
+    let kept = directory.join(format!("{}.dtb", key(machine, program)));
     if let Ok(bytes) = read_bytes(&kept, tree::BYTES_MAX) {
         return Ok(bytes);
     }
     let failed = |error: std::io::Error| format!("{}: {error}", kept.display());
-    std::fs::create_dir_all(&directory).map_err(failed)?;
-    // Several runs may ask at once: each writes a file of its own and renames it.
-    let fresh = directory.join(format!("{}.dtb", std::process::id()));
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    // Several may ask at once, threads of one process among them: each has a file of its own, that
+    // goes to its place when it is whole.
+    let fresh = tempfile::Builder::new().suffix(".dtb").tempfile_in(directory).map_err(failed)?;
+    dump(program, &asking(machine, fresh.path()))?;
+    let bytes = read_bytes(fresh.path(), tree::BYTES_MAX)?;
+    fresh.persist(&kept).map_err(|error| failed(error.error))?;
+    Ok(bytes)
+}
+
+/// Returns the machine that writes its tree to a file instead of starting.
+fn asking(machine: &Qemu, file: &Path) -> Qemu {
     // QEMU takes a comma in a file's name when it is doubled.
-    let escaped = fresh.to_string_lossy().replace(',', ",,");
-    machine.machine = format!("{},dumpdtb={escaped}", machine.machine);
-    let result = dump(&program, &machine).and_then(|()| {
-        let bytes = read_bytes(&fresh, tree::BYTES_MAX)?;
-        std::fs::rename(&fresh, &kept).map_err(failed)?;
-        Ok(bytes)
-    });
-    let _ = std::fs::remove_file(&fresh);
-    result
+    let escaped = file.to_string_lossy().replace(',', ",,");
+    Qemu { machine: format!("{},dumpdtb={escaped}", machine.machine), ..machine.clone() }
 }
 
 /// Names the machine, and the QEMU that makes it.
@@ -92,4 +98,59 @@ fn which(program: &str) -> Option<PathBuf> {
     }
     let paths = std::env::var_os("PATH")?;
     std::env::split_paths(&paths).map(|path| path.join(program)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays QEMU: writes its number of cores to the file that it is asked for, in its own time.
+    const SLOW_QEMU: &str = r#"#!/bin/sh
+while [ $# -gt 0 ]; do
+    case $1 in
+    -machine) file=${2#*dumpdtb=} ;;
+    -smp) cores=$2 ;;
+    esac
+    shift
+done
+printf 'cores ' >"$file"
+sleep 0.05
+printf '%s' "$cores" >>"$file"
+"#;
+
+    fn machine_of(cpus: u32) -> Qemu {
+        Qemu {
+            program: String::new(),
+            machine: "virt".into(),
+            cpu: "max".into(),
+            cpus,
+            memory_bytes: 1 << 30,
+            arguments: Vec::new(),
+            tree_options: String::new(),
+        }
+    }
+
+    #[test]
+    fn machines_asked_at_once_get_their_own_trees() {
+        let bed = tempfile::tempdir().unwrap();
+        let program = bed.path().join("qemu");
+        // Written by another process: a program that some process has open is busy, and another
+        // test of this process may fork at any time.
+        let written = Command::new("sh")
+            .args(["-c", r#"printf %s "$1" >"$2" && chmod +x "$2""#, "sh", SLOW_QEMU])
+            .arg(&program)
+            .status();
+        assert!(written.unwrap().success());
+        let trees = bed.path().join("trees");
+        let ask = |cpus| kept_tree(&machine_of(cpus), &program, &trees);
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = (1..=8).map(|cpus| (cpus, scope.spawn(move || ask(cpus)))).collect();
+            for (cpus, thread) in asked {
+                let tree = String::from_utf8(thread.join().unwrap().unwrap()).unwrap();
+                assert_eq!(tree, format!("cores {cpus}"));
+            }
+        });
+        let kept = std::fs::read_dir(&trees).unwrap().count();
+        assert_eq!(kept, 8, "only trees are left");
+    }
 }
