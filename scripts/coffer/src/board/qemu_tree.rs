@@ -144,7 +144,8 @@ printf '%s' "$cores" >>"$file"
         let trees = bed.path().join("trees");
         let ask = |cpus| kept_tree(&machine_of(cpus), &program, &trees);
         std::thread::scope(|scope| {
-            let asked: Vec<_> = (1..=8).map(|cpus| (cpus, scope.spawn(move || ask(cpus)))).collect();
+            let asked: Vec<_> =
+                (1..=8).map(|cpus| (cpus, scope.spawn(move || ask(cpus)))).collect();
             for (cpus, thread) in asked {
                 let tree = String::from_utf8(thread.join().unwrap().unwrap()).unwrap();
                 assert_eq!(tree, format!("cores {cpus}"));
