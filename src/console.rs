@@ -2,8 +2,9 @@
 //! The console multiplexer: the hypervisor's log and all guests' consoles on one serial port.
 //!
 //! It owns what is waiting to go out and to come in, and whose turn it is. It knows no registers
-//! and no clock, and has no lock: the caller keeps it behind one, tells it the time and carries
-//! out what it returns. On the wire, in both modes:
+//! and no clock: the caller tells it the time and carries out what it returns. Each guest's bytes
+//! have a lock of their own, so that no guest waits while another one's bytes go out. On the wire,
+//! in both modes:
 //!
 //! - a line of the hypervisor starts with [`HYPERVISOR_MARK`], which no guest can send;
 //! - lines end with CR LF;
@@ -26,10 +27,11 @@ pub use drain::{Drained, Sent, SerialPort, Switch};
 pub use guest::GuestWire;
 
 use crate::id::VmId;
+use crate::sync::Lock;
 use alloc::boxed::Box;
 use core::fmt;
-use filter::Verdict;
-use guest::{Flow, Guest, Power};
+use core::sync::atomic::{AtomicU64, Ordering};
+use guest::{Flow, Guest, Power, Shown};
 use heapless::String;
 use source::Source;
 
@@ -104,16 +106,23 @@ pub struct Counters {
     pub input_dropped: u64,
 }
 
-/// The multiplexer.
+/// The multiplexer. A core that holds several of its locks takes them in the order of the fields.
 #[derive(Debug)]
 pub struct Console {
     config: Config,
-    log: Source,
-    /// Messages lost since the last that got onto the log.
-    log_missed: u64,
-    guests: Box<[Guest]>,
-    focus: Option<VmId>,
-    out: drain::Out,
+    out: Lock<drain::Out>,
+    guests: Box<[Lock<Guest>]>,
+    log: Lock<Log>,
+    /// The VMs that may have waited for room and have it now, a bit each.
+    freed: AtomicU64,
+}
+
+/// What the hypervisor has to say.
+#[derive(Debug)]
+struct Log {
+    source: Source,
+    /// Messages lost since the last that got into the source.
+    missed: u64,
 }
 
 impl Console {
@@ -122,61 +131,49 @@ impl Console {
     #[must_use]
     pub fn new(config: Config, names: &[Name]) -> Self {
         let ring_bytes = config.ring_bytes.max(2 * LINE_BYTES_MAX);
-        let guest = |name: &Name| Guest::new(name.clone(), ring_bytes, config.messages.clone());
+        let shown = if config.mode == Mode::Tagged { Shown::Lines } else { Shown::Later };
+        let guest = |name: &Name| {
+            Lock::new(Guest::new(name.clone(), ring_bytes, shown, config.messages.clone()))
+        };
         Self {
-            log: Source::new(ring_bytes),
-            log_missed: 0,
+            out: Lock::default(),
             guests: names.iter().map(guest).collect(),
-            focus: None,
-            out: drain::Out::default(),
+            log: Lock::new(Log { source: Source::new(ring_bytes), missed: 0 }),
+            freed: AtomicU64::new(0),
             config,
         }
     }
 
     /// Takes a byte that a guest sends. Follow with [`Self::drain`].
-    pub fn push_guest(&mut self, vm: VmId, byte: u8) -> Push {
-        let keeps_latest = self.keeps_latest(vm);
-        let Some(guest) = self.guests.get_mut(vm.index()) else { return Push::Full };
-        let verdict = match self.config.mode {
-            Mode::Tagged => guest.filter.next(byte),
-            Mode::Focus if byte == HYPERVISOR_MARK => Verdict::Remove,
-            Mode::Focus => Verdict::Keep,
-        };
-        if verdict == Verdict::Remove {
-            guest.source.counters.removed += 1;
-            return Push::Accepted;
-        }
-        if keeps_latest {
-            guest.source.make_room();
-        }
-        let push = guest.source.push(byte);
-        if guest.source.room() < ROOM_LOW && !keeps_latest {
-            guest.flow = Flow::Blocked;
-        }
-        push
+    pub fn push_guest(&self, vm: VmId, byte: u8) -> Push {
+        self.with_guest(vm, |guest| guest.send(byte)).unwrap_or(Push::Full)
     }
 
     /// Returns how many bytes of a guest there is room for.
     #[must_use]
     pub fn room(&self, vm: VmId) -> usize {
-        match self.guests.get(vm.index()) {
-            Some(guest) if self.keeps_latest(vm) => guest.source.size(),
-            Some(guest) => guest.source.room(),
-            None => 0,
-        }
+        self.with_guest(vm, |guest| guest.room()).unwrap_or(0)
     }
 
     /// Returns a VM that may have waited for room and has it now, once: refresh its UART. Ask
     /// until there is none, after [`Self::drain`] and whenever the focus moves.
-    pub fn take_unblocked(&mut self) -> Option<VmId> {
-        let mut guests = (0u8..).zip(&mut self.guests);
-        let (n, guest) = guests.find(|(_, guest)| guest.flow == Flow::Freed)?;
-        guest.flow = Flow::Free;
-        Some(VmId::new(n))
+    pub fn take_unblocked(&self) -> Option<VmId> {
+        let n = self.freed.load(Ordering::Relaxed).trailing_zeros();
+        if n == u64::BITS {
+            return None;
+        }
+        self.freed.fetch_and(!(1 << n), Ordering::Relaxed);
+        u8::try_from(n).ok().map(VmId::new)
+    }
+
+    /// Returns whether [`Self::take_unblocked`] has one.
+    #[must_use]
+    pub fn has_unblocked(&self) -> bool {
+        self.freed.load(Ordering::Relaxed) != 0
     }
 
     /// Returns a VM's end of the wire, for its virtual UART.
-    pub fn wire(&mut self, vm: VmId) -> GuestWire<'_> {
+    pub fn wire(&self, vm: VmId) -> GuestWire<'_> {
         GuestWire::new(self, vm)
     }
 
@@ -185,21 +182,18 @@ impl Console {
     ///
     /// After a loss nothing more is taken until half of the ring is free, and then how much was
     /// lost: so there is one gap, with its size in its place.
-    pub fn log(&mut self, message: fmt::Arguments<'_>) {
-        let missed = self.log_missed;
-        if missed > 0 && self.log.room() >= self.log.size() / 2 {
-            self.log_missed = 0;
-            self.push_log(format_args!("log: {missed} messages dropped"));
-        }
-        self.push_log(message);
+    pub fn log(&self, message: fmt::Arguments<'_>) {
+        self.log.lock().add(message);
     }
 
     /// Puts a line on the log that a VM has caused, behind its name, unless that VM has caused too
     /// many of late. What is kept back is counted, and told with the next that goes out.
-    pub fn log_for(&mut self, vm: VmId, now_ticks: u64, message: fmt::Arguments<'_>) {
-        let Some(guest) = self.guests.get_mut(vm.index()) else { return };
-        let Admission::Yes { kept_back } = guest.messages.admit(now_ticks) else { return };
-        let name = guest.name.clone();
+    pub fn log_for(&self, vm: VmId, now_ticks: u64, message: fmt::Arguments<'_>) {
+        let admitted = self.with_guest(vm, |guest| match guest.messages.admit(now_ticks) {
+            Admission::Yes { kept_back } => Some((guest.name.clone(), kept_back)),
+            Admission::No => None,
+        });
+        let Some((name, kept_back)) = admitted.flatten() else { return };
         if kept_back > 0 {
             self.log(format_args!("{name}: {kept_back} messages dropped"));
         }
@@ -207,114 +201,129 @@ impl Console {
     }
 
     /// Takes a byte of input from the serial port.
-    pub fn receive(&mut self, byte: u8) -> Input {
+    pub fn receive(&self, byte: u8) -> Input {
+        let mut out = self.out.lock();
         if byte == self.config.escape {
-            return self.next_running().map_or(Input::Ignored, |vm| {
-                self.move_focus(vm);
+            return self.next_running(out.focus).map_or(Input::Ignored, |vm| {
+                self.move_focus(&mut out, vm);
                 Input::FocusMoved(vm)
             });
         }
-        let Some(vm) = self.focus else { return Input::Ignored };
-        match self.guests.get_mut(vm.index()) {
-            Some(guest) if guest.power == Power::Running => guest.receive(vm, byte),
-            _ => Input::Ignored,
-        }
+        let Some(vm) = out.focus else { return Input::Ignored };
+        self.with_guest(vm, |guest| guest.receive(vm, byte)).unwrap_or(Input::Ignored)
     }
 
     /// Says that a VM runs, or runs anew: input for what ran before is gone. It gets the focus when
     /// nobody has it.
-    pub fn started(&mut self, vm: VmId) {
-        let is_taken = self.focus.is_some_and(|focus| self.is_running(focus));
-        let Some(guest) = self.guests.get_mut(vm.index()) else { return };
-        guest.start();
-        match self.focus {
-            None => self.set_focus(vm),
-            Some(focus) if !is_taken && focus != vm => self.move_focus(vm),
+    pub fn started(&self, vm: VmId) {
+        let mut out = self.out.lock();
+        let is_taken = out.focus.is_some_and(|focus| self.is_running(focus));
+        if self.with_guest(vm, Guest::start).is_none() {
+            return;
+        }
+        match out.focus {
+            None => self.set_focus(&mut out, vm),
+            Some(focus) if !is_taken && focus != vm => self.move_focus(&mut out, vm),
             Some(_) => {}
         }
     }
 
     /// Says that a VM runs no more, and not that it starts again. The focus moves on from it once
     /// its last bytes are out.
-    pub fn stopped(&mut self, vm: VmId) {
-        let Some(guest) = self.guests.get_mut(vm.index()) else { return };
-        guest.power = Power::Off;
-        if self.focus == Some(vm)
-            && let Some(next) = self.next_running()
+    pub fn stopped(&self, vm: VmId) {
+        let mut out = self.out.lock();
+        if self.with_guest(vm, |guest| guest.power = Power::Off).is_none() {
+            return;
+        }
+        if out.focus == Some(vm)
+            && let Some(next) = self.next_running(out.focus)
         {
-            self.set_focus(next);
-            self.out.last_words(vm);
+            self.set_focus(&mut out, next);
+            out.last_words(vm);
         }
     }
 
     /// Returns the VM that input goes to.
     #[must_use]
     pub fn focus(&self) -> Option<VmId> {
-        self.focus
+        self.out.lock().focus
     }
 
     /// Returns what a VM has done; what the log has, for `None`.
     #[must_use]
     pub fn counters(&self, vm: Option<VmId>) -> Counters {
-        let source = match vm {
-            None => Some(&self.log),
-            Some(vm) => self.guests.get(vm.index()).map(|guest| &guest.source),
-        };
-        source.map_or(Counters::default(), |source| source.counters)
-    }
-
-    fn push_log(&mut self, message: fmt::Arguments<'_>) {
-        if self.log_missed > 0 || self.log.push_line(message) == Push::Full {
-            self.log.counters.dropped += 1;
-            self.log_missed += 1;
+        match vm {
+            None => self.log.lock().source.counters,
+            Some(vm) => self.with_guest(vm, |guest| guest.source.counters).unwrap_or_default(),
         }
     }
 
     /// Gives a VM the focus and says so.
-    fn move_focus(&mut self, vm: VmId) {
-        self.set_focus(vm);
-        self.out.no_last_words();
-        self.announce_focus();
+    fn move_focus(&self, out: &mut drain::Out, vm: VmId) {
+        self.set_focus(out, vm);
+        out.no_last_words();
+        self.announce(vm);
     }
 
-    fn set_focus(&mut self, vm: VmId) {
-        self.focus = Some(vm);
+    fn set_focus(&self, out: &mut drain::Out, vm: VmId) {
+        out.focus = Some(vm);
         if self.config.mode == Mode::Tagged {
             return;
         }
-        // Who has lost the focus has room now, at the price of its oldest bytes; who has it may
-        // have none until those that were kept are out.
-        for (n, guest) in self.guests.iter_mut().enumerate() {
-            if n == vm.index() && guest.source.room() < ROOM_LOW {
-                guest.flow = Flow::Blocked;
-            } else if n != vm.index() && guest.flow == Flow::Blocked {
-                guest.flow = Flow::Freed;
+        for other in self.all() {
+            let shown = if other == vm { Shown::Bytes } else { Shown::Later };
+            if self.with_guest(other, |guest| guest.show(shown)) == Some(Flow::Freed) {
+                self.has_room(other);
             }
         }
     }
 
-    fn announce_focus(&mut self) {
-        let guest = self.focus.and_then(|vm| self.guests.get(vm.index()));
-        if let Some(name) = guest.map(|guest| guest.name.clone()) {
+    fn announce(&self, vm: VmId) {
+        if let Some(name) = self.with_guest(vm, |guest| guest.name.clone()) {
             self.log(format_args!("console: {name}"));
         }
     }
 
+    /// Notes that somebody has to tell a VM that there is room again.
+    fn has_room(&self, vm: VmId) {
+        self.freed.fetch_or(1 << (vm.get() & 63), Ordering::Relaxed);
+    }
+
     /// Returns the running VM that follows the one with the focus, which may be that one itself.
-    fn next_running(&self) -> Option<VmId> {
-        let after = self.focus.map_or(0, |vm| vm.index() + 1);
-        let all = || (0u8..).map(VmId::new).take(self.guests.len());
-        let (before, behind) = (all().take(after), all().skip(after));
+    fn next_running(&self, focus: Option<VmId>) -> Option<VmId> {
+        let after = focus.map_or(0, |vm| vm.index() + 1);
+        let (before, behind) = (self.all().take(after), self.all().skip(after));
         behind.chain(before).find(|vm| self.is_running(*vm))
     }
 
     fn is_running(&self, vm: VmId) -> bool {
-        self.guests.get(vm.index()).is_some_and(|guest| guest.power == Power::Running)
+        self.with_guest(vm, |guest| guest.power == Power::Running) == Some(true)
     }
 
-    /// Returns whether of a VM's bytes the latest are kept, until somebody looks.
-    fn keeps_latest(&self, vm: VmId) -> bool {
-        self.config.mode == Mode::Focus && self.focus != Some(vm)
+    fn all(&self) -> impl Iterator<Item = VmId> {
+        (0u8..).map(VmId::new).take(self.guests.len())
+    }
+
+    fn with_guest<R>(&self, vm: VmId, look: impl FnOnce(&mut Guest) -> R) -> Option<R> {
+        Some(look(&mut self.guests.get(vm.index())?.lock()))
+    }
+}
+
+impl Log {
+    fn add(&mut self, message: fmt::Arguments<'_>) {
+        let missed = self.missed;
+        if missed > 0 && self.source.room() >= self.source.size() / 2 {
+            self.missed = 0;
+            self.push(format_args!("log: {missed} messages dropped"));
+        }
+        self.push(message);
+    }
+
+    fn push(&mut self, message: fmt::Arguments<'_>) {
+        if self.missed > 0 || self.source.push_line(message) == Push::Full {
+            self.source.counters.dropped += 1;
+            self.missed += 1;
+        }
     }
 }
 

@@ -2,8 +2,12 @@
 //! What all cores share: the VMs, the console, the physical distributor. Boot writes it once.
 #![forbid(unsafe_code)]
 
+mod host_console;
+
+pub use host_console::HostConsole;
+
 use crate::arch;
-use crate::console::{Console, Drained, HYPERVISOR_MARK, Input, Sent, SerialPort, Switch};
+use crate::console::HYPERVISOR_MARK;
 use crate::drivers::gicv3::Distributor;
 use crate::drivers::uart::Uart;
 use crate::id::{Pintid, Vintid, VmId};
@@ -16,16 +20,14 @@ use crate::vm::load::LoadCost;
 use alloc::boxed::Box;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
-
-/// How many bytes one visit sends: the time at EL2 stays bounded, the UART's interrupt goes on.
-const SEND_BUDGET_BYTES: usize = 256;
+use host_console::Refresh;
 
 /// What all cores share.
 pub struct Hypervisor {
     /// The VMs that could start.
     pub vms: Box<[Vm]>,
     /// The one console and the port that it speaks through.
-    pub console: Lock<HostConsole>,
+    pub console: HostConsole,
     /// The physical distributor.
     pub distributor: Lock<Distributor>,
     /// The physical UART's interrupt, where it is known.
@@ -75,7 +77,7 @@ impl Hypervisor {
 
     /// Notes that a VM has begun, for the first time or anew, and says what that took.
     pub fn vm_has_begun(&self, vm: &Vm, cost: LoadCost, asked_at_ticks: u64) {
-        self.console.lock().mux.started(vm.id);
+        self.console.mux.started(vm.id);
         if self.reports_reset_cost {
             let LoadCost { scrub_ticks, hash_ticks, copy_ticks, clean_ticks, .. } = cost;
             let LoadCost { image_bytes, memory_bytes, .. } = cost;
@@ -96,10 +98,10 @@ impl Hypervisor {
     /// Counts a VM that has gone off; the last one takes the machine with it.
     pub fn vm_is_off(&self, vm: &Vm) {
         log::info!(target: "vm", "{} off", vm.plan.name);
-        self.console.lock().mux.stopped(vm.id);
+        self.console.mux.stopped(vm.id);
         if self.live.fetch_sub(1, Ordering::AcqRel) == 1 {
             log::info!(target: "vm", "all off");
-            self.console.lock().send_all();
+            self.console.send_all();
             self.power_off();
         }
     }
@@ -115,79 +117,26 @@ impl Hypervisor {
 
     /// Serves the physical UART's interrupt: input to its VM, output that has waited.
     pub fn serve_uart(&self) {
-        const INPUT_MAX: usize = 64;
-        let mut refresh: u64 = 0;
-        let mut console = self.console.lock();
-        for _ in 0..INPUT_MAX {
-            let Some(byte) = console.port.as_mut().and_then(SerialPort::try_receive) else { break };
-            if let Input::ToVm(vm) | Input::Overflow(vm) = console.mux.receive(byte) {
-                refresh |= 1 << (vm.get() & 63);
-            }
-        }
-        console.send();
-        while let Some(vm) = console.mux.take_unblocked() {
-            refresh |= 1 << (vm.get() & 63);
-        }
-        drop(console);
-        for vm in self.vms.iter().filter(|vm| refresh & 1 << (vm.id.get() & 63) != 0) {
+        let mut refresh = self.console.receive();
+        self.console.send();
+        refresh.add_unblocked(&self.console.mux);
+        self.refresh(refresh);
+    }
+
+    /// Serves EL2's own timer: unfinished lines whose time has come, and guests that have room.
+    pub fn serve_timer(&self) {
+        arch::cancel_hyp_timer();
+        self.console.send();
+        let mut refresh = Refresh::default();
+        refresh.add_unblocked(&self.console.mux);
+        self.refresh(refresh);
+    }
+
+    fn refresh(&self, refresh: Refresh) {
+        for vm in self.vms.iter().filter(|vm| refresh.has(vm.id)) {
             vm.refresh_serial(&FromCore { vm, own: None, hypervisor: self });
         }
     }
-
-    /// Serves EL2's own timer: unfinished lines whose time has come.
-    pub fn serve_timer(&self) {
-        arch::cancel_hyp_timer();
-        self.console.lock().send();
-    }
-}
-
-/// The one console and the port that it speaks through.
-pub struct HostConsole {
-    /// Who speaks when.
-    pub mux: Console,
-    /// The physical UART, where there is one.
-    pub port: Option<Uart>,
-}
-
-impl HostConsole {
-    /// Sends what is ready; what is not has its interrupt or this core's timer set.
-    pub fn send(&mut self) {
-        match self.drain(arch::counter()) {
-            Drained::HeldUntil(ticks) => arch::arm_hyp_timer(ticks),
-            Drained::Empty | Drained::MoreLeft => {}
-        }
-    }
-
-    /// Sends everything, waiting for the port: at boot, and before the machine goes off.
-    pub fn send_all(&mut self) {
-        const ROUNDS_MAX: u32 = 10_000_000;
-        for _ in 0..ROUNDS_MAX {
-            if self.drain(u64::MAX) == Drained::Empty {
-                return;
-            }
-            arch::relax();
-        }
-    }
-
-    fn drain(&mut self, now_ticks: u64) -> Drained {
-        match &mut self.port {
-            Some(port) => self.mux.drain(port, SEND_BUDGET_BYTES, now_ticks),
-            None => self.mux.drain(&mut Nowhere, SEND_BUDGET_BYTES, now_ticks),
-        }
-    }
-}
-
-/// The port of a machine without a UART: a guest that waits for room must not wait for ever.
-struct Nowhere;
-
-impl SerialPort for Nowhere {
-    fn try_send(&mut self, _: u8) -> Sent {
-        Sent::Yes
-    }
-    fn try_receive(&mut self) -> Option<u8> {
-        None
-    }
-    fn set_send_interrupt(&mut self, _: Switch) {}
 }
 
 static HYPERVISOR: Once<Hypervisor> = Once::new();
@@ -235,9 +184,8 @@ impl log::Log for Logger {
         let mark = if record.level() == log::Level::Error { "!" } else { "" };
         let line = format_args!("[{}{mark}] {}", record.target(), record.args());
         if let Some(hypervisor) = get() {
-            let mut console = hypervisor.console.lock();
-            console.mux.log(line);
-            console.send();
+            hypervisor.console.mux.log(line);
+            hypervisor.console.send();
         } else if let Some(port) = EARLY_PORT.lock().as_mut() {
             write_line(port, line);
         }
@@ -257,30 +205,4 @@ pub fn install_logger() {
 pub fn write_line(port: &mut Uart, line: fmt::Arguments<'_>) {
     // A UART that has failed swallows the line; there is nobody else to tell.
     let _ = fmt::write(port, format_args!("{}{line}\n", char::from(HYPERVISOR_MARK)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::console::{Config, Mode, Push, TokenBucket};
-
-    #[test]
-    fn without_a_port_nobody_waits_for_room() {
-        let config = Config {
-            mode: Mode::Tagged,
-            escape: 0x1d,
-            ring_bytes: 1024,
-            partial_after_ticks: 100,
-            messages: TokenBucket::new(1, 1),
-        };
-        let names = [crate::console::Name::try_from("a").unwrap()];
-        let mut console = HostConsole { mux: Console::new(config, &names), port: None };
-        let vm = VmId::new(0);
-        console.mux.started(vm);
-        for n in 0..10_000 {
-            let byte = if n % 40 == 0 { b'\n' } else { b'x' };
-            assert_eq!(console.mux.push_guest(vm, byte), Push::Accepted, "byte {n}");
-            console.send();
-        }
-    }
 }

@@ -4,12 +4,14 @@
 //! A core that holds several takes them in this order, and never two of one line:
 //!
 //! ```text
-//! VM console port → VM distributor → console → physical distributor → EL2's map → heap
+//! VM console port → VM distributor → UART → console → physical distributor
+//!   → EL2's map → heap
 //! ```
 //!
-//! A VM's lifecycle, PSCI and redistributors are atomics. EL2 runs with interrupts masked, so a
-//! holder is never preempted by its own core. No lock lies in memory that a guest can write. The
-//! dump of a hypervisor fault takes none.
+//! The console has several, in the order of its fields; the UART is never waited for while another
+//! lock is held. A VM's lifecycle, PSCI and redistributors are atomics. EL2 runs with interrupts
+//! masked, so a holder is never preempted by its own core. No lock lies in memory that a guest can
+//! write. The dump of a hypervisor fault takes none.
 #![forbid(unsafe_code)]
 
 use crate::arch;

@@ -43,7 +43,7 @@ const RING_BYTES: usize = 8 << 10;
 const SPI_COUNT: u32 = 256;
 
 /// Makes the console and names the VMs on it.
-pub fn console(plan: &Plan) -> HostConsole {
+pub fn console(plan: &Plan) -> Console {
     let hz = arch::counter_frequency_hz();
     let mode = match plan.console.mode {
         ConsoleMode::Tagged => Mode::Tagged,
@@ -57,7 +57,7 @@ pub fn console(plan: &Plan) -> HostConsole {
         messages: TokenBucket::new(8, hz / 4),
     };
     let names: Vec<_> = plan.vms.iter().map(|vm| vm.name.clone()).collect();
-    HostConsole { mux: Console::new(config, &names), port: None }
+    Console::new(config, &names)
 }
 
 /// Builds every VM that can start.
@@ -216,20 +216,20 @@ impl Builder<'_> {
 pub fn install(
     plan: &Plan,
     machine: &Machine,
-    mut console: HostConsole,
+    console: Console,
     vms: Vec<Vm>,
     cores: &mut Cores,
 ) -> Result<&'static Hypervisor, Stop> {
     let mut distributor = cores.distributor.take().ok_or(Stop)?;
-    console.port = hypervisor::take_early_port();
+    let mut port = hypervisor::take_early_port();
     let uart = machine.uart.as_ref().and_then(|uart| uart.interrupt);
-    if let (Some(uart), Some(port)) = (uart, &mut console.port) {
+    if let (Some(uart), Some(port)) = (uart, &mut port) {
         port.enable_receive_interrupt();
         distributor.enable(uart.pintid, arch::this_mpidr(), trigger(uart.trigger));
     }
     let mut spis = Vec::new();
     for vm in &vms {
-        console.mux.started(vm.id);
+        console.started(vm.id);
         for device in vm.plan.devices.iter() {
             for (pintid, vintid) in device.interrupts.iter() {
                 spis.push(SpiOwner { pintid: *pintid, vm: vm.id, vintid: *vintid });
@@ -244,7 +244,7 @@ pub fn install(
     let hypervisor = hypervisor::install(Hypervisor {
         live: AtomicUsize::new(vms.len()),
         vms: vms.into(),
-        console: Lock::new(console),
+        console: HostConsole::new(console, port),
         distributor: Lock::new(distributor),
         uart_interrupt: uart.map(|uart| uart.pintid),
         spis: spis.into(),

@@ -62,6 +62,8 @@ pub enum Drained {
 /// The state of the wire.
 #[derive(Debug, Default)]
 pub(super) struct Out {
+    /// The VM that input goes to.
+    pub(super) focus: Option<VmId>,
     staged: Vec<u8, STAGED_MAX>,
     /// How many of the staged bytes are sent.
     sent: usize,
@@ -103,6 +105,25 @@ impl Out {
         debug_assert!(fits.is_ok());
     }
 
+    /// Stages text of a line that has so many columns, up to its end or the longest that a line may
+    /// be. Returns the columns, and whether the line is whole.
+    fn put_text(&mut self, source: &mut Source, mut columns: usize) -> (usize, bool) {
+        while let Some(byte) = source.peek() {
+            // A character of several bytes is not cut in two.
+            let is_full = columns >= LINE_BYTES_MAX || columns + 4 > LINE_BYTES_MAX && byte >= 0xc0;
+            if byte == b'\n' || is_full {
+                if byte == b'\n' {
+                    source.pop();
+                }
+                return (columns, true);
+            }
+            source.pop();
+            self.put(&[byte]);
+            columns += 1;
+        }
+        (columns, false)
+    }
+
     /// Stages the end of whatever line is open.
     fn close(&mut self) {
         if self.open.take().is_some() {
@@ -119,27 +140,48 @@ impl Console {
     /// Sends what is ready, until the port is busy or `budget_bytes` are sent, and turns the port's
     /// interrupt on while more is left. The work is bounded by the budget and one line.
     pub fn drain(
-        &mut self,
+        &self,
         port: &mut impl SerialPort,
         budget_bytes: usize,
         now_ticks: u64,
     ) -> Drained {
-        let drained = self.send(port, budget_bytes, now_ticks);
+        let mut out = self.out.lock();
+        let mut drain = Drain { console: self, out: &mut out };
+        let drained = drain.send(port, budget_bytes, now_ticks);
         let wanted = if drained == Drained::MoreLeft { Switch::On } else { Switch::Off };
-        if self.out.send_interrupt != wanted {
-            self.out.send_interrupt = wanted;
+        if out.send_interrupt != wanted {
+            out.send_interrupt = wanted;
             port.set_send_interrupt(wanted);
         }
         drained
     }
 
+    /// Looks at what somebody has to say, and notes when that makes room for a guest that waits.
+    fn with_source<R>(&self, speaker: Speaker, look: impl FnOnce(&mut Source) -> R) -> Option<R> {
+        let Speaker::Guest(vm) = speaker else { return Some(look(&mut self.log.lock().source)) };
+        let look = |guest: &mut Guest| (look(&mut guest.source), guest.update_flow());
+        let (seen, flow) = self.with_guest(vm, look)?;
+        if flow == Flow::Freed {
+            self.has_room(vm);
+        }
+        Some(seen)
+    }
+}
+
+/// One drain.
+struct Drain<'a> {
+    console: &'a Console,
+    out: &'a mut Out,
+}
+
+impl Drain<'_> {
     fn send(&mut self, port: &mut impl SerialPort, budget_bytes: usize, now_ticks: u64) -> Drained {
         let mut budget = budget_bytes;
         loop {
             if self.out.sent == self.out.staged.len() {
                 self.out.staged.clear();
                 self.out.sent = 0;
-                match self.config.mode {
+                match self.console.config.mode {
                     Mode::Tagged => self.stage_tagged(now_ticks),
                     Mode::Focus => self.stage_focus(),
                 }
@@ -170,7 +212,7 @@ impl Console {
         if open.is_some_and(is_kept) {
             return self.grow(open, now_ticks);
         }
-        let round = self.guests.len() + 1;
+        let round = self.console.guests.len() + 1;
         for step in 0..round {
             let place = (self.out.turn + step) % round;
             let Some(speaker) = speaker_at(place) else { continue };
@@ -188,7 +230,7 @@ impl Console {
     /// Adds what has come to the open line.
     fn grow(&mut self, open: Option<(Speaker, usize)>, now_ticks: u64) {
         if let Some((speaker, _)) = open
-            && self.source(speaker).is_some_and(|source| source.len() > 0)
+            && self.console.with_source(speaker, |source| source.len() > 0) == Some(true)
         {
             self.stage_line(speaker);
             self.hold(now_ticks, Line::Same);
@@ -198,7 +240,7 @@ impl Console {
     /// Leaves the open line open for a while.
     fn hold(&mut self, now_ticks: u64, line: Line) {
         const LINE_HOLDS: u64 = 4;
-        let after = self.config.partial_after_ticks;
+        let after = self.console.config.partial_after_ticks;
         if line == Line::New {
             self.out.open_limit_ticks = now_ticks.saturating_add(after.saturating_mul(LINE_HOLDS));
         }
@@ -209,16 +251,16 @@ impl Console {
     /// what says that the focus has moved is in front of the first byte that follows from it.
     fn stage_focus(&mut self) {
         self.end_last_words();
-        if self.log.has_line() {
+        if self.console.log.lock().source.has_line() {
             self.stage_line(Speaker::Log);
-        } else if let Some(vm) = self.out.last_words.or(self.focus) {
+        } else if let Some(vm) = self.out.last_words.or(self.out.focus) {
             self.stage_raw(Speaker::Guest(vm));
         }
     }
 
     /// Stages a line, or what there is of it, up to the longest that a line may be.
     fn stage_line(&mut self, speaker: Speaker) {
-        let mut columns = match self.out.open {
+        let columns = match self.out.open {
             Some((open, columns)) if open == speaker => columns,
             _ => {
                 self.out.close();
@@ -226,30 +268,11 @@ impl Console {
                 0
             }
         };
-        loop {
-            let byte = self.source(speaker).and_then(Source::peek);
-            let ends = match byte {
-                None => {
-                    self.out.open = Some((speaker, columns));
-                    return;
-                }
-                Some(byte) => byte == b'\n',
-            };
-            // A character of several bytes is not cut in two.
-            let starts_character = byte.is_some_and(|byte| byte >= 0xc0);
-            let is_full =
-                columns >= LINE_BYTES_MAX || columns + 4 > LINE_BYTES_MAX && starts_character;
-            if ends || is_full {
-                if ends {
-                    self.pop(speaker);
-                }
-                self.out.open = Some((speaker, columns));
-                return self.out.close();
-            }
-            if let Some(byte) = self.pop(speaker) {
-                self.out.put(&[byte]);
-                columns += 1;
-            }
+        let line = self.console.with_source(speaker, |source| self.out.put_text(source, columns));
+        let Some((columns, is_whole)) = line else { return };
+        self.out.open = Some((speaker, columns));
+        if is_whole {
+            self.out.close();
         }
     }
 
@@ -257,58 +280,50 @@ impl Console {
         match speaker {
             Speaker::Log => self.out.put(&[HYPERVISOR_MARK]),
             Speaker::Guest(vm) => {
-                if let Some(guest) = self.guests.get(vm.index()) {
+                self.console.with_guest(vm, |guest| {
                     self.out.put(guest.name.as_bytes());
                     self.out.put(TAG_END);
-                }
+                });
             }
         }
     }
 
     /// Stages bytes of a guest as they are.
     fn stage_raw(&mut self, speaker: Speaker) {
-        for _ in 0..LINE_BYTES_MAX {
-            let Some(byte) = self.pop(speaker) else { return };
-            self.out.filter.next(byte);
-            self.out.put(&[byte]);
-            self.out.open = (byte != b'\n').then_some((speaker, 0));
-        }
-    }
-
-    /// Takes a byte of a source, and notes when that makes enough room for a guest that waits.
-    fn pop(&mut self, speaker: Speaker) -> Option<u8> {
-        let Speaker::Guest(vm) = speaker else { return self.log.pop() };
-        let guest = self.guests.get_mut(vm.index())?;
-        let byte = guest.source.pop();
-        if guest.flow == Flow::Blocked && guest.source.room() >= guest.source.size() / 4 {
-            guest.flow = Flow::Freed;
-        }
-        byte
+        self.console.with_source(speaker, |source| {
+            for byte in core::iter::from_fn(|| source.pop()).take(LINE_BYTES_MAX) {
+                self.out.filter.next(byte);
+                self.out.put(&[byte]);
+                self.out.open = (byte != b'\n').then_some((speaker, 0));
+            }
+        });
     }
 
     /// Says that the focus has moved, once the VM that lost it has nothing left to show.
     fn end_last_words(&mut self) {
-        let is_out = |guest: &Guest| guest.source.len() == 0;
         if let Some(vm) = self.out.last_words
-            && self.guests.get(vm.index()).is_none_or(is_out)
+            && self.console.with_source(Speaker::Guest(vm), |source| source.len()).unwrap_or(0) == 0
         {
             self.out.no_last_words();
-            self.announce_focus();
+            if let Some(focus) = self.out.focus {
+                self.console.announce(focus);
+            }
         }
     }
 
     /// Returns what remains when nothing is ready.
     fn held(&mut self, now_ticks: u64) -> Drained {
-        if self.config.mode == Mode::Focus {
+        if self.console.config.mode == Mode::Focus {
             return Drained::Empty;
         }
-        let after = self.config.partial_after_ticks;
-        let log = self.log.has_line().then_some(now_ticks);
-        let guests = self.guests.iter_mut().filter_map(|guest| {
-            let is_ready = guest.source.has_line() || guest.source.len() >= LINE_BYTES_MAX;
-            if is_ready { Some(now_ticks) } else { guest.source.partial_due(now_ticks, after) }
-        });
-        let due = log.into_iter().chain(guests).min();
+        let after = self.console.config.partial_after_ticks;
+        let due = |source: &mut Source| {
+            let is_ready = source.has_line() || source.len() >= LINE_BYTES_MAX;
+            if is_ready { Some(now_ticks) } else { source.partial_due(now_ticks, after) }
+        };
+        let speakers = (0..=self.console.guests.len()).filter_map(speaker_at);
+        let due =
+            speakers.filter_map(|speaker| self.console.with_source(speaker, due).flatten()).min();
         // An open line keeps back what is ready.
         let until = if self.out.open.is_some() { self.out.open_until_ticks } else { 0 };
         due.map_or(Drained::Empty, |due| Drained::HeldUntil(due.max(until)))
@@ -316,25 +331,19 @@ impl Console {
 
     /// Returns whether a source has the end of a line, or so much that the line is full.
     fn can_finish(&self, speaker: Speaker, columns: usize) -> bool {
-        let is_enough = |source: &Source| {
+        let is_enough = |source: &mut Source| {
             source.has_line() || source.len() >= LINE_BYTES_MAX.saturating_sub(columns).max(1)
         };
-        self.source(speaker).is_some_and(is_enough)
+        self.console.with_source(speaker, is_enough) == Some(true)
     }
 
-    fn is_overdue(&mut self, speaker: Speaker, now_ticks: u64) -> bool {
-        let after = self.config.partial_after_ticks;
-        let Speaker::Guest(vm) = speaker else { return false };
-        let guest = self.guests.get_mut(vm.index());
-        let due = guest.and_then(|guest| guest.source.partial_due(now_ticks, after));
-        due.is_some_and(|due| due <= now_ticks)
-    }
-
-    fn source(&self, speaker: Speaker) -> Option<&Source> {
-        match speaker {
-            Speaker::Log => Some(&self.log),
-            Speaker::Guest(vm) => self.guests.get(vm.index()).map(|guest| &guest.source),
+    fn is_overdue(&self, speaker: Speaker, now_ticks: u64) -> bool {
+        let after = self.console.config.partial_after_ticks;
+        if speaker == Speaker::Log {
+            return false;
         }
+        let due = self.console.with_source(speaker, |source| source.partial_due(now_ticks, after));
+        due.flatten().is_some_and(|due| due <= now_ticks)
     }
 }
 

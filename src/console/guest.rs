@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One guest's side of the console: what it sends, what waits for it, whether it is waiting.
 //!
-//! It does not know who else is there, nor who has the focus.
+//! It does not know who else is there, nor the wire.
 #![forbid(unsafe_code)]
 
-use super::filter::Filter;
+use super::filter::{Filter, Verdict};
 use super::pl011::{Received, Wire};
 use super::ring::Ring;
 use super::source::Source;
-use super::{Console, Input, Name, TokenBucket};
+use super::{Console, HYPERVISOR_MARK, Input, Name, Push, ROOM_LOW, TokenBucket};
 use crate::id::VmId;
 
 /// The bytes of input that wait for a VM that does not read.
@@ -26,8 +26,19 @@ pub(super) enum Power {
 pub(super) enum Flow {
     Free,
     Blocked,
-    /// There is room again, and nobody has told the guest.
+    /// It may have waited, and there is room again.
     Freed,
+}
+
+/// What is shown of what a guest sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shown {
+    /// Its lines, without control functions.
+    Lines,
+    /// Its bytes.
+    Bytes,
+    /// Its latest bytes, once somebody looks.
+    Later,
 }
 
 #[derive(Debug)]
@@ -39,13 +50,14 @@ pub(super) struct Guest {
     /// How many bytes of input are in front of the place where some were lost.
     gap: Option<usize>,
     pub(super) power: Power,
-    pub(super) flow: Flow,
+    shown: Shown,
+    flow: Flow,
     pub(super) messages: TokenBucket,
 }
 
 impl Guest {
     /// Makes the console of a VM that is off, with `ring_bytes` for its output. This allocates.
-    pub(super) fn new(name: Name, ring_bytes: usize, messages: TokenBucket) -> Self {
+    pub(super) fn new(name: Name, ring_bytes: usize, shown: Shown, messages: TokenBucket) -> Self {
         Self {
             name,
             source: Source::new(ring_bytes),
@@ -53,6 +65,7 @@ impl Guest {
             input: Ring::new(INPUT_BYTES),
             gap: None,
             power: Power::Off,
+            shown,
             flow: Flow::Free,
             messages,
         }
@@ -66,8 +79,64 @@ impl Guest {
         self.gap = None;
     }
 
-    /// Keeps a byte of input until the guest reads it.
+    /// Takes a byte that the guest sends.
+    pub(super) fn send(&mut self, byte: u8) -> Push {
+        let verdict = match self.shown {
+            Shown::Lines => self.filter.next(byte),
+            Shown::Bytes | Shown::Later if byte == HYPERVISOR_MARK => Verdict::Remove,
+            Shown::Bytes | Shown::Later => Verdict::Keep,
+        };
+        if verdict == Verdict::Remove {
+            self.source.counters.removed += 1;
+            return Push::Accepted;
+        }
+        if self.shown == Shown::Later {
+            self.source.make_room();
+            return self.source.push(byte);
+        }
+        let push = self.source.push(byte);
+        if self.source.room() < ROOM_LOW {
+            self.flow = Flow::Blocked;
+        }
+        push
+    }
+
+    /// Returns how many bytes there is room for.
+    pub(super) fn room(&self) -> usize {
+        if self.shown == Shown::Later { self.source.size() } else { self.source.room() }
+    }
+
+    /// Says whether the guest may have waited, and enough bytes have gone since.
+    pub(super) fn update_flow(&mut self) -> Flow {
+        if self.source.room() >= self.source.size() / 4 { self.free() } else { self.flow }
+    }
+
+    /// Changes what is shown, and says whether the guest may have waited and has room now.
+    pub(super) fn show(&mut self, shown: Shown) -> Flow {
+        self.shown = shown;
+        if shown == Shown::Later {
+            // At the price of its oldest bytes.
+            return self.free();
+        }
+        // It may have no room until those that were kept are out.
+        if self.source.room() < ROOM_LOW {
+            self.flow = Flow::Blocked;
+        }
+        self.flow
+    }
+
+    fn free(&mut self) -> Flow {
+        match core::mem::replace(&mut self.flow, Flow::Free) {
+            Flow::Blocked => Flow::Freed,
+            flow => flow,
+        }
+    }
+
+    /// Keeps a byte of input until the guest reads it; nobody reads it where the guest is off.
     pub(super) fn receive(&mut self, vm: VmId, byte: u8) -> Input {
+        if self.power == Power::Off {
+            return Input::Ignored;
+        }
         if self.input.push(byte) {
             return Input::ToVm(vm);
         }
@@ -87,18 +156,25 @@ impl Guest {
 /// A VM's end of the wire.
 #[derive(Debug)]
 pub struct GuestWire<'a> {
-    console: &'a mut Console,
+    console: &'a Console,
     vm: VmId,
+    has_sent: bool,
 }
 
 impl<'a> GuestWire<'a> {
-    pub(super) fn new(console: &'a mut Console, vm: VmId) -> Self {
-        Self { console, vm }
+    pub(super) fn new(console: &'a Console, vm: VmId) -> Self {
+        Self { console, vm, has_sent: false }
+    }
+    /// Returns whether a byte was sent over it: the console is to be drained.
+    #[must_use]
+    pub fn has_sent(&self) -> bool {
+        self.has_sent
     }
 }
 
 impl Wire for GuestWire<'_> {
     fn send(&mut self, byte: u8) {
+        self.has_sent = true;
         // A loss has been counted, and the guest was told that there is no room.
         let _ = self.console.push_guest(self.vm, byte);
     }
@@ -106,6 +182,6 @@ impl Wire for GuestWire<'_> {
         self.console.room(self.vm)
     }
     fn receive(&mut self) -> Option<Received> {
-        self.console.guests.get_mut(self.vm.index())?.take_input()
+        self.console.with_guest(self.vm, Guest::take_input)?
     }
 }

@@ -54,25 +54,25 @@ fn console(mode: Mode) -> Console {
         messages: TokenBucket::new(3, 100),
     };
     let names = ["linux-a", "linux-b", "c"].map(|name| Name::try_from(name).unwrap());
-    let mut console = Console::new(config, &names);
+    let console = Console::new(config, &names);
     for vm in [A, B, C] {
         console.started(vm);
     }
     console
 }
 
-fn push(console: &mut Console, vm: VmId, bytes: impl AsRef<[u8]>) {
+fn push(console: &Console, vm: VmId, bytes: impl AsRef<[u8]>) {
     for byte in bytes.as_ref() {
         assert_eq!(console.push_guest(vm, *byte), Push::Accepted);
     }
 }
 
-fn log(console: &mut Console, text: &str) {
+fn log(console: &Console, text: &str) {
     console.log(format_args!("{text}"));
 }
 
 /// Drains all that is ready at a time.
-fn drained(console: &mut Console, now: u64) -> (Text, Drained) {
+fn drained(console: &Console, now: u64) -> (Text, Drained) {
     let mut port = Port::new();
     let drained = console.drain(&mut port, usize::MAX, now);
     (port.take(), drained)
@@ -80,105 +80,105 @@ fn drained(console: &mut Console, now: u64) -> (Text, Drained) {
 
 #[test]
 fn tagged_lines_are_whole_and_take_turns() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     for (a, b) in b"one\ntwo\n".iter().zip(b"ONE\r\nTWO") {
-        push(&mut console, A, [*a]);
-        push(&mut console, B, [*b]);
+        push(&console, A, [*a]);
+        push(&console, B, [*b]);
     }
-    log(&mut console, "[08] app 2 cpus 1G");
-    let (text, left) = drained(&mut console, 0);
+    log(&console, "[08] app 2 cpus 1G");
+    let (text, left) = drained(&console, 0);
     assert_eq!(text, "\x1e[08] app 2 cpus 1G\r\nlinux-a| one\r\nlinux-b| ONE\r\nlinux-a| two\r\n");
     assert_eq!(left, Drained::HeldUntil(20), "TWO has no end yet");
-    push(&mut console, B, "\n");
-    assert_eq!(drained(&mut console, 1), ("linux-b| TWO\r\n".into(), Drained::Empty));
+    push(&console, B, "\n");
+    assert_eq!(drained(&console, 1), ("linux-b| TWO\r\n".into(), Drained::Empty));
 }
 
 #[test]
 fn prompt_goes_out_when_it_is_old_and_then_grows() {
-    let mut console = console(Mode::Tagged);
-    push(&mut console, A, "/ # ");
-    assert_eq!(drained(&mut console, 100), (Text::new(), Drained::HeldUntil(120)));
-    assert_eq!(drained(&mut console, 119), (Text::new(), Drained::HeldUntil(120)));
-    assert_eq!(drained(&mut console, 120), ("linux-a| / # ".into(), Drained::Empty));
+    let console = console(Mode::Tagged);
+    push(&console, A, "/ # ");
+    assert_eq!(drained(&console, 100), (Text::new(), Drained::HeldUntil(120)));
+    assert_eq!(drained(&console, 119), (Text::new(), Drained::HeldUntil(120)));
+    assert_eq!(drained(&console, 120), ("linux-a| / # ".into(), Drained::Empty));
     // What is typed shows at once, on the same line.
-    push(&mut console, A, "l");
-    assert_eq!(drained(&mut console, 121).0, "l");
-    push(&mut console, A, "s\n");
-    assert_eq!(drained(&mut console, 122).0, "s\r\n");
+    push(&console, A, "l");
+    assert_eq!(drained(&console, 121).0, "l");
+    push(&console, A, "s\n");
+    assert_eq!(drained(&console, 122).0, "s\r\n");
 }
 
 #[test]
 fn unfinished_line_is_ended_for_another_and_tagged_again() {
-    let mut console = console(Mode::Tagged);
-    push(&mut console, A, "login: ");
-    assert_eq!(drained(&mut console, 0).1, Drained::HeldUntil(20));
-    assert_eq!(drained(&mut console, 20).0, "linux-a| login: ");
-    push(&mut console, A, "ro");
-    push(&mut console, B, "hello\n");
-    log(&mut console, "up");
+    let console = console(Mode::Tagged);
+    push(&console, A, "login: ");
+    assert_eq!(drained(&console, 0).1, Drained::HeldUntil(20));
+    assert_eq!(drained(&console, 20).0, "linux-a| login: ");
+    push(&console, A, "ro");
+    push(&console, B, "hello\n");
+    log(&console, "up");
     // A line that was just added to is not cut, and others learn when they may speak.
-    assert_eq!(drained(&mut console, 21), ("ro".into(), Drained::HeldUntil(41)));
-    assert_eq!(drained(&mut console, 40), (Text::new(), Drained::HeldUntil(41)));
-    let (text, left) = drained(&mut console, 41);
+    assert_eq!(drained(&console, 21), ("ro".into(), Drained::HeldUntil(41)));
+    assert_eq!(drained(&console, 40), (Text::new(), Drained::HeldUntil(41)));
+    let (text, left) = drained(&console, 41);
     assert_eq!((text.as_str(), left), ("\r\nlinux-b| hello\r\n\x1eup\r\n", Drained::Empty));
-    push(&mut console, A, "ot\n");
-    assert_eq!(drained(&mut console, 42).0, "linux-a| ot\r\n");
+    push(&console, A, "ot\n");
+    assert_eq!(drained(&console, 42).0, "linux-a| ot\r\n");
     // Who can finish the line on the wire does so before others speak.
-    push(&mut console, A, "x");
-    drained(&mut console, 50);
-    assert_eq!(drained(&mut console, 70).0, "linux-a| x");
-    push(&mut console, B, "late\n");
-    push(&mut console, A, "y\n");
-    assert_eq!(drained(&mut console, 71).0, "y\r\nlinux-b| late\r\n");
+    push(&console, A, "x");
+    drained(&console, 50);
+    assert_eq!(drained(&console, 70).0, "linux-a| x");
+    push(&console, B, "late\n");
+    push(&console, A, "y\n");
+    assert_eq!(drained(&console, 71).0, "y\r\nlinux-b| late\r\n");
 }
 
 #[test]
 fn t114_line_that_dribbles_keeps_the_wire_for_a_bounded_time() {
-    let mut console = console(Mode::Tagged);
-    push(&mut console, A, "x");
-    drained(&mut console, 0);
-    assert_eq!(drained(&mut console, PARTIAL_AFTER).0, "linux-a| x");
-    push(&mut console, B, "here\n");
+    let console = console(Mode::Tagged);
+    push(&console, A, "x");
+    drained(&console, 0);
+    assert_eq!(drained(&console, PARTIAL_AFTER).0, "linux-a| x");
+    push(&console, B, "here\n");
     let heard = (PARTIAL_AFTER..).find(|&now| {
-        push(&mut console, A, "x");
-        drained(&mut console, now).0.contains("linux-b| here")
+        push(&console, A, "x");
+        drained(&console, now).0.contains("linux-b| here")
     });
     assert_eq!(heard, Some(5 * PARTIAL_AFTER), "four times the patience after the line began");
 }
 
 #[test]
 fn long_line_is_split_between_characters() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     let exact = "x".repeat(256);
-    push(&mut console, A, std::format!("{exact}\n"));
-    assert_eq!(drained(&mut console, 0).0, std::format!("linux-a| {exact}\r\n"));
-    push(&mut console, A, std::format!("{exact}y\n"));
-    assert_eq!(drained(&mut console, 0).0, std::format!("linux-a| {exact}\r\nlinux-a| y\r\n"));
+    push(&console, A, std::format!("{exact}\n"));
+    assert_eq!(drained(&console, 0).0, std::format!("linux-a| {exact}\r\n"));
+    push(&console, A, std::format!("{exact}y\n"));
+    assert_eq!(drained(&console, 0).0, std::format!("linux-a| {exact}\r\nlinux-a| y\r\n"));
     // It goes out without waiting for its end.
-    push(&mut console, A, &exact);
-    assert_eq!(drained(&mut console, 0).0, std::format!("linux-a| {exact}"));
-    push(&mut console, A, "z\n");
-    assert_eq!(drained(&mut console, 0).0, "\r\nlinux-a| z\r\n");
+    push(&console, A, &exact);
+    assert_eq!(drained(&console, 0).0, std::format!("linux-a| {exact}"));
+    push(&console, A, "z\n");
+    assert_eq!(drained(&console, 0).0, "\r\nlinux-a| z\r\n");
     let wide = std::format!("{}€€\n", "x".repeat(252));
-    push(&mut console, A, wide);
-    let (text, _) = drained(&mut console, 0);
+    push(&console, A, wide);
+    let (text, _) = drained(&console, 0);
     assert_eq!(text.matches('€').count(), 2);
     assert_eq!(text.lines().count(), 2);
 }
 
 #[test]
 fn a_full_open_line_starves_nobody() {
-    let mut console = console(Mode::Tagged);
-    push(&mut console, A, "x".repeat(256));
-    drained(&mut console, 0);
-    push(&mut console, B, "here\n");
-    assert_eq!(drained(&mut console, 0), ("\r\nlinux-b| here\r\n".into(), Drained::Empty));
+    let console = console(Mode::Tagged);
+    push(&console, A, "x".repeat(256));
+    drained(&console, 0);
+    push(&console, B, "here\n");
+    assert_eq!(drained(&console, 0), ("\r\nlinux-b| here\r\n".into(), Drained::Empty));
 }
 
 #[test]
 fn t114_flood_starves_neither_the_log_nor_others() {
     for flood in ["yes\n", "y", "\x1b[31m"] {
-        let mut console = console(Mode::Tagged);
+        let console = console(Mode::Tagged);
         let mut port = Port::new();
         let (mut waiting, mut asked) = (0, 0);
         for round in 0..100_000u64 {
@@ -186,8 +186,8 @@ fn t114_flood_starves_neither_the_log_nor_others() {
                 console.push_guest(A, byte);
             }
             if round % 1000 == 0 {
-                push(&mut console, B, "b\n");
-                log(&mut console, "log");
+                push(&console, B, "b\n");
+                log(&console, "log");
                 asked += 1;
             }
             port.room = 3;
@@ -208,9 +208,9 @@ fn t114_flood_starves_neither_the_log_nor_others() {
 
 #[test]
 fn t114_guest_cannot_forge_or_overwrite_a_line() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     let hostile = "a\r\x1e[01] forged\x1b[A\x1b[2K\x0b\x0cb\x08\x08\u{9b}2J\x7f\x1b]0;t\x07\n";
-    push(&mut console, A, hostile);
+    push(&console, A, hostile);
     let mut port = Port::new();
     console.drain(&mut port, usize::MAX, 0);
     assert_eq!(port.wire, b"linux-a| a[01] forgedb\xc22J\r\n");
@@ -219,42 +219,42 @@ fn t114_guest_cannot_forge_or_overwrite_a_line() {
 
 #[test]
 fn t114_focused_guest_cannot_forge_a_line_either() {
-    let mut console = console(Mode::Focus);
-    push(&mut console, A, "\x1b[1mraw\x1e[01] forged\r\n");
-    assert_eq!(drained(&mut console, 0).0, "\x1b[1mraw[01] forged\r\n");
+    let console = console(Mode::Focus);
+    push(&console, A, "\x1b[1mraw\x1e[01] forged\r\n");
+    assert_eq!(drained(&console, 0).0, "\x1b[1mraw[01] forged\r\n");
     assert_eq!(console.counters(Some(A)).removed, 1);
 }
 
 #[test]
 fn focused_guest_has_the_wire_and_the_log_its_own_line() {
-    let mut console = console(Mode::Focus);
-    push(&mut console, A, "\x1b[2J\x00\x07/ # ");
-    assert_eq!(drained(&mut console, 0), ("\x1b[2J\x00\x07/ # ".into(), Drained::Empty));
-    push(&mut console, B, "not seen\n");
-    log(&mut console, "seen");
-    assert_eq!(drained(&mut console, 0).0, "\r\n\x1eseen\r\n");
-    push(&mut console, A, "x\r\n");
-    assert_eq!(drained(&mut console, 0).0, "x\r\n");
-    log(&mut console, "no empty line before");
-    assert_eq!(drained(&mut console, 0).0, "\x1eno empty line before\r\n");
+    let console = console(Mode::Focus);
+    push(&console, A, "\x1b[2J\x00\x07/ # ");
+    assert_eq!(drained(&console, 0), ("\x1b[2J\x00\x07/ # ".into(), Drained::Empty));
+    push(&console, B, "not seen\n");
+    log(&console, "seen");
+    assert_eq!(drained(&console, 0).0, "\r\n\x1eseen\r\n");
+    push(&console, A, "x\r\n");
+    assert_eq!(drained(&console, 0).0, "x\r\n");
+    log(&console, "no empty line before");
+    assert_eq!(drained(&console, 0).0, "\x1eno empty line before\r\n");
     // In the middle of a control function, the terminal is told to forget it.
-    push(&mut console, A, "\x1b[3");
-    drained(&mut console, 0);
-    log(&mut console, "up");
-    assert_eq!(drained(&mut console, 0).0, "\x18\r\n\x1eup\r\n");
+    push(&console, A, "\x1b[3");
+    drained(&console, 0);
+    log(&console, "up");
+    assert_eq!(drained(&console, 0).0, "\x18\r\n\x1eup\r\n");
 }
 
 #[test]
 fn unfocused_guest_keeps_its_latest_bytes() {
-    let mut console = console(Mode::Focus);
+    let console = console(Mode::Focus);
     for n in 0..2000 {
         assert_eq!(console.room(B), RING);
-        push(&mut console, B, std::format!("{n:04}\n"));
+        push(&console, B, std::format!("{n:04}\n"));
     }
     assert_eq!(console.counters(Some(B)).dropped, 10_000 - RING as u64);
     assert_eq!(console.receive(ESCAPE), Input::FocusMoved(B));
     assert_eq!(console.room(B), 0, "what was kept goes first");
-    let (text, _) = drained(&mut console, 0);
+    let (text, _) = drained(&console, 0);
     let (first, rest) = text.split_once('\n').unwrap();
     assert_eq!(first, "\x1econsole: linux-b\r");
     assert!(rest.ends_with("\n1998\n1999\n"));
@@ -264,7 +264,7 @@ fn unfocused_guest_keeps_its_latest_bytes() {
 
 #[test]
 fn escape_moves_on_past_vms_that_are_off() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     assert_eq!(console.focus(), Some(A), "who starts first");
     console.stopped(B);
     assert_eq!(console.receive(b'a'), Input::ToVm(A));
@@ -274,7 +274,7 @@ fn escape_moves_on_past_vms_that_are_off() {
     console.stopped(C);
     assert_eq!(console.receive(ESCAPE), Input::FocusMoved(A), "nobody else is there");
     let moves = "\x1econsole: c\r\n\x1econsole: linux-a\r\n\x1econsole: linux-a\r\n";
-    assert_eq!(drained(&mut console, 0).0, moves);
+    assert_eq!(drained(&console, 0).0, moves);
     console.stopped(A);
     assert_eq!(console.receive(ESCAPE), Input::Ignored);
     assert_eq!(console.receive(b'x'), Input::Ignored);
@@ -293,24 +293,24 @@ fn escape_moves_on_past_vms_that_are_off() {
 
 #[test]
 fn focus_waits_for_last_words() {
-    let mut console = console(Mode::Focus);
-    push(&mut console, A, "reboot: Power down\r\n");
-    push(&mut console, B, "b\r\n");
+    let console = console(Mode::Focus);
+    push(&console, A, "reboot: Power down\r\n");
+    push(&console, B, "b\r\n");
     console.stopped(A);
     assert_eq!(console.focus(), Some(B));
     assert_eq!(console.receive(b'x'), Input::ToVm(B));
     let expected = "reboot: Power down\r\n\x1econsole: linux-b\r\nb\r\n";
-    assert_eq!(drained(&mut console, 0).0, expected);
+    assert_eq!(drained(&console, 0).0, expected);
     // The last VM of all keeps the wire.
     console.stopped(C);
-    push(&mut console, B, "bye\r\n");
+    push(&console, B, "bye\r\n");
     console.stopped(B);
-    assert_eq!(drained(&mut console, 0).0, "bye\r\n");
+    assert_eq!(drained(&console, 0).0, "bye\r\n");
 }
 
 #[test]
 fn input_overflow_is_counted_and_seen_behind_the_gap() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     let mut uart = VirtualPl011::new();
     uart.write(0x2c, Width::Word, 0x70, &mut console.wire(A)).unwrap();
     for n in 0..256u16 {
@@ -331,31 +331,31 @@ fn input_overflow_is_counted_and_seen_behind_the_gap() {
 
 #[test]
 fn t109_vm_that_starts_anew_has_no_input_of_the_old() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     for _ in 0..300 {
         console.receive(b'x');
     }
-    push(&mut console, A, "unfinished \x1b[");
+    push(&console, A, "unfinished \x1b[");
     console.started(A);
     assert_eq!(console.wire(A).receive(), None);
     assert_eq!(console.receive(b'n'), Input::ToVm(A));
     assert_eq!(console.wire(A).receive(), Some(Received { byte: b'n', overrun: false }));
-    push(&mut console, A, "31\n");
-    assert_eq!(drained(&mut console, 0).0, "linux-a| unfinished 31\r\n");
+    push(&console, A, "31\n");
+    assert_eq!(drained(&console, 0).0, "linux-a| unfinished 31\r\n");
 }
 
 #[test]
 fn t114_guest_that_fills_its_ring_is_held_back_and_told_of_room_once() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     let mut uart = VirtualPl011::new();
     let mut port = Port::new();
-    let read = |uart: &mut VirtualPl011, console: &mut Console, offset| {
+    let read = |uart: &mut VirtualPl011, console: &Console, offset| {
         uart.read(offset, Width::Word, &mut console.wire(A)).unwrap()
     };
     uart.write(0x2c, Width::Word, 0x70, &mut console.wire(A)).unwrap();
     uart.write(0x38, Width::Word, 1 << 5, &mut console.wire(A)).unwrap();
     let mut sent = 0;
-    while read(&mut uart, &mut console, 0x18) & 0x20 == 0 {
+    while read(&mut uart, &console, 0x18) & 0x20 == 0 {
         uart.write(0, Width::Word, b'x'.into(), &mut console.wire(A)).unwrap();
         sent += 1;
     }
@@ -373,55 +373,55 @@ fn t114_guest_that_fills_its_ring_is_held_back_and_told_of_room_once() {
 
 #[test]
 fn t114_focus_moves_tell_who_waits() {
-    let mut console = console(Mode::Focus);
+    let console = console(Mode::Focus);
     while console.room(A) > 0 {
-        push(&mut console, A, "a");
+        push(&console, A, "a");
     }
     assert_eq!(console.take_unblocked(), None);
     while console.counters(Some(B)).dropped == 0 {
-        push(&mut console, B, "b");
+        push(&console, B, "b");
     }
     console.receive(ESCAPE);
     assert_eq!(console.take_unblocked(), Some(A), "it has lost the focus, and its latest count");
     assert_eq!(console.room(B), 0);
     assert_eq!(console.take_unblocked(), None);
-    drained(&mut console, 0);
+    drained(&console, 0);
     assert_eq!(console.take_unblocked(), Some(B), "what was kept is out");
 }
 
 #[test]
 fn log_line_goes_whole_or_not_at_all() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     let line = "l".repeat(99);
     for _ in 0..15 {
-        log(&mut console, &line);
+        log(&console, &line);
     }
-    log(&mut console, "short, and yet behind the gap");
+    log(&console, "short, and yet behind the gap");
     assert_eq!(console.counters(None), Counters { bytes: 1000, dropped: 6, ..Counters::default() });
-    let (text, _) = drained(&mut console, 0);
+    let (text, _) = drained(&console, 0);
     assert_eq!(text, std::format!("\x1e{line}\r\n").repeat(10));
-    log(&mut console, "again");
-    assert_eq!(drained(&mut console, 0).0, "\x1elog: 6 messages dropped\r\n\x1eagain\r\n");
-    log(&mut console, "a\nb\x1b[31m\rc\x1e");
-    assert_eq!(drained(&mut console, 0).0, "\x1ea bc\r\n", "one call, one line");
-    log(&mut console, &"m".repeat(300));
-    let (text, _) = drained(&mut console, 0);
+    log(&console, "again");
+    assert_eq!(drained(&console, 0).0, "\x1elog: 6 messages dropped\r\n\x1eagain\r\n");
+    log(&console, "a\nb\x1b[31m\rc\x1e");
+    assert_eq!(drained(&console, 0).0, "\x1ea bc\r\n", "one call, one line");
+    log(&console, &"m".repeat(300));
+    let (text, _) = drained(&console, 0);
     assert_eq!(text, std::format!("\x1e{}\r\n\x1e{}\r\n", "m".repeat(256), "m".repeat(44)));
 }
 
 #[test]
 fn t114_messages_that_a_guest_causes_are_limited_and_counted() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     for n in 0..1000 {
         console.log_for(A, 0, format_args!("read of {n:#x}"));
     }
     console.log_for(B, 0, format_args!("mine"));
-    let (text, _) = drained(&mut console, 0);
+    let (text, _) = drained(&console, 0);
     assert_eq!(text.lines().count(), 4);
     assert!(text.contains("\x1elinux-b: mine\r\n"), "another VM has its own measure");
     console.log_for(A, 100, format_args!("again"));
     assert_eq!(
-        drained(&mut console, 0).0,
+        drained(&console, 0).0,
         "\x1elinux-a: 997 messages dropped\r\n\x1elinux-a: again\r\n"
     );
     assert_eq!(console.counters(None).dropped, 0);
@@ -429,10 +429,10 @@ fn t114_messages_that_a_guest_causes_are_limited_and_counted() {
 
 #[test]
 fn draining_stops_at_the_budget_and_goes_on_where_it_was() {
-    let mut console = console(Mode::Tagged);
+    let console = console(Mode::Tagged);
     let mut port = Port::new();
-    push(&mut console, A, "first\n");
-    log(&mut console, "second");
+    push(&console, A, "first\n");
+    log(&console, "second");
     assert_eq!(console.drain(&mut port, 0, 0), Drained::MoreLeft);
     assert_eq!(console.drain(&mut port, 3, 0), Drained::MoreLeft);
     assert_eq!(port.wire.len(), 3);
@@ -448,7 +448,7 @@ fn draining_stops_at_the_budget_and_goes_on_where_it_was() {
 
 #[test]
 fn t112_vm_that_is_not_there_gets_nothing() {
-    let mut console = console(Mode::Focus);
+    let console = console(Mode::Focus);
     let nobody = VmId::new(200);
     assert_eq!(console.push_guest(nobody, b'x'), Push::Full);
     assert_eq!(console.room(nobody), 0);
@@ -457,7 +457,7 @@ fn t112_vm_that_is_not_there_gets_nothing() {
     console.stopped(nobody);
     console.log_for(nobody, 0, format_args!("x"));
     assert_eq!(console.focus(), Some(A));
-    assert_eq!(drained(&mut console, 0), (Text::new(), Drained::Empty));
+    assert_eq!(drained(&console, 0), (Text::new(), Drained::Empty));
 }
 
 /// What may happen to a console.
@@ -492,7 +492,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 /// Runs events; returns the wire once all is out, and the messages that got onto the log.
 fn run(mode: Mode, events: &[Event]) -> (Console, Vec<u8>, Vec<Text>) {
     let vms = [A, B, C];
-    let (mut console, mut port, mut now) = (console(mode), Port::new(), 0);
+    let (console, mut port, mut now) = (console(mode), Port::new(), 0);
     let mut messages = Vec::new();
     for event in events {
         match event {
@@ -505,7 +505,7 @@ fn run(mode: Mode, events: &[Event]) -> (Console, Vec<u8>, Vec<Text>) {
             }
             Event::Log(n) => {
                 let dropped = console.counters(None).dropped;
-                log(&mut console, &std::format!("message {n}"));
+                log(&console, &std::format!("message {n}"));
                 if console.counters(None).dropped == dropped {
                     messages.push(std::format!("message {n}"));
                 }

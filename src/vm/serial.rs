@@ -61,16 +61,19 @@ impl Vm {
         by: &FromCore<'_>,
         access: impl FnOnce(&mut VirtualPl011, &mut GuestWire<'_>) -> R,
     ) -> R {
+        let console = &by.hypervisor.console;
         let mut serial = self.serial.lock();
-        let mut console = by.hypervisor.console.lock();
-        let result = access(&mut serial.model, &mut console.mux.wire(self.id));
-        console.send();
-        drop(console);
+        let mut wire = console.mux.wire(self.id);
+        let result = access(&mut serial.model, &mut wire);
         let line = serial.model.interrupt_level();
         if line != serial.line {
             serial.line = line;
             let vintid = self.plan.layout.vuart_interrupt;
             self.vgic.set_level(&mut self.spis.lock(), vintid, line, by);
+        }
+        drop(serial);
+        if wire.has_sent() {
+            console.send();
         }
         result
     }

@@ -24,6 +24,7 @@ const OF_A_BUSY_HOST: &str = "hrtimer: interrupt took # ns";
 pub fn trials() -> Vec<Trial> {
     vec![
         harness::test("linux::two_debians_side_by_side", two_debians),
+        harness::test("linux::eight_debians_on_eight_cores", eight_debians),
         harness::test("linux::a_core_goes_off_and_on", core_off_and_on),
         harness::test("linux::one_reboots_and_the_other_does_not_notice", one_reboots),
         harness::test("linux::no_warning_of_6_1_that_bare_qemu_does_not_give", || warnings("6.1")),
@@ -87,6 +88,29 @@ fn two_debians() -> Result<()> {
         return Ok(());
     }
     Err(format!("{versions:?} expected, {releases:?} ran"))
+}
+
+/// More cores than most hosts have: guests must not wait for one another.
+fn eight_debians() -> Result<()> {
+    fetch()?;
+    let names = ["d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7"];
+    let vms: Vec<_> = (0..)
+        .zip(names)
+        .map(|(cpu, name)| {
+            let version = if cpu % 2 == 0 { "6.1" } else { "6.12" };
+            Vm { memory: "256M", ..debian(name, version, &format!("{cpu}")) }
+        })
+        .collect();
+    let script = script(End::Off, |script| {
+        for name in names {
+            script.expect(name, "^READY .* 1$")?;
+            ask(script, name, "poweroff -f\n")?;
+        }
+        script.never("(?i)kernel panic|rcu.*stall|hypervisor fault")?;
+        Ok(())
+    })?;
+    let machine = Machine { smp: Some(8), memory_bytes: Some(4 << 30), ..Machine::default() };
+    boot("linux-eight", &manifest(&vms, ""), &machine, &script).map(drop)
 }
 
 fn core_off_and_on() -> Result<()> {

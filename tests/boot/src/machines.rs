@@ -22,13 +22,6 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Makes a machine of more cores than the host may have. One thread plays all of them: with one
-/// each, a core that waits would keep the core that it waits for from running.
-fn crowded(smp: u32) -> Machine {
-    let extra = vec!["-accel".to_owned(), "tcg,thread=single".to_owned()];
-    Machine { smp: Some(smp), extra, ..Machine::default() }
-}
-
 /// Boots two guests, each with half of the cores.
 fn halves(smp: u32, memory_bytes: u64, memory: &'static str) -> Result<()> {
     let half = smp / 2;
@@ -38,7 +31,8 @@ fn halves(smp: u32, memory_bytes: u64, memory: &'static str) -> Result<()> {
         memory,
         ..Vm::of_guest(names[index], &cpus[index], "guest-suite", SOME)
     });
-    let machine = Machine { memory_bytes: Some(memory_bytes), ..crowded(smp) };
+    let machine =
+        Machine { smp: Some(smp), memory_bytes: Some(memory_bytes), ..Machine::default() };
     suites_pass(&format!("machines-{smp}"), &vms, &machine)
 }
 
@@ -53,7 +47,7 @@ fn eight_guests() -> Result<()> {
         .zip(names)
         .map(|(cpu, name)| Vm::of_guest(name, &format!("{cpu}"), "guest-suite", SOME))
         .collect();
-    let machine = crowded(8);
+    let machine = Machine { smp: Some(8), ..Machine::default() };
     suites_pass("machines-8-guests", &vms, &machine)
 }
 

@@ -102,13 +102,13 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         messages: TokenBucket::new(8, 1),
     };
     let uart = Uart::new(UartKind::Pl011, pa_range(UART, 0x1000));
-    let console = HostConsole { mux: Console::new(config, &names), port: Some(uart) };
+    let console = HostConsole::new(Console::new(config, &names), Some(uart));
     let vms: Vec<_> = plan.vms.iter().zip(0..).map(|(vm, n)| make_vm(n, vm)).collect();
     let (pintid, vintid) = SPI;
     let hypervisor = Hypervisor {
         live: vms.len().into(),
         vms: vms.into(),
-        console: Lock::new(console),
+        console,
         distributor: Lock::new(distributor),
         uart_interrupt: Some(Pintid::new(33)),
         spis: Box::new([SpiOwner {

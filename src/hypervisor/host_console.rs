@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The console and the one physical UART.
+//!
+//! Whoever has bytes to send tries to get the UART, and never waits for it: who holds it looks for
+//! more when it has given it back. So a guest waits for no other guest's output.
+#![forbid(unsafe_code)]
+
+use crate::arch;
+use crate::console::{Console, Drained, Input, Sent, SerialPort, Switch};
+use crate::drivers::uart::Uart;
+use crate::id::VmId;
+use crate::sync::Lock;
+use core::sync::atomic::{AtomicBool, Ordering, fence};
+
+/// How many bytes one visit sends: the time at EL2 stays bounded, the UART's interrupt goes on.
+const SEND_BUDGET_BYTES: usize = 256;
+/// How often who holds the UART goes on for others.
+const SEND_ROUNDS_MAX: u32 = 4;
+
+/// The one console and the port that it speaks through.
+pub struct HostConsole {
+    /// Who speaks when.
+    pub mux: Console,
+    /// The physical UART, where there is one.
+    port: Lock<Option<Uart>>,
+    /// Whether somebody has bytes that the holder of the port may have overlooked.
+    has_more: AtomicBool,
+}
+
+impl HostConsole {
+    /// Joins a console and the UART, where there is one.
+    #[must_use]
+    pub fn new(mux: Console, port: Option<Uart>) -> Self {
+        Self { mux, port: Lock::new(port), has_more: AtomicBool::new(false) }
+    }
+
+    /// Sends what is ready, or leaves that to who is sending; what is not ready has the UART's
+    /// interrupt or this core's timer set, as have guests that wait for the room that this makes.
+    pub fn send(&self) {
+        self.has_more.store(true, Ordering::Relaxed);
+        for _ in 0..SEND_ROUNDS_MAX {
+            // This one and the one below: either the flag is seen by who holds the port, or the
+            // port is seen to be free here.
+            fence(Ordering::SeqCst);
+            let Some(mut port) = self.port.try_lock() else { return };
+            self.has_more.store(false, Ordering::Relaxed);
+            let drained = self.drain(&mut port, arch::counter());
+            drop(port);
+            if let Drained::HeldUntil(ticks) = drained {
+                arch::arm_hyp_timer(ticks);
+            }
+            if self.mux.has_unblocked() {
+                arch::arm_hyp_timer(arch::counter());
+            }
+            fence(Ordering::SeqCst);
+            if !self.has_more.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        // Enough for others; this core's own guest comes in between.
+        arch::arm_hyp_timer(arch::counter());
+    }
+
+    /// Sends everything, waiting for the port: at boot, and before the machine goes off.
+    pub fn send_all(&self) {
+        const ROUNDS_MAX: u32 = 10_000_000;
+        let mut port = self.port.lock();
+        for _ in 0..ROUNDS_MAX {
+            if self.drain(&mut port, u64::MAX) == Drained::Empty {
+                return;
+            }
+            arch::relax();
+        }
+    }
+
+    /// Takes in what the port has received, and returns for which VMs.
+    pub(super) fn receive(&self) -> Refresh {
+        const INPUT_MAX: usize = 64;
+        let mut refresh = Refresh::default();
+        let mut port = self.port.lock();
+        for _ in 0..INPUT_MAX {
+            let Some(byte) = port.as_mut().and_then(SerialPort::try_receive) else { break };
+            if let Input::ToVm(vm) | Input::Overflow(vm) = self.mux.receive(byte) {
+                refresh.add(vm);
+            }
+        }
+        refresh
+    }
+
+    fn drain(&self, port: &mut Option<Uart>, now_ticks: u64) -> Drained {
+        match port {
+            Some(port) => self.mux.drain(port, SEND_BUDGET_BYTES, now_ticks),
+            None => self.mux.drain(&mut Nowhere, SEND_BUDGET_BYTES, now_ticks),
+        }
+    }
+}
+
+/// VMs whose UART is to look at the console again.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Refresh(u64);
+
+impl Refresh {
+    fn add(&mut self, vm: VmId) {
+        self.0 |= 1 << (vm.get() & 63);
+    }
+    /// Adds those that may have waited for room and have it now.
+    pub(super) fn add_unblocked(&mut self, mux: &Console) {
+        while let Some(vm) = mux.take_unblocked() {
+            self.add(vm);
+        }
+    }
+    pub(super) fn has(self, vm: VmId) -> bool {
+        self.0 & 1 << (vm.get() & 63) != 0
+    }
+}
+
+/// The port of a machine without a UART: a guest that waits for room must not wait for ever.
+struct Nowhere;
+
+impl SerialPort for Nowhere {
+    fn try_send(&mut self, _: u8) -> Sent {
+        Sent::Yes
+    }
+    fn try_receive(&mut self) -> Option<u8> {
+        None
+    }
+    fn set_send_interrupt(&mut self, _: Switch) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::{Config, Mode, Push, TokenBucket};
+
+    #[test]
+    fn without_a_port_nobody_waits_for_room() {
+        let config = Config {
+            mode: Mode::Tagged,
+            escape: 0x1d,
+            ring_bytes: 1024,
+            partial_after_ticks: 100,
+            messages: TokenBucket::new(1, 1),
+        };
+        let names = [crate::console::Name::try_from("a").unwrap()];
+        let console = HostConsole::new(Console::new(config, &names), None);
+        let vm = VmId::new(0);
+        console.mux.started(vm);
+        for n in 0..10_000 {
+            let byte = if n % 40 == 0 { b'\n' } else { b'x' };
+            assert_eq!(console.mux.push_guest(vm, byte), Push::Accepted, "byte {n}");
+            console.send();
+        }
+    }
+}
