@@ -2,6 +2,8 @@
 //! Values on a bus: widths of accesses, and what a device model answers.
 #![forbid(unsafe_code)]
 
+use serde::{Deserialize, Serialize};
+
 /// How wide an access is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Width {
@@ -62,6 +64,15 @@ pub enum Level {
     Low,
     /// The device wants attention.
     High,
+}
+
+/// What makes an interrupt pending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Trigger {
+    /// A change of its line.
+    Edge,
+    /// The level of its line.
+    Level,
 }
 
 #[cfg(test)]

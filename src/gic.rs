@@ -44,6 +44,8 @@ pub trait Effects {
     fn kick(&self, vcpu: VcpuId);
     /// Deactivates a physical SPI that the guest has let go of.
     fn deactivate(&self, pintid: Pintid);
+    /// Returns what the line of a physical SPI carries now; high where that is not known.
+    fn line(&self, pintid: Pintid) -> Level;
     /// Routes a physical SPI to the core of `vcpu`: the guest has routed the SPI linked to it.
     fn route(&self, pintid: Pintid, vcpu: VcpuId);
 }
@@ -231,5 +233,8 @@ pub const fn shows_list_registers(offset: u64) -> bool {
 impl Effects for () {
     fn kick(&self, _: VcpuId) {}
     fn deactivate(&self, _: Pintid) {}
+    fn line(&self, _: Pintid) -> Level {
+        Level::High
+    }
     fn route(&self, _: Pintid, _: VcpuId) {}
 }

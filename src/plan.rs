@@ -15,12 +15,13 @@ pub(crate) mod samples;
 pub use list::List;
 
 use crate::addr::{Ipa, IpaRange, Pa, PaRange};
+use crate::bits::Trigger;
 use crate::id::{Mpidr, Pintid, Vintid};
 use heapless::String;
 use serde::{Deserialize, Serialize};
 
 /// The version of this schema; a plan of another version is refused.
-pub const FORMAT: u16 = 1;
+pub const FORMAT: u16 = 2;
 /// The most VMs in a plan.
 pub const VMS_MAX: usize = 16;
 /// The most vCPUs in a VM, and pCPUs in a machine.
@@ -170,8 +171,19 @@ pub struct DevicePlan {
     pub path: Path,
     /// Its registers: where they are and where the guest sees them. Whole pages.
     pub regions: List<(PaRange, Ipa), REGIONS_MAX>,
-    /// Its interrupts, all SPIs, and their numbers in the guest.
-    pub interrupts: List<(Pintid, Vintid), REGIONS_MAX>,
+    /// Its interrupts.
+    pub interrupts: List<SpiPlan, REGIONS_MAX>,
+}
+
+/// A physical SPI that a guest handles.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SpiPlan {
+    /// Its number.
+    pub pintid: Pintid,
+    /// Its number in the guest.
+    pub vintid: Vintid,
+    /// What makes it pending.
+    pub trigger: Trigger,
 }
 
 impl Layout {

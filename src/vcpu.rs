@@ -12,6 +12,7 @@ pub mod run;
 mod sysreg;
 
 use crate::arch::{self, GuestRegisters, ListRegisterFile};
+use crate::bits::Level;
 use crate::drivers::gicv3::Redistributor;
 use crate::gic::{Delivery, Effects};
 use crate::hypervisor::Hypervisor;
@@ -89,6 +90,9 @@ impl Effects for FromCore<'_> {
     }
     fn deactivate(&self, pintid: Pintid) {
         arch::deactivate(pintid);
+    }
+    fn line(&self, pintid: Pintid) -> Level {
+        self.hypervisor.distributor.lock().line(pintid)
     }
     fn route(&self, pintid: Pintid, vcpu: VcpuId) {
         if let Some(mpidr) = self.vm.pcpus.get(vcpu.index()) {

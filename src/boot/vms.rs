@@ -10,7 +10,6 @@ use super::{Stage, Stop, stop};
 use crate::addr::{IpaRange, PaRange};
 use crate::arch::{self, HeapTables, Stage2Registers, Tlb};
 use crate::console::{Config, Console, Mode, TokenBucket};
-use crate::drivers::gicv3::Trigger;
 use crate::gic::Vgic;
 use crate::hypervisor::{self, HostConsole, Hypervisor, SpiOwner};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
@@ -20,7 +19,7 @@ use crate::memory::stage2::Stage2;
 use crate::memory::vmid::Vmids;
 use crate::plan::check::Report;
 use crate::plan::machine::Machine;
-use crate::plan::{ConsoleMode, Plan, VMS_MAX, VmPlan};
+use crate::plan::{ConsoleMode, Plan, SpiPlan, VMS_MAX, VmPlan};
 use crate::psci::Psci;
 use crate::spec::size::Size;
 use crate::spec::vmsa::{Geometry, HypAttributes, Stage2Attributes};
@@ -121,8 +120,12 @@ impl Builder<'_> {
         let vm = self.vm;
         let affinities: Vec<Mpidr> =
             (0..).take(vm.vcpus.len()).map(|n| Vm::mpidr_of(VcpuId::new(n))).collect();
-        let links: Vec<(Vintid, Pintid)> =
-            vm.devices.iter().flat_map(|d| d.interrupts.iter()).map(|&(p, v)| (v, p)).collect();
+        let links: Vec<(Vintid, Pintid)> = vm
+            .devices
+            .iter()
+            .flat_map(|d| d.interrupts.iter())
+            .map(|spi| (spi.vintid, spi.pintid))
+            .collect();
         let (vgic, spis) = Vgic::new(&affinities, SPI_COUNT, &links)
             .map_err(|e| self.refuse(Stage::VM, format_args!("interrupts: {e:?}")))?;
         let bus = Bus::new(&vm.layout, vm.vcpus.len());
@@ -225,16 +228,16 @@ pub fn install(
     let uart = machine.uart.as_ref().and_then(|uart| uart.interrupt);
     if let (Some(uart), Some(port)) = (uart, &mut port) {
         port.enable_receive_interrupt();
-        distributor.enable(uart.pintid, arch::this_mpidr(), trigger(uart.trigger));
+        distributor.enable(uart.pintid, arch::this_mpidr(), uart.trigger);
     }
     let mut spis = Vec::new();
     for vm in &vms {
         console.started(vm.id);
         for device in vm.plan.devices.iter() {
-            for (pintid, vintid) in device.interrupts.iter() {
-                spis.push(SpiOwner { pintid: *pintid, vm: vm.id, vintid: *vintid });
+            for SpiPlan { pintid, vintid, trigger } in device.interrupts.iter().copied() {
+                spis.push(SpiOwner { pintid, vm: vm.id, vintid });
                 if let Some(target) = vm.pcpus.first() {
-                    distributor.enable(*pintid, *target, Trigger::Level);
+                    distributor.enable(pintid, *target, trigger);
                 }
             }
         }
@@ -264,11 +267,4 @@ pub fn install(
         }
     }
     Ok(hypervisor)
-}
-
-fn trigger(trigger: crate::plan::machine::Trigger) -> Trigger {
-    match trigger {
-        crate::plan::machine::Trigger::Edge => Trigger::Edge,
-        crate::plan::machine::Trigger::Level => Trigger::Level,
-    }
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::arch;
+use crate::bits::{Level, Trigger};
 use crate::id::{Mpidr, Pintid};
 use crate::mmio::Registers;
 use core::fmt;
@@ -28,15 +29,6 @@ impl fmt::Display for GicError {
     }
 }
 
-/// How an interrupt is signalled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trigger {
-    /// By an edge.
-    Edge,
-    /// By a level.
-    Level,
-}
-
 mod gicd {
     pub const CTLR: u64 = 0x0000;
     pub const CTLR_ENABLE_GRP1: u32 = 1 << 1;
@@ -46,6 +38,7 @@ mod gicd {
     pub const IGROUPR: u64 = 0x0080;
     pub const ISENABLER: u64 = 0x0100;
     pub const ICENABLER: u64 = 0x0180;
+    pub const ISPENDR: u64 = 0x0200;
     pub const ICPENDR: u64 = 0x0280;
     pub const ICACTIVER: u64 = 0x0380;
     pub const IPRIORITYR: u64 = 0x0400;
@@ -132,6 +125,16 @@ impl Distributor {
         if let Some(n) = self.spi(intid) {
             self.registers.write64(gicd::IROUTER + 8 * n, target.get());
         }
+    }
+
+    /// Returns what the line of an SPI carries, also while it is active (IHI 0069 H 12.9.29);
+    /// high for one that is triggered by edges, since those are gone once seen.
+    #[must_use]
+    pub fn line(&self, intid: Pintid) -> Level {
+        let Some(n) = self.spi(intid) else { return Level::High };
+        let config = self.registers.read32(gicd::ICFGR + 4 * (n / 16)) >> (2 * (n % 16));
+        let pending = self.registers.read32(gicd::ISPENDR + 4 * (n / 32)) >> (n % 32);
+        if config & 2 == 0 && pending & 1 == 0 { Level::Low } else { Level::High }
     }
 
     /// Disables an SPI and ends whatever it was in (traps T73).

@@ -189,6 +189,8 @@ pub struct Recorder {
     pub kicks: RefCell<Vec<VcpuId>>,
     /// The SPIs that were deactivated.
     pub deactivated: RefCell<Vec<Pintid>>,
+    /// The SPIs whose line is low.
+    pub low_lines: RefCell<Vec<Pintid>>,
     /// The SPIs that were routed.
     pub routes: RefCell<Vec<(Pintid, VcpuId)>>,
 }
@@ -199,6 +201,9 @@ impl Effects for Recorder {
     }
     fn deactivate(&self, pintid: Pintid) {
         self.deactivated.borrow_mut().push(pintid);
+    }
+    fn line(&self, pintid: Pintid) -> Level {
+        if self.low_lines.borrow().contains(&pintid) { Level::Low } else { Level::High }
     }
     fn route(&self, pintid: Pintid, vcpu: VcpuId) {
         self.routes.borrow_mut().push((pintid, vcpu));

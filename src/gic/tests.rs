@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod delivery;
+mod linked;
 mod model;
 mod registers;
 

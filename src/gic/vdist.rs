@@ -14,7 +14,7 @@ use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
 use crate::spec::gic::{self, gicd};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// The right to change SPIs. There is one for each VM; L3 keeps it inside the VM's lock.
 #[derive(Debug)]
@@ -85,6 +85,8 @@ pub struct Vdist {
     /// The SPIs, 32 in each.
     banks: Box<[Bank]>,
     spis: Box<[Spi]>,
+    /// The SPIs with a physical interrupt behind them.
+    linked: Box<[u32]>,
 }
 
 impl Vdist {
@@ -127,6 +129,7 @@ impl Vdist {
             typer: fixed | words,
             banks: banks.into(),
             spis: spis.into(),
+            linked: links.iter().map(|(vintid, _)| vintid.get()).collect(),
         };
         Ok((vdist, SpiToken(())))
     }
@@ -203,6 +206,20 @@ impl Vdist {
             bank.linked.fetch_or(bit, Relaxed);
         }
         self.notify(word, bank.latch(bit), net);
+    }
+
+    /// Takes back the linked SPIs that wait in the models and whose line has dropped.
+    pub(super) fn drop_low<E: Effects>(&self, _: &mut SpiToken, net: Net<'_, E>) {
+        for &intid in &self.linked {
+            let (Some(bank), Some(spi)) = (self.bank(intid >> 5), self.spi(intid)) else {
+                continue;
+            };
+            let waits = bank.linked.load(Relaxed) & bank.pending.load(Relaxed) & bit(intid) != 0;
+            if waits && spi.link().is_some_and(|pintid| net.effects.line(pintid) == Level::Low) {
+                bank.pending.fetch_and(!bit(intid), SeqCst);
+                self.deactivate_orphans(intid >> 5, bank, net);
+            }
+        }
     }
 
     /// Clears the active bit of an SPI: what a trapped write to ICC_DIR_EL1 asks for, on

@@ -17,6 +17,7 @@ mod walk;
 
 use super::{Name, Path};
 use crate::addr::{Pa, PaRange};
+use crate::bits::Trigger;
 use crate::id::{Mpidr, Pintid};
 use crate::spec::dtb::Dtb;
 use alloc::vec::Vec;
@@ -93,15 +94,6 @@ pub struct Interrupt {
     pub pintid: Pintid,
     /// What makes it pending.
     pub trigger: Trigger,
-}
-
-/// What makes an interrupt pending.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trigger {
-    /// A change of the line.
-    Edge,
-    /// The level of the line.
-    Level,
 }
 
 /// The interrupt controller.

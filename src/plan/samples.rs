@@ -24,7 +24,11 @@ pub fn device(registers: u64, pintid: u32, ipa: u64) -> DevicePlan {
     DevicePlan {
         path: std::format!("/dev@{registers:x}").as_str().try_into().unwrap(),
         regions: list(vec![(PaRange::new(Pa::new(registers), 0x1000).unwrap(), Ipa::new(ipa))]),
-        interrupts: list(vec![(Pintid::new(pintid), Vintid::new(pintid))]),
+        interrupts: list(vec![SpiPlan {
+            pintid: Pintid::new(pintid),
+            vintid: Vintid::new(pintid),
+            trigger: Trigger::Level,
+        }]),
     }
 }
 

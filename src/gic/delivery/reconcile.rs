@@ -107,9 +107,14 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
         } else {
             (on.take(&on.bank.retract), on.take(&on.bank.deactivate))
         };
-        // A guest that quiets its timer does so without an exit, so its line is looked at here.
-        let is_low = |pintid| on.intid < SPI_FIRST && self.lrs.line(pintid) == Level::Low;
-        let pending = was.is_pending() && !retract && !was.pintid().is_some_and(is_low);
+        // A guest that quiets its device does so without an exit, so its line is looked at here.
+        let line = |pintid| match on.intid {
+            ..SPI_FIRST => self.lrs.line(pintid),
+            _ => self.net.effects.line(pintid),
+        };
+        let is_low =
+            was.is_pending() && was.pintid().is_some_and(|pintid| line(pintid) == Level::Low);
+        let pending = was.is_pending() && !retract && !is_low;
         let active = was.is_active() && !deactivate;
         was.with_state(LrState::new(pending, active))
     }
@@ -181,6 +186,7 @@ impl Delivery {
             }
         }
         let net = vgic.net(effects);
+        vgic.vdist.drop_low(token, net);
         let ctlr = own.ctlr.load(Relaxed);
         let seen = [Lr::EMPTY; SLOTS];
         let groups = lrs.groups();

@@ -826,31 +826,3 @@ fn linked_spi_is_routed_with_its_virtual_one() {
     machine.write_router(33, affinity(1).get());
     assert_eq!(*machine.effects.routes.borrow(), [(Pintid::new(140), VcpuId::new(1))]);
 }
-
-/// A guest turns its timer off without an exit: what was linked and not yet taken is taken back
-/// when somebody looks, and the physical interrupt is free to come again.
-#[test]
-fn t81_linked_timer_whose_line_is_low_is_withdrawn() {
-    let (vgic, mut token) = Vgic::new(&[Mpidr::default()], 32, &[]).unwrap();
-    let mut lrs = FakeCpu::new(4);
-    let mut delivery = Delivery::new(VcpuId::new(0), 4);
-    let own = vgic.vredist(VcpuId::new(0)).unwrap();
-    let write = |offset, value| vgic.write_vredists((offset, Width::Word), value, &()).unwrap();
-    vgic.write_vdist(&mut token, (0, Width::Word), 0x12, &()).unwrap();
-    write(0x1_0080, 0xffff_ffff);
-    write(0x1_0100, 1 << 27);
-    for is_listed in [true, false] {
-        delivery.reconcile(&vgic, &mut token, &mut lrs, &());
-        delivery.inject_private(own, Vintid::new(27), Pintid::new(27), &mut lrs);
-        if is_listed {
-            delivery.reconcile(&vgic, &mut token, &mut lrs, &());
-            assert!(lrs.find(27).is_some_and(Lr::is_pending), "high: it stays");
-        }
-        lrs.low_lines = std::vec![Pintid::new(27)];
-        lrs.deactivated.clear();
-        delivery.reconcile(&vgic, &mut token, &mut lrs, &());
-        assert_eq!(lrs.find(27), None, "low: it is withdrawn");
-        assert_eq!(lrs.deactivated, [Pintid::new(27)]);
-        lrs.low_lines.clear();
-    }
-}

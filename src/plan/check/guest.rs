@@ -116,7 +116,7 @@ fn check_addresses<'a>(vm: &'a VmPlan) -> Check<'a> {
 fn check_interrupts<'a>(vm: &'a VmPlan) -> Check<'a> {
     let mut seen = Vec::with_capacity(1 + DEVICES_MAX * REGIONS_MAX);
     let devices = vm.devices.iter().flat_map(|device| &device.interrupts);
-    for vintid in devices.map(|(_, vintid)| *vintid).chain([vm.layout.vuart_interrupt]) {
+    for vintid in devices.map(|spi| spi.vintid).chain([vm.layout.vuart_interrupt]) {
         if !SPIS.contains(&vintid.get()) {
             return Err(Refusal::NoVirtualSpi(vintid));
         }

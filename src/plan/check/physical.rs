@@ -7,7 +7,7 @@ use super::guest::SPIS;
 use crate::addr::PaRange;
 use crate::id::{Pintid, VmId};
 use crate::plan::machine::{Holder, Machine};
-use crate::plan::{DevicePlan, VmPlan};
+use crate::plan::{DevicePlan, SpiPlan, VmPlan};
 
 type Check<'a> = Result<(), Refusal<'a>>;
 
@@ -38,11 +38,12 @@ pub(super) fn check<'a>(
                 ));
             }
         }
-        for (nth, (pintid, _)) in device.interrupts.iter().enumerate() {
+        for (nth, SpiPlan { pintid, .. }) in device.interrupts.iter().enumerate() {
             check_interrupt(device, *pintid, machine)?;
-            let this = device.interrupts.iter().take(nth).map(|(other, _)| (vm, device, *other));
-            let interrupts = earlier()
-                .flat_map(|(vm, other)| other.interrupts.iter().map(move |(i, _)| (vm, other, *i)));
+            let this = device.interrupts.iter().take(nth).map(|other| (vm, device, other.pintid));
+            let interrupts = earlier().flat_map(|(vm, other)| {
+                other.interrupts.iter().map(move |spi| (vm, other, spi.pintid))
+            });
             let taken = interrupts.chain(this).find(|(_, _, other)| other == pintid);
             if let Some((vm, other, _)) = taken {
                 return Err(Refusal::InterruptTaken(&device.path, *pintid, &vm.name, &other.path));

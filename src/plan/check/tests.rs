@@ -317,7 +317,7 @@ fn reserved_memory_over_a_guests_device_is_refused() {
 
 #[test]
 fn interrupts_are_checked() {
-    let on = |pintid| said_after(|b| b.devices[0].interrupts[0].0 = Pintid::new(pintid));
+    let on = |pintid| said_after(|b| b.devices[0].interrupts[0].pintid = Pintid::new(pintid));
     assert_eq!(on(31), "\"b\": interrupt 31 of device /dev@b000000 is no SPI");
     assert_eq!(on(1020), "\"b\": interrupt 1020 of device /dev@b000000 is no SPI");
     assert_eq!(
@@ -328,7 +328,7 @@ fn interrupts_are_checked() {
         on(48),
         "\"b\": interrupt 48 of device /dev@b000000 is that of device /dev@a000000 of \"a\""
     );
-    let seen = |vintid| said_after(|b| b.devices[0].interrupts[0].1 = Vintid::new(vintid));
+    let seen = |vintid| said_after(|b| b.devices[0].interrupts[0].vintid = Vintid::new(vintid));
     assert_eq!(seen(27), "\"b\": its interrupt 27 is no SPI");
     assert_eq!(seen(1020), "\"b\": its interrupt 1020 is no SPI");
     assert_eq!(seen(33), "\"b\" has two interrupts of number 33");
@@ -383,14 +383,14 @@ proptest! {
         let second = pages(first.end().get() + gap * 4096, second_pages);
         plan.vms[0].devices[0].regions[0].0 = first;
         plan.vms[1].devices[0].regions[0].0 = second;
-        plan.vms[0].devices[0].interrupts[0].0 = Pintid::new(spi);
-        plan.vms[1].devices[0].interrupts[0].0 = Pintid::new(spi + 1);
+        plan.vms[0].devices[0].interrupts[0].pintid = Pintid::new(spi);
+        plan.vms[1].devices[0].interrupts[0].pintid = Pintid::new(spi + 1);
         prop_assert_eq!(said(&plan), [""; 0]);
 
         let thief = &mut plan.vms[1];
         match stolen {
             Stolen::Cpu => thief.vcpus = list([&cpus[split..], &cpus[..1]].concat()),
-            Stolen::Interrupt => thief.devices[0].interrupts[0].0 = Pintid::new(spi),
+            Stolen::Interrupt => thief.devices[0].interrupts[0].pintid = Pintid::new(spi),
             Stolen::Registers => {
                 // From the last place where the end touches to the last where the start does.
                 let places = first_pages + second_pages - 1;

@@ -2,8 +2,9 @@
 //! Interrupt specifiers of the GIC (bindings `arm,gic.yaml` and `arm,gic-v3.yaml`).
 #![forbid(unsafe_code)]
 
+use super::Interrupt;
 use super::walk::{Properties, Walk};
-use super::{Interrupt, Trigger};
+use crate::bits::Trigger;
 use crate::id::Pintid;
 use crate::spec::dtb::{FdtNode, value};
 
@@ -53,7 +54,7 @@ impl<'a> Specifiers<'a> {
         if self.extended.is_some() && !own(words.next()) {
             return None;
         }
-        decode([words.next()?, words.next()?, words.next()?])
+        Interrupt::decode([words.next()?, words.next()?, words.next()?])
     }
 
     /// Returns the index of the interrupt of this name, or `default` where the node has no names.
@@ -71,23 +72,24 @@ impl<'a> Specifiers<'a> {
     }
 }
 
-/// Decodes type, number and flags.
-fn decode([kind, number, flags]: [u32; 3]) -> Option<Interrupt> {
-    let pintid = match (kind, number) {
-        (0, 0..=987) => number + 32,
-        (1, 0..=15) => number + 16,
-        // Extended ranges, or nothing.
-        _ => return None,
-    };
-    let trigger = match flags & 0xf {
-        1 | 2 => Trigger::Edge,
-        4 | 8 => Trigger::Level,
-        _ => return None,
-    };
-    Some(Interrupt { pintid: Pintid::new(pintid), trigger })
-}
-
 impl Interrupt {
+    /// Decodes type, number and flags of a specifier; `None` where that is no SPI or PPI.
+    #[must_use]
+    pub fn decode([kind, number, flags]: [u32; 3]) -> Option<Self> {
+        let pintid = match (kind, number) {
+            (0, 0..=987) => number + 32,
+            (1, 0..=15) => number + 16,
+            // Extended ranges, or nothing.
+            _ => return None,
+        };
+        let trigger = match flags & 0xf {
+            1 | 2 => Trigger::Edge,
+            4 | 8 => Trigger::Level,
+            _ => return None,
+        };
+        Some(Self { pintid: Pintid::new(pintid), trigger })
+    }
+
     /// Returns the interrupt if it is a PPI.
     pub(super) fn ppi(self) -> Option<Self> {
         (16..32).contains(&self.pintid.get()).then_some(self)

@@ -13,8 +13,9 @@ use crate::message::{nearest, quote};
 use crate::tree::guest::GuestDevice;
 use crate::tree::{NodeId, Tree};
 use cofferdam::addr::{Address, Ipa, IpaRange, Pa, PaRange};
-use cofferdam::id::{Pintid, Vintid};
-use cofferdam::plan::{DevicePlan, List, Path, REGIONS_MAX};
+use cofferdam::id::Vintid;
+use cofferdam::plan::machine::Interrupt;
+use cofferdam::plan::{DevicePlan, List, Path, REGIONS_MAX, SpiPlan};
 
 /// Arm's PrimeCells that have no bus master. Whatever is not here may do DMA.
 const WITHOUT_DMA: [&str; 6] =
@@ -37,8 +38,6 @@ const COPIED: [&str; 12] = [
 /// Properties that are written anew or are for the board alone.
 const REPLACED: [&str; 7] =
     ["reg", "interrupts", "interrupt-parent", "clocks", "phandle", "linux,phandle", "status"];
-/// The SPIs of a GICv3 without the extended range (IHI 0069 H 2.2.1).
-const SPIS: u32 = 988;
 
 /// Why a device cannot be given away.
 #[derive(Debug)]
@@ -120,21 +119,21 @@ pub fn assign(
     let clocks = clocks(tree, name, node)?;
     let (regions, registers) = regions(tree, name, node, window)?;
     let interrupts = interrupts(board, name, node, window)?;
-    let pairs = interrupts.iter().map(|(pintid, vintid, _)| (*pintid, *vintid)).collect();
+    let spis = interrupts.iter().map(|(spi, _)| *spi).collect();
     let path = tree.path(node);
     let Ok(path) = Path::try_from(path.as_str()) else {
         return refuse(Code::E18, format!("the path {} is too long for a plan", quote(&path)));
     };
-    let (Some(regions), Some(pairs)) = (List::new(regions), List::new(pairs)) else {
+    let (Some(regions), Some(spis)) = (List::new(regions), List::new(spis)) else {
         let text = format!("{} has more than {REGIONS_MAX} regions or interrupts", quote(name));
         return refuse(Code::E18, text);
     };
-    let plan = DevicePlan { path, regions, interrupts: pairs };
+    let plan = DevicePlan { path, regions, interrupts: spis };
     let copied = tree.properties(node).filter(|(name, _)| COPIED.contains(name));
     let guest = GuestDevice {
         name: tree.name(node).split('@').next().unwrap_or("device").into(),
         registers,
-        interrupts: interrupts.iter().map(|(_, vintid, flags)| (vintid.get(), *flags)).collect(),
+        interrupts: interrupts.iter().map(|(spi, flags)| (spi.vintid.get(), *flags)).collect(),
         clocks,
         properties: copied.map(|(name, value)| (name.into(), value.into())).collect(),
     };
@@ -229,20 +228,23 @@ fn interrupts(
     name: &str,
     node: NodeId,
     window: &mut Window,
-) -> Result<Vec<(Pintid, Vintid, u32)>, Refusal> {
+) -> Result<Vec<(SpiPlan, u32)>, Refusal> {
     let tree = &board.tree;
     let no = |why: &str| refuse(Code::E18, format!("{} {why}", quote(name)));
     let Some(specifiers) = tree.interrupts(node) else {
         return no("has interrupts that contradict the board's tree");
     };
-    let mut interrupts: Vec<(Pintid, Vintid, u32)> = Vec::new();
+    let mut interrupts: Vec<(SpiPlan, u32)> = Vec::new();
     for (controller, cells) in specifiers {
         let [0, spi, flags, ..] = *cells else {
             return no("has an interrupt that is not an SPI");
         };
-        if controller != board.machine.gic.node || spi >= SPIS {
+        if controller != board.machine.gic.node {
             return no("has an interrupt that is not an SPI of the GIC");
         }
+        let Some(Interrupt { pintid, trigger }) = Interrupt::decode([0, spi, flags]) else {
+            return no("has an interrupt that is no SPI of the GIC, by edge or by level");
+        };
         let sharer =
             tree.all().filter(|other| *other != node && tree.is_enabled(*other)).find(|other| {
                 let theirs = tree.interrupts(*other).unwrap_or_default();
@@ -250,17 +252,17 @@ fn interrupts(
                     .iter()
                     .any(|(parent, cells)| *parent == controller && cells.starts_with(&[0, spi]))
             });
-        let pintid = Pintid::new(spi + 32);
         if let Some(sharer) = sharer {
             let (name, sharer) = (quote(name), quote(&tree.path(sharer)));
             let text =
                 format!("{name} and {sharer} share SPI {spi}; one interrupt cannot serve two");
             return refuse(Code::E21, text);
         }
-        if interrupts.iter().any(|(known, _, _)| *known == pintid) {
+        if interrupts.iter().any(|(known, _)| known.pintid == pintid) {
             return no("names an interrupt twice");
         }
-        interrupts.push((pintid, Vintid::new(window.next_interrupt), flags));
+        let vintid = Vintid::new(window.next_interrupt);
+        interrupts.push((SpiPlan { pintid, vintid, trigger }, flags));
         window.next_interrupt += 1;
     }
     Ok(interrupts)

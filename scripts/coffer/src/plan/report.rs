@@ -9,8 +9,7 @@ use crate::bundle::Bundle;
 use crate::message::{JsonMessage, bytes};
 use crate::plan::layout::{VDIST_BYTES, VREDIST_BYTES, VUART_BYTES};
 use cofferdam::addr::{Address, Ipa};
-use cofferdam::id::{Pintid, Vintid};
-use cofferdam::plan::{ConsoleMode, OnReboot, VmPlan};
+use cofferdam::plan::{ConsoleMode, OnReboot, SpiPlan, VmPlan};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -97,7 +96,7 @@ impl Planned {
         let interrupt = format!("PL011, INTID {}", layout.vuart_interrupt);
         rows.push(row("vuart", layout.vuart, VUART_BYTES, &interrupt));
         for device in &vm.devices {
-            let interrupt = |(pintid, vintid): &(Pintid, Vintid)| {
+            let interrupt = |SpiPlan { pintid, vintid, .. }: &SpiPlan| {
                 format!(", SPI {} as INTID {vintid}", pintid.get().wrapping_sub(32))
             };
             let interrupts: String = device.interrupts.iter().map(interrupt).collect();

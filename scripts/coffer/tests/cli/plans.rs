@@ -120,7 +120,7 @@ fn the_plan_says_what_the_manifest_and_the_tree_say() {
         [("little-tree", 0x4000_0000), ("kernel-0", 0x4020_0000), ("ramdisk-0", 0x4060_0000)]
     );
     assert_eq!((little.on_reboot, big.on_reboot), (OnReboot::Restart, OnReboot::Stop));
-    assert_eq!(big.devices[0].interrupts[0].0.get(), 34);
+    assert_eq!(big.devices[0].interrupts[0].pintid.get(), 34);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub const SPI: (u32, u32) = (48, 40);
 
 /// Where the machine's devices are.
 const GICD: u64 = 0x1000_0000;
+/// Shows the line of [`SPI`], which is high unless a test lowers it.
+pub const GICD_ISPENDR1: u64 = GICD + 0x204;
 const GICR: u64 = 0x1100_0000;
 pub const UART: u64 = 0x1200_0000;
 const BUNDLE: u64 = 0x7000_0000;
@@ -89,7 +91,8 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
     let devices = [
         (GICD + 0xffe8, 0x3b), // GICD_PIDR2: GICv3
         (GICD + 4, 2),         // GICD_TYPER: SPIs up to 95
-        (GICR + 8, 1 << 4),    // GICR_TYPER: the last one
+        (GICD_ISPENDR1, 1 << (SPI.0 - 32)),
+        (GICR + 8, 1 << 4), // GICR_TYPER: the last one
     ];
     with(|core| core.devices.extend(devices));
     let distributor = Distributor::new(Registers::new(pa_range(GICD, 0x1_0000))).unwrap();

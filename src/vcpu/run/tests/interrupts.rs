@@ -70,6 +70,19 @@ fn t68_timer_that_is_disabled_stays_pending_until_it_is_enabled() {
 }
 
 #[test]
+fn t71_spi_whose_line_drops_is_withdrawn() {
+    let mut bed = Bed::new();
+    let (pintid, vintid) = SPI;
+    bed.enable(0, 1 << (vintid - 32));
+    assert_eq!(bed.interrupt(pintid), None);
+    with(|core| core.devices.insert(GICD_ISPENDR1, 0));
+    clear_events();
+    assert_eq!(bed.read(VDIST + 0x204), 0, "GICD_ISPENDR1 of the guest");
+    assert_eq!(bed.state(), []);
+    assert!(events().contains(&Event::Deactivate(Pintid::new(pintid))));
+}
+
+#[test]
 fn t71_spi_of_a_guests_device_is_linked() {
     let mut bed = Bed::new();
     let (pintid, vintid) = SPI;

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Tests of interrupts with a physical one behind them whose line drops before they are taken.
+#![forbid(unsafe_code)]
+
+use super::*;
+use crate::spec::gic::Lr;
+
+/// A device is quieted without an exit: what waits for the guest, in a list register or in the
+/// models, is taken back when somebody looks, and the physical interrupt is free to come again.
+#[test]
+fn t71_linked_spi_whose_line_is_low_is_withdrawn() {
+    for is_enabled in [true, false] {
+        let mut machine = Machine::enabled(1, 4);
+        machine.write_bit(0, if is_enabled { 0x100 } else { 0x180 }, 40);
+        for _ in 0..3 {
+            assert!(machine.fire_spi(40));
+            machine.settle(0);
+            assert_eq!(machine.cpu(0).find(40).is_some(), is_enabled);
+            assert_ne!(machine.read(0x204) & 1 << 8, 0, "high: it stays");
+            machine.effects.low_lines.borrow_mut().push(Pintid::new(140));
+            machine.reconcile(0);
+            assert_eq!(machine.cpu(0).find(40), None, "low: it is withdrawn");
+            assert_eq!(machine.read(0x204) & 1 << 8, 0);
+            machine.effects.low_lines.borrow_mut().clear();
+            machine.settle(0);
+        }
+        machine.fire_spi(40);
+        machine.write_bit(0, 0x100, 40);
+        machine.settle(0);
+        assert_eq!(machine.take(0), 40, "the next one comes");
+    }
+}
+
+/// What the guest has begun to handle goes on, whatever the line does meanwhile.
+#[test]
+fn t71_linked_spi_that_is_active_stays_when_its_line_drops() {
+    let mut machine = Machine::enabled(1, 4);
+    machine.fire_spi(40);
+    machine.settle(0);
+    assert_eq!(machine.cpu(0).acknowledge(), 40);
+    machine.effects.low_lines.borrow_mut().push(Pintid::new(140));
+    machine.reconcile(0);
+    assert_ne!(machine.read(0x304) & 1 << 8, 0, "active");
+    machine.cpu(0).end(40);
+    machine.settle(0);
+    assert!(machine.physical_spis.is_empty());
+}
+
+/// Pending by register alone: there is no physical interrupt that could say otherwise.
+#[test]
+fn t71_linked_spi_that_software_made_pending_stays_when_its_line_is_low() {
+    let mut machine = Machine::enabled(1, 4);
+    machine.effects.low_lines.borrow_mut().push(Pintid::new(140));
+    machine.write_bit(0, 0x200, 40);
+    machine.reconcile(0);
+    machine.settle(0);
+    assert_eq!(machine.take(0), 40);
+}
+
+/// A guest turns its timer off without an exit: what was linked and not yet taken is taken back
+/// when somebody looks, and the physical interrupt is free to come again.
+#[test]
+fn t81_linked_timer_whose_line_is_low_is_withdrawn() {
+    let (vgic, mut token) = Vgic::new(&[Mpidr::default()], 32, &[]).unwrap();
+    let mut lrs = FakeCpu::new(4);
+    let mut delivery = Delivery::new(VcpuId::new(0), 4);
+    let own = vgic.vredist(VcpuId::new(0)).unwrap();
+    let write = |offset, value| vgic.write_vredists((offset, Width::Word), value, &()).unwrap();
+    vgic.write_vdist(&mut token, (0, Width::Word), 0x12, &()).unwrap();
+    write(0x1_0080, 0xffff_ffff);
+    write(0x1_0100, 1 << 27);
+    for is_listed in [true, false] {
+        delivery.reconcile(&vgic, &mut token, &mut lrs, &());
+        delivery.inject_private(own, Vintid::new(27), Pintid::new(27), &mut lrs);
+        if is_listed {
+            delivery.reconcile(&vgic, &mut token, &mut lrs, &());
+            assert!(lrs.find(27).is_some_and(Lr::is_pending), "high: it stays");
+        }
+        lrs.low_lines = std::vec![Pintid::new(27)];
+        lrs.deactivated.clear();
+        delivery.reconcile(&vgic, &mut token, &mut lrs, &());
+        assert_eq!(lrs.find(27), None, "low: it is withdrawn");
+        assert_eq!(lrs.deactivated, [Pintid::new(27)]);
+        lrs.low_lines.clear();
+    }
+}
