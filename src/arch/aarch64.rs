@@ -20,9 +20,7 @@ mod sysreg;
 mod timer;
 mod vectors;
 
-pub use cache::{
-    clean_invalidate, copy, crc32c, publish_code, read_bytes, with_bytes, write_bytes, zero,
-};
+pub use cache::{clean_invalidate, copy, crc32c, publish_code, read_bytes, with_bytes, zero};
 pub use el2::{
     CoreFeatures, CoreRefusal, Mitigations, aidr, current_level, features, midr, revidr,
     set_up_core, set_vectors, this_mpidr,

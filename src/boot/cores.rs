@@ -102,7 +102,8 @@ pub fn bring_up(plan: &Plan, machine: &Machine, owners: &mut Owners) -> Result<C
     let features = of_seats.iter().flatten().copied().reduce(Features::and).ok_or(Stop)?;
     let is_up: Vec<_> = of_seats.iter().map(Option::is_some).collect();
     let up = of_seats.iter().flatten().count();
-    let how = if machine.psci.is_some() { "psci" } else { "spin-table" };
+    let parks = |cpu: &Cpu| matches!(cpu.enable, EnableMethod::SpinTable(_));
+    let how = if machine.cpus.iter().any(parks) { "spin-table" } else { "psci" };
     let all = machine.cpus.len();
     Stage::CORES.say(format_args!("gicv3, cpus {up}/{all} ({how})"));
     Ok(Cores { meeting, here, is_up, features, distributor: Some(distributor) })
@@ -175,9 +176,10 @@ fn start(
             let mapped = arch::map_hyp(page, HypAttributes::Data)
                 .map_err(|e| say(format_args!("spin table of cpu {mpidr} at {at}: {e}")))?;
             let slot = mapped.part(at.page_offset(), 8).ok_or(Stop)?;
+            let arrived = meeting.arrived.load(Ordering::Acquire);
             arch::release_from_spin_table(slot, context);
             // The next core finds its context in the same place.
-            wait_for(meeting, meeting.arrived.load(Ordering::Acquire) + 1);
+            wait_for(meeting, arrived + 1);
             arch::unmap_hyp(mapped).map_err(|e| say(format_args!("spin table: {e}")))
         }
         EnableMethod::Unknown => {

@@ -144,14 +144,6 @@ pub fn with_bytes<R>(memory: HypMemory, look: impl FnOnce(&mut [u8]) -> R) -> R 
     look(unsafe { core::slice::from_raw_parts_mut(range.start().get() as *mut u8, bytes) })
 }
 
-/// Copies bytes from a Rust buffer, no more than both hold.
-pub fn write_bytes(to: HypMemory, buffer: &[u8]) {
-    for (byte, at) in buffer.iter().zip(to.range().start().get()..to.range().end().get()) {
-        // SAFETY: One byte that is mapped and not part of a Rust object.
-        unsafe { (at as *mut u8).write_volatile(*byte) };
-    }
-}
-
 /// Returns the CRC32C (Castagnoli) of memory, by the core's instruction where it has one.
 pub fn crc32c(memory: HypMemory) -> u32 {
     let (at, bytes) = (memory.range().start().get(), memory.range().size());

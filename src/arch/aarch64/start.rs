@@ -185,7 +185,9 @@ pub fn release_from_spin_table(slot: super::HypMemory, context: Pa) {
         super::clean_invalidate(range);
     }
     let entry = (&raw const spin_table_start).addr() as u64;
-    super::write_bytes(slot, &entry.to_le_bytes());
+    // The core looks at any moment, so it must find all of the address or nothing.
+    // SAFETY: Eight mapped and aligned bytes (`EnableMethod::SpinTable`) that are no Rust object.
+    unsafe { (slot.range().start().get() as *mut u64).write_volatile(entry) };
     super::clean_invalidate(slot.range());
     super::send_event();
 }

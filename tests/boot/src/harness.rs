@@ -118,13 +118,19 @@ pub fn board(manifest: &str, machine: &Machine) -> Result<Qemu> {
     board.qemu.ok_or_else(|| "QEMU does not play this board".to_owned())
 }
 
-/// Returns the command that boots one of our guests on `machine` without a hypervisor.
-pub fn bare_guest(test: &str, guest: &str, machine: &Machine) -> Result<Command> {
+/// Returns the Image of one of our guests.
+pub fn flat_guest(test: &str, guest: &str) -> Result<PathBuf> {
     build_guests()?;
     let elf = std::fs::read(run::built(guest)).map_err(text)?;
     let image = flatten(&elf, By::PhysicalAddress, 64 << 20).map_err(text)?;
     let path = folder(test)?.join("bare.img");
     std::fs::write(&path, image.bytes).map_err(text)?;
+    Ok(path)
+}
+
+/// Returns the command that boots one of our guests on `machine` without a hypervisor.
+pub fn bare_guest(test: &str, guest: &str, machine: &Machine) -> Result<Command> {
+    let path = flat_guest(test, guest)?;
     let manifest = manifest(&[Vm::of_guest("bare", "0", guest, "")], "");
     Ok(machine.command(&board(&manifest, machine)?, &path, None))
 }
@@ -175,6 +181,7 @@ pub fn build_guests() -> Result<()> {
         command.args(["build", "--release", "--target", "aarch64-unknown-none-softfloat"]);
         command
             .args(["--package", "guest-suite", "--package", "guest-bench"])
+            .args(["--package", "guest-spin-table"])
             .current_dir(project_root());
         successful(&mut command)
     };

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Odd machines: other numbers of cores, other memory, the wrong exception level.
 
-use crate::harness::{self, Result, Vm, boot, hold, manifest, on_other_machine, prepare, script};
+use crate::harness::{
+    self, Result, Vm, boot, edit_tree, hold, manifest, on_other_machine, prepare, script,
+};
 use coffer::expect::End;
 use coffer::qemu::{Entry, Machine};
 use libtest_mimic::Trial;
@@ -16,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         harness::test("machines::eight_cores_eight_gib", || halves(8, 8 * GIB, "3G")),
         harness::test("machines::one_core", halves_of_one_core),
         harness::test("machines::eight_single_core_guests", eight_guests),
+        harness::test("machines::cores_in_a_spin_table", cores_in_a_spin_table),
         harness::test("machines::entered_at_el1", entered_at_el1),
         harness::test("machines::clock_passed_through", clock_passed_through),
         harness::test("machines::without_a_bundle", without_a_bundle),
@@ -62,6 +65,44 @@ fn suites_pass(test: &str, vms: &[Vm], machine: &Machine) -> Result<()> {
         Ok(())
     })?;
     boot(test, &manifest(vms, ""), machine, &script).map(drop)
+}
+
+/// A boot loader of ours parks three cores; the tree says where.
+fn cores_in_a_spin_table() -> Result<()> {
+    const RESERVED: &str = "reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges; \
+        parked@40200000 { reg = <0 0x40200000 0 0x1000>; }; };";
+    let test = "machines-spin-table";
+    let vms = ["0,2", "1,3"]
+        .map(|cpus| Vm::of_guest(if cpus == "0,2" { "a" } else { "b" }, cpus, "guest-suite", SOME));
+    let prepared = prepare(test, &manifest(&vms, ""), &Machine::default(), Default::default())?;
+    let tree = harness::folder(test)?.join("parked.dtb");
+    edit_tree(&prepared, &tree, |source| {
+        let mut parts = source.split("enable-method = \"psci\";");
+        let mut edited = parts.next().unwrap_or_default().to_owned();
+        for (core, part) in parts.enumerate() {
+            let release = 0x4020_0100 + 8 * core;
+            edited +=
+                &format!("enable-method = \"spin-table\"; cpu-release-addr = <0 {release:#x}>;");
+            edited += part;
+        }
+        let root_end = edited.rfind("};").unwrap_or(edited.len());
+        edited.insert_str(root_end, RESERVED);
+        edited
+    })?;
+    let image = &prepared.artifacts.image;
+    let loaded = format!("loader,file={},addr=0x60000000,force-raw=on", image.display());
+    let qemu = prepared.artifacts.board.qemu.as_ref().ok_or("the board has no QEMU")?;
+    let loader = harness::flat_guest(test, "guest-spin-table")?;
+    let mut command = Machine::default().command(qemu, &loader, Some(&prepared.artifacts.bundle));
+    command.args(["-device", &loaded, "-dtb"]).arg(tree);
+    let script = script(End::Off, |script| {
+        script.expect_hypervisor(r"^\[05\] gicv3, cpus 4/4 \(spin-table\)")?;
+        for name in ["a", "b"] {
+            script.expect(name, r"^RESULT passed=[1-9]\d* failed=0 ")?;
+        }
+        Ok(())
+    })?;
+    hold(command, &script).map(drop)
 }
 
 fn entered_at_el1() -> Result<()> {
