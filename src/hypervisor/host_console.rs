@@ -130,7 +130,9 @@ impl SerialPort for Nowhere {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::fake::machine::with;
     use crate::console::{Config, Mode, Push, TokenBucket};
+    use std::sync::Barrier;
 
     #[test]
     fn without_a_port_nobody_waits_for_room() {
@@ -150,5 +152,41 @@ mod tests {
             assert_eq!(console.mux.push_guest(vm, byte), Push::Accepted, "byte {n}");
             console.send();
         }
+    }
+
+    /// Cores that send at once leave nothing behind, though none waits for another: what one does
+    /// not send another does, or a timer is armed for now.
+    #[test]
+    fn what_is_left_to_another_core_is_sent() {
+        const ROUNDS: usize = 20_000;
+        let config = Config {
+            mode: Mode::Tagged,
+            escape: 0x1d,
+            ring_bytes: 1024,
+            partial_after_ticks: u64::MAX,
+            messages: TokenBucket::new(1, 1),
+        };
+        let names = ["a", "b"].map(|name| crate::console::Name::try_from(name).unwrap());
+        let console = HostConsole::new(Console::new(config, &names), None);
+        let (vms, step) = ([0, 1].map(VmId::new), Barrier::new(2));
+        let is_due = || with(|core| core.hyp_timer.take()).is_some_and(|at| at < u64::MAX);
+        std::thread::scope(|scope| {
+            for vm in vms {
+                let (console, step) = (&console, &step);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        step.wait();
+                        console.mux.push_guest(vm, b'\n');
+                        console.send();
+                        while is_due() {
+                            console.send();
+                        }
+                        step.wait();
+                        let rooms = vms.map(|vm| console.mux.room(vm));
+                        assert_eq!(rooms, [1024, 1024], "round {round}");
+                    }
+                });
+            }
+        });
     }
 }

@@ -105,6 +105,8 @@ pub struct FakeCore {
     pub esr_el1: u64,
     /// FAR_EL1.
     pub far_el1: u64,
+    /// When EL2's timer fires, if it is armed.
+    pub hyp_timer: Option<u64>,
     /// The physical counter; each look moves it on.
     pub counter: u64,
     current: Scripted,
@@ -125,6 +127,7 @@ impl Default for FakeCore {
             elr_el1: 0,
             esr_el1: 0,
             far_el1: 0,
+            hyp_timer: None,
             counter: 0,
             current: Scripted { kind: ExitKind::Interrupt, esr: 0, far: 0, ipa: 0 },
         }
@@ -354,9 +357,13 @@ pub fn counter_frequency_hz() -> u64 {
     1_000_000_000
 }
 /// Arms EL2's timer.
-pub fn arm_hyp_timer(_deadline_ticks: u64) {}
+pub fn arm_hyp_timer(deadline_ticks: u64) {
+    with(|core| core.hyp_timer = Some(deadline_ticks));
+}
 /// Silences EL2's timer.
-pub fn cancel_hyp_timer() {}
+pub fn cancel_hyp_timer() {
+    with(|core| core.hyp_timer = None);
+}
 /// Waits a moment.
 pub fn relax() {
     std::thread::yield_now();
