@@ -10,8 +10,10 @@
 
 mod bank;
 mod delivery;
+mod lpi;
 mod sgi;
 mod vdist;
+mod vits;
 mod vredist;
 
 #[cfg(test)]
@@ -20,8 +22,10 @@ pub mod fake;
 mod tests;
 
 pub use delivery::{Delivery, Flush, ListRegisters};
+pub use lpi::{GuestTables, Unreadable};
 pub use sgi::SgiRegister;
 pub use vdist::{SpiToken, Vdist};
+pub use vits::{Cost, Vits};
 pub use vredist::Vredist;
 
 use crate::bits::{Level, MmioError, Width};
@@ -29,6 +33,7 @@ use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
 use crate::spec::gic::{self, BitRegister};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use lpi::Lpis;
 use vdist::{Cause, Net};
 use vredist::Place;
 
@@ -68,6 +73,7 @@ pub enum ConfigError {
 pub struct Vgic {
     vdist: Vdist,
     vredists: Box<[Vredist]>,
+    lpis: Lpis,
     /// A bit for each vCPU.
     everybody: u64,
     /// Whether vCPU n has Aff0 = n mod 16, Aff1 = n / 16 and no other affinity.
@@ -101,9 +107,18 @@ impl Vgic {
         let is_plain = plain.zip(affinities).all(|(plain, &affinity)| plain == affinity);
         let (vdist, token) = Vdist::new(spi_count, links)?;
         let everybody = u64::MAX >> (VCPUS_MAX - affinities.len());
-        let vgic = Self { vdist, vredists: vredists.into(), everybody, is_plain };
+        let (vredists, lpis) = (vredists.into(), Lpis::none());
+        let vgic = Self { vdist, vredists, lpis, everybody, is_plain };
         vgic.vdist.route_all(vgic.net(&()));
         Ok((vgic, token))
+    }
+    /// Adds the LPIs that a [`Vits`] needs.
+    #[must_use]
+    pub fn with_lpis(mut self) -> Self {
+        self.vredists.iter_mut().for_each(Vredist::add_lpis);
+        self.vdist.add_lpis();
+        self.lpis = Lpis::new();
+        self
     }
 
     /// Returns to the state after reset. All vCPUs have stopped and reset their [`Delivery`].
@@ -111,6 +126,7 @@ impl Vgic {
         for vredist in &self.vredists {
             vredist.reset();
         }
+        self.lpis.reset(token);
         self.vdist.reset(token, self.net(effects));
     }
 
@@ -161,6 +177,23 @@ impl Vgic {
     ) -> Result<(), MmioError> {
         let (vredist, offset) = self.frame(offset)?;
         vredist.write(offset, width, value, effects)
+    }
+    /// Carries out a write to the GICR_CTLR at `offset` in the window of all redistributors.
+    ///
+    /// # Errors
+    /// Past the frames.
+    pub fn control_lpis<T: GuestTables, E: Effects>(
+        &self,
+        token: &mut SpiToken,
+        offset: u64,
+        value: u64,
+        (tables, effects): (&T, &E),
+    ) -> Result<(), MmioError> {
+        let (vredist, _) = self.frame(offset)?;
+        if value & u64::from(gic::gicr::CTLR_ENABLE_LPIS) != 0 && vredist.has_lpis() {
+            self.lpis.load(token, vredist, tables, self.net(effects));
+        }
+        Ok(())
     }
     /// Finds the redistributor at `offset` in the window of all of them.
     #[inline(always)]
@@ -227,6 +260,14 @@ pub const fn shows_list_registers(offset: u64) -> bool {
                 | BitRegister::ClearActive
         )
     )
+}
+
+/// Returns whether the access at `offset` of the window of all redistributors is one to a
+/// GICR_CTLR, so that a write is for [`Vgic::control_lpis`].
+#[must_use]
+#[inline(always)]
+pub const fn is_lpi_control(offset: u64, width: Width) -> bool {
+    offset & (gic::GICR_BYTES - 1) == gic::gicr::CTLR && matches!(width, Width::Word)
 }
 
 /// Effects on nothing: while a VM is being made there is nobody to tell.

@@ -21,7 +21,7 @@ use heapless::String;
 use serde::{Deserialize, Serialize};
 
 /// The version of this schema; a plan of another version is refused.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 /// The most VMs in a plan.
 pub const VMS_MAX: usize = 16;
 /// The most vCPUs in a VM, and pCPUs in a machine.
@@ -158,6 +158,8 @@ pub struct Layout {
     pub vdist: Ipa,
     /// The virtual redistributors, 128 KiB for each vCPU, one behind the other.
     pub vredist: Ipa,
+    /// The virtual ITS, 128 KiB, where the VM has one.
+    pub vits: Option<Ipa>,
     /// The virtual PL011, 4 KiB.
     pub vuart: Ipa,
     /// The virtual PL011's interrupt, an SPI.
@@ -191,6 +193,9 @@ impl Layout {
     pub const VDIST_BYTES: u64 = 0x1_0000;
     /// The bytes of one virtual redistributor: its RD and its SGI frame (IHI 0069, section 12.10).
     pub const VREDIST_BYTES: u64 = 0x2_0000;
+    /// The bytes of the virtual ITS: its control and its translation frame (IHI 0069, section
+    /// 12.18).
+    pub const VITS_BYTES: u64 = 0x2_0000;
     /// The bytes of the virtual PL011.
     pub const VUART_BYTES: u64 = 0x1000;
 
@@ -205,6 +210,11 @@ impl Layout {
     pub fn vredist_range(&self, vcpu_count: usize) -> Option<IpaRange> {
         let count = u64::try_from(vcpu_count).ok()?;
         IpaRange::new(self.vredist, count.checked_mul(Self::VREDIST_BYTES)?)
+    }
+    /// Returns where a virtual ITS at `start` stands; `None` when that wraps.
+    #[must_use]
+    pub fn vits_range(start: Ipa) -> Option<IpaRange> {
+        IpaRange::new(start, Self::VITS_BYTES)
     }
     /// Returns where the virtual PL011 stands; `None` when that wraps.
     #[must_use]

@@ -9,6 +9,7 @@ pub mod esr;
 pub mod exception;
 pub mod gic;
 pub mod idregs;
+pub mod its;
 pub mod pl011;
 pub mod psci;
 pub mod size;

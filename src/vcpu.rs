@@ -7,6 +7,7 @@
 mod call;
 mod idle;
 mod interrupt;
+mod its;
 mod mmio;
 pub mod run;
 mod sysreg;
@@ -26,13 +27,16 @@ use interrupt::MAINTENANCE;
 pub use interrupt::{HYP_TIMER, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
 
 /// The SGIs and PPIs that every core enables.
-pub const ENABLED_PRIVATE: [Pintid; 7] =
-    [KICK, HALT, MAINTENANCE, HYP_TIMER, VIRTUAL_TIMER, PHYSICAL_TIMER, PMU];
+pub const ENABLED_PRIVATE: [Pintid; 8] =
+    [KICK, HALT, GO_ON, MAINTENANCE, HYP_TIMER, VIRTUAL_TIMER, PHYSICAL_TIMER, PMU];
 
 /// The hypervisor's own SGI: look at your work.
 pub const KICK: Pintid = Pintid::new(0);
 /// The hypervisor's own SGI: a core has faulted, halt.
 pub const HALT: Pintid = Pintid::new(arch::HALT_SGI);
+
+/// The hypervisor's own SGI, from a core to itself: go on with work that was too much for one exit.
+pub const GO_ON: Pintid = Pintid::new(2);
 
 /// What one core owns, and which vCPU it serves.
 pub struct Core {

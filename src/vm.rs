@@ -8,10 +8,11 @@ pub mod bus;
 pub mod lifecycle;
 pub mod load;
 pub mod serial;
+mod tables;
 
 use crate::addr::{Address, Ipa, IpaRange};
 use crate::arch;
-use crate::gic::{SpiToken, Vgic};
+use crate::gic::{SpiToken, Vgic, Vits};
 use crate::id::{Mpidr, VcpuId, VmId};
 use crate::memory::guest::GuestMemory;
 use crate::plan::VmPlan;
@@ -42,6 +43,8 @@ pub struct Vm {
     pub vgic: Vgic,
     /// The lock under which its SPIs change.
     pub spis: Lock<SpiToken>,
+    /// Its ITS, where it has one.
+    pub vits: Option<Lock<Vits>>,
     /// Its console port.
     pub serial: Lock<Serial>,
     /// Where its devices stand.
@@ -109,6 +112,10 @@ impl Vm {
     pub fn reset_models(&self, by: &FromCore<'_>) {
         self.psci.reset();
         self.reset_serial(by);
+        // First, so that nobody goes on with its commands.
+        if let Some(vits) = &self.vits {
+            vits.lock().reset();
+        }
         self.vgic.reset(&mut self.spis.lock(), by);
     }
 

@@ -10,7 +10,7 @@ use super::{Stage, Stop, stop};
 use crate::addr::{IpaRange, PaRange};
 use crate::arch::{self, HeapTables, Stage2Registers, Tlb};
 use crate::console::{Config, Console, Mode, TokenBucket};
-use crate::gic::Vgic;
+use crate::gic::{Vgic, Vits};
 use crate::hypervisor::{self, HostConsole, Hypervisor, SpiOwner};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::guest::GuestMemory;
@@ -128,6 +128,8 @@ impl Builder<'_> {
             .collect();
         let (vgic, spis) = Vgic::new(&affinities, SPI_COUNT, &links)
             .map_err(|e| self.refuse(Stage::VM, format_args!("interrupts: {e:?}")))?;
+        let vits = vm.layout.vits.map(|_| Lock::new(Vits::new()));
+        let vgic = if vits.is_some() { vgic.with_lpis() } else { vgic };
         let bus = Bus::new(&vm.layout, vm.vcpus.len());
         let name = &vm.name;
         let (cpus, size) = (vm.vcpus.len(), Size(vm.memory.size()));
@@ -140,6 +142,7 @@ impl Builder<'_> {
             psci: Psci::new(&affinities),
             vgic,
             spis: Lock::new(spis),
+            vits,
             serial: Lock::default(),
             bus,
             lifecycle: Lifecycle::new(),

@@ -24,6 +24,16 @@ pub enum EoiMode {
     DropOnly,
 }
 
+/// What the list register of an LPI becomes when the LPI is acknowledged: it has no active state
+/// (IHI 0069 H 4.1.2), but some implementations keep it active until its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LpiState {
+    /// Empty.
+    Gone,
+    /// Active, until its end in either EOImode.
+    ActiveToTheEnd,
+}
+
 /// What became of a write to ICC_DIR_EL1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dir {
@@ -39,6 +49,8 @@ pub struct FakeCpu {
     lrs: Vec<Lr>,
     control: u32,
     eoi_count: u32,
+    /// Whether list registers keep LPIs active until their end.
+    pub lpis: LpiState,
     running: Vec<u8>,
     /// ICC_PMR_EL1.
     pub priority_mask: u8,
@@ -59,6 +71,7 @@ impl FakeCpu {
             lrs: std::vec![Lr::EMPTY; count],
             control: 0,
             eoi_count: 0,
+            lpis: LpiState::Gone,
             running: Vec::new(),
             priority_mask: 0xff,
             groups: 3,
@@ -95,7 +108,8 @@ impl FakeCpu {
         let limit = self.priority_mask.min(self.running.last().copied().unwrap_or(0xff));
         match pending.min_by_key(|lr| lr.priority()) {
             Some(lr) if lr.priority() < limit => {
-                *lr = lr.with_state(LrState::Active);
+                let is_gone = is_lpi(lr.vintid().get()) && self.lpis == LpiState::Gone;
+                *lr = lr.with_state(if is_gone { LrState::Invalid } else { LrState::Active });
                 self.running.push(lr.priority());
                 lr.vintid().get()
             }
@@ -104,7 +118,8 @@ impl FakeCpu {
     }
     /// Writes `ICC_EOIR<group>_EL1`.
     pub fn end(&mut self, intid: u32) {
-        if self.running.pop().is_some() && self.eoi_mode == EoiMode::DropAndDeactivate {
+        let dropped = self.running.pop().is_some();
+        if dropped && (self.eoi_mode == EoiMode::DropAndDeactivate || is_lpi(intid)) {
             self.deactivate_listed(intid);
         }
     }
@@ -121,7 +136,9 @@ impl FakeCpu {
     fn deactivate_listed(&mut self, intid: u32) {
         let found = self.lrs.iter_mut().find(|lr| lr.is_active() && lr.vintid().get() == intid);
         let Some(lr) = found else {
-            self.eoi_count = (self.eoi_count + 1) & 0x1f;
+            if !is_lpi(intid) {
+                self.eoi_count = (self.eoi_count + 1) & 0x1f;
+            }
             return;
         };
         let pending = lr.is_pending();
@@ -145,6 +162,10 @@ impl FakeCpu {
     }
 }
 
+fn is_lpi(intid: u32) -> bool {
+    (8192..1 << 16).contains(&intid)
+}
+
 impl ListRegisters for FakeCpu {
     fn read(&self, slot: usize) -> Lr {
         self.lrs[slot]
@@ -156,7 +177,8 @@ impl ListRegisters for FakeCpu {
             });
             assert_eq!(twin, None, "{lr:?} twice");
             assert!(!(lr.is_linked() && lr.state() == LrState::PendingActive), "{lr:?}");
-            assert!(lr.vintid().get() < 1020, "{lr:?}");
+            let is_lpi = is_lpi(lr.vintid().get());
+            assert!(lr.vintid().get() < 1020 || is_lpi && !lr.has_eoi(), "{lr:?}");
             assert!(lr.pintid().is_none_or(|pintid| (16..1020).contains(&pintid.get())), "{lr:?}");
         }
         self.lrs[slot] = lr;

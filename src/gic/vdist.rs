@@ -8,7 +8,7 @@
 mod registers;
 
 use super::bank::{Bank, Change, bit, bits_of};
-use super::{ConfigError, Effects, Vgic};
+use super::{ConfigError, Effects, Vgic, lpi};
 use crate::bits::Level;
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
 use crate::spec::gic::{self, gicd};
@@ -132,6 +132,12 @@ impl Vdist {
             linked: links.iter().map(|(vintid, _)| vintid.get()).collect(),
         };
         Ok((vdist, SpiToken(())))
+    }
+
+    /// Says that there are LPIs.
+    pub(super) fn add_lpis(&mut self) {
+        let number = (lpi::LPI_COUNT.ilog2() - 1) << gicd::TYPER_NUM_LPIS_SHIFT;
+        self.typer |= gicd::TYPER_LPIS | gicd::TYPER_IDBITS_14_NOT_10 | number;
     }
 
     /// Returns to the state after reset and deactivates what is active for no list register.

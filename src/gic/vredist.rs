@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::bank::{Bank, Change, bit};
+use super::lpi::LpiRegisters;
 use super::{Effects, IIDR};
 use crate::bits::{Level, MmioError, Width};
 use crate::id::{Mpidr, VcpuId, Vintid};
@@ -35,7 +36,10 @@ pub struct Vredist {
     pub(super) ctlr: AtomicU32,
     /// Bit n is set where INTIDs 32n to 32n + 31 may have a deliverable SPI for this vCPU.
     pub(super) spi_words: AtomicU32,
+    /// Bit n is set where LPIs 8192 + 32n to 8192 + 32n + 31 may have a deliverable one.
+    pub(super) lpi_words: AtomicU32,
     pub(super) bank: Bank,
+    pub(super) lpi: LpiRegisters,
     waker: AtomicU32,
     typer: u64,
     id: VcpuId,
@@ -57,12 +61,23 @@ impl Vredist {
             work: AtomicU64::new(0),
             ctlr: AtomicU32::new(0),
             spi_words: AtomicU32::new(0),
+            lpi_words: AtomicU32::new(0),
             bank: Bank::new(u32::MAX, SGIS),
+            lpi: LpiRegisters::default(),
             waker: AtomicU32::new(ASLEEP),
             typer: u64::from(affinity.packed()) << gicr::TYPER_AFFINITY_SHIFT | number | last,
             id,
             affinity,
         }
+    }
+
+    /// Says that there are LPIs.
+    pub(super) fn add_lpis(&mut self) {
+        self.typer |= gicr::TYPER_PLPIS;
+    }
+    /// Returns whether there are LPIs.
+    pub(super) fn has_lpis(&self) -> bool {
+        self.typer & gicr::TYPER_PLPIS != 0
     }
 
     /// Returns the vCPU that it belongs to.
@@ -147,9 +162,10 @@ impl Vredist {
     pub(super) fn reset(&self) {
         self.bank.reset();
         self.waker.store(ASLEEP, Relaxed);
-        for word in [&self.ctlr, &self.spi_words] {
+        for word in [&self.ctlr, &self.spi_words, &self.lpi_words] {
             word.store(0, Relaxed);
         }
+        self.lpi.reset();
         self.work.store(0, Relaxed);
     }
 
@@ -162,7 +178,7 @@ impl Vredist {
         check(offset, width)?;
         Ok(match width {
             Width::Double if offset == gicr::TYPER => self.typer,
-            Width::Double => 0,
+            Width::Double => self.lpi.read(offset),
             Width::Byte => {
                 let word = self.bank.read_priorities(priority_word(offset));
                 u64::from(word >> (8 * (offset & 3)) & 0xff)
@@ -187,6 +203,11 @@ impl Vredist {
         }
         let [typer_low, typer_high] = halves(self.typer);
         match offset {
+            gicr::CTLR => self.lpi.control(),
+            gicr::PROPBASER..gicr::PENDBASER_END => {
+                let [low, high] = halves(self.lpi.read(offset & !7));
+                if offset & 4 == 0 { low } else { high }
+            }
             gicr::IIDR => IIDR,
             gicr::TYPER => typer_low,
             gicr::TYPER_HIGH => typer_high,
@@ -209,8 +230,10 @@ impl Vredist {
         effects: &E,
     ) -> Result<(), MmioError> {
         check(offset, width)?;
+        let whole = value;
         let [value, _] = halves(value);
         match width {
+            Width::Double if self.has_lpis() => self.lpi.write(offset, whole),
             Width::Double => {}
             Width::Byte => {
                 let shift = 8 * (offset & 3);
@@ -227,6 +250,8 @@ impl Vredist {
             if offset == gicr::WAKER {
                 let asleep = value & gicr::WAKER_PROCESSOR_SLEEP != 0;
                 self.waker.store(if asleep { ASLEEP } else { 0 }, Relaxed);
+            } else if self.has_lpis() {
+                self.lpi.write_half(offset, value);
             }
             return;
         };

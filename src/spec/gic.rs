@@ -64,8 +64,14 @@ pub mod gicd {
     /// GICD_CTLR.DS: one Security state.
     pub const CTLR_DS: u32 = 1 << 6;
 
+    /// Where GICD_TYPER.num_LPIs starts: there are two to the power of it plus one.
+    pub const TYPER_NUM_LPIS_SHIFT: u32 = 11;
+    /// GICD_TYPER.LPIS: there are LPIs.
+    pub const TYPER_LPIS: u32 = 1 << 17;
     /// GICD_TYPER.IDbits for 10 bits of INTID.
     pub const TYPER_IDBITS_10: u32 = 9 << 19;
+    /// GICD_TYPER.IDbits for 14 bits of INTID, those that differ from 10 bits.
+    pub const TYPER_IDBITS_14_NOT_10: u32 = (13 ^ 9) << 19;
     /// GICD_TYPER.A3V: Aff3 need not be 0.
     pub const TYPER_A3V: u32 = 1 << 24;
     /// GICD_TYPER.RSS: SGIs reach an Aff0 above 15.
@@ -89,9 +95,20 @@ pub mod gicr {
     pub const WAKER: u64 = 0x0014;
     /// GICR_SETLPIR, the first of the 64-bit registers for LPIs.
     pub const SETLPIR: u64 = 0x0040;
+    /// GICR_PROPBASER, 64 bits.
+    pub const PROPBASER: u64 = 0x0070;
+    /// GICR_PENDBASER, 64 bits.
+    pub const PENDBASER: u64 = 0x0078;
+    /// The first offset behind GICR_PENDBASER.
+    pub const PENDBASER_END: u64 = 0x0080;
     /// The first offset behind GICR_INVALLR.
     pub const INVALLR_END: u64 = 0x00b8;
 
+    /// GICR_CTLR.EnableLPIs.
+    pub const CTLR_ENABLE_LPIS: u32 = 1 << 0;
+
+    /// GICR_TYPER.PLPIS: there are physical LPIs.
+    pub const TYPER_PLPIS: u64 = 1 << 0;
     /// GICR_TYPER.Last.
     pub const TYPER_LAST: u64 = 1 << 4;
     /// Where GICR_TYPER.Processor_Number starts.

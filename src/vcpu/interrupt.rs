@@ -2,7 +2,7 @@
 //! Interrupts: physical ones that arrive, virtual ones on their way to this core's guest.
 #![forbid(unsafe_code)]
 
-use super::{Core, HALT, KICK, Next};
+use super::{Core, GO_ON, HALT, KICK, Next};
 use crate::arch;
 use crate::bits::{MmioError, Width};
 use crate::gic::{self, Flush, SgiRegister, Vredist};
@@ -59,6 +59,7 @@ impl Core {
         arch::deactivate(pintid);
         match pintid {
             HALT => arch::halt(),
+            GO_ON => self.work_on_vits(),
             MAINTENANCE => {
                 if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
                     vredist.look_again();
@@ -135,6 +136,9 @@ impl Core {
     ) -> Result<(), MmioError> {
         if gic::shows_list_registers(offset) {
             self.reconcile();
+        }
+        if gic::is_lpi_control(offset, width) {
+            return self.control_lpis(offset, value);
         }
         self.vm.vgic.write_vredists((offset, width), value, &self.effects())
     }

@@ -56,6 +56,7 @@ impl Core {
             Target::Vdist(offset) => self.read_vdist(offset, width),
             Target::Vredists(offset) => self.read_vredists(offset, width),
             Target::Vuart(offset) => vm.read_serial(&self.effects(), offset, width),
+            Target::Vits(offset) => self.read_vits(offset, width),
         }?;
         self.set_x(access.register, access.extend(value));
         Ok(())
@@ -69,6 +70,7 @@ impl Core {
             Target::Vdist(offset) => self.write_vdist(offset, width, value),
             Target::Vredists(offset) => self.write_vredists(offset, width, value),
             Target::Vuart(offset) => vm.write_serial(&self.effects(), offset, width, value),
+            Target::Vits(offset) => self.write_vits(offset, width, value),
         }
     }
 }

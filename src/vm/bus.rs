@@ -20,6 +20,7 @@ pub struct Bus {
     vredist: Ipa,
     vredist_bytes: u64,
     vuart: Ipa,
+    vits: Option<Ipa>,
 }
 
 /// The model that an access meets, and the offset in its window.
@@ -31,6 +32,8 @@ pub enum Target {
     Vredists(u64),
     /// The PL011.
     Vuart(u64),
+    /// The ITS.
+    Vits(u64),
 }
 
 impl Bus {
@@ -42,6 +45,7 @@ impl Bus {
             vredist: layout.vredist,
             vredist_bytes: VREDIST_BYTES * vcpu_count as u64,
             vuart: layout.vuart,
+            vits: layout.vits,
         }
     }
 
@@ -61,7 +65,10 @@ impl Bus {
         if let Some(offset) = within(self.vredist, self.vredist_bytes) {
             return Some(Target::Vredists(offset));
         }
-        within(self.vuart, VUART_BYTES).map(Target::Vuart)
+        if let Some(offset) = within(self.vuart, VUART_BYTES) {
+            return Some(Target::Vuart(offset));
+        }
+        within(self.vits?, Layout::VITS_BYTES).map(Target::Vits)
     }
 }
 
@@ -74,6 +81,7 @@ mod tests {
         let layout = Layout {
             vdist: Ipa::at(0x0800_0000),
             vredist: Ipa::at(0x080a_0000),
+            vits: Some(Ipa::at(0x0808_0000)),
             vuart: Ipa::at(0x0900_0000),
             vuart_interrupt: Vintid::new(33),
         };
@@ -89,6 +97,8 @@ mod tests {
         assert_eq!(find(0x07ff_ffff, Width::Half), None);
         assert_eq!(find(0x0900_0fff, Width::Byte), Some(Target::Vuart(0xfff)));
         assert_eq!(find(0x0900_1000, Width::Byte), None);
+        assert_eq!(find(0x0809_fff8, Width::Double), Some(Target::Vits(0x1_fff8)));
+        assert_eq!(find(0x0809_fffc, Width::Double), None);
         assert_eq!(find(u64::MAX, Width::Double), None);
     }
 

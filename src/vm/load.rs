@@ -5,7 +5,7 @@
 //! keeps read-only, so a restart finds what the first start found.
 #![forbid(unsafe_code)]
 
-use crate::addr::{Address, Ipa};
+use crate::addr::{Address, Ipa, PaRange};
 use crate::arch::{self, HypMemory};
 use crate::memory::guest::Chunk;
 use alloc::boxed::Box;
@@ -57,6 +57,15 @@ impl Loader {
     #[must_use]
     pub fn new(images: Box<[Image]>, memory: Box<[(Chunk, HypMemory)]>) -> Self {
         Self { images, memory, is_scrubbed: AtomicBool::new(false) }
+    }
+
+    /// Returns EL2's own mapping of a part of the memory; `None` where that is not in one chunk.
+    #[must_use]
+    pub fn mapped(&self, part: PaRange) -> Option<HypMemory> {
+        self.memory.iter().find_map(|(chunk, memory)| {
+            let offset = part.start().get().checked_sub(chunk.pa.get())?;
+            memory.part(offset, part.size())
+        })
     }
 
     /// Fills the memory. Only the leader of a start calls this.

@@ -21,6 +21,7 @@ use crate::gic::vdist::{Net, Spi};
 use crate::gic::vredist::Vredist;
 use crate::id::{Pintid, Vintid};
 use crate::spec::gic::{Lr, LrState, SPI_FIRST, ich_hcr};
+use crate::spec::its::LPI_FIRST;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 /// One run of `reconcile`: what it looks at, and what it has seen.
@@ -86,9 +87,10 @@ impl Listing<'_> {
 impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
     /// Finds the state of an interrupt.
     pub fn listing(&self, slot: u32, intid: u32) -> Option<Listing<'a>> {
-        let bank = match intid >> 5 {
-            0 => &self.own.bank,
-            word => self.vgic.vdist.bank(word)?,
+        let bank = match intid {
+            ..SPI_FIRST => &self.own.bank,
+            ..LPI_FIRST => self.vgic.vdist.bank(intid >> 5)?,
+            _ => self.vgic.lpis.bank(intid >> 5)?,
         };
         Some(Listing { slot, intid, bank, bit: bit(intid) })
     }
@@ -98,7 +100,26 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
     }
     /// Returns whether the interrupt goes to this vCPU.
     fn is_mine(&self, intid: u32) -> bool {
-        self.spi(intid).is_none_or(|spi| spi.is_for(self.own.id()))
+        match intid {
+            ..LPI_FIRST => self.spi(intid).is_none_or(|spi| spi.is_for(self.own.id())),
+            _ => self.vgic.lpis.is_for(intid, self.own.id()),
+        }
+    }
+    /// Notes that this vCPU holds an SPI or LPI.
+    pub fn hold(&self, intid: u32) {
+        match self.spi(intid) {
+            Some(spi) => spi.hold(self.own.id()),
+            None => self.vgic.lpis.hold(intid, self.own.id()),
+        }
+    }
+    /// Notes that an interrupt has left its list register.
+    pub fn unlist(&mut self, on: Listing<'_>) {
+        let own = self.own.id();
+        match on.intid {
+            ..SPI_FIRST => on.bank.unlist(on.bit),
+            ..LPI_FIRST => self.vgic.vdist.unlist(self.token, on.intid, own, self.net),
+            _ => self.vgic.lpis.unlist(self.token, on.intid, own, self.net),
+        }
     }
     /// Returns what is left in a list register when what the guest took back is gone.
     fn left_of(&self, on: Listing<'_>, was: Lr) -> Lr {
@@ -282,11 +303,7 @@ impl Delivery {
         }
         self.free |= bit(on.slot);
         self.line_driven &= !bit(on.slot);
-        if on.intid < SPI_FIRST {
-            on.bank.unlist(on.bit);
-        } else {
-            pass.vgic.vdist.unlist(pass.token, on.intid, self.vcpu, pass.net);
-        }
+        pass.unlist(on);
     }
 
     /// Notes that EL2 must deactivate the physical interrupt linked to a list register itself, or

@@ -12,6 +12,7 @@ use super::{Delivery, ListRegisters};
 use crate::gic::Effects;
 use crate::gic::bank::{bit, bits_of};
 use crate::spec::gic::{Lr, LrState, SPI_FIRST};
+use crate::spec::its::LPI_FIRST;
 use core::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
 /// How many interrupts one run places; what is left comes with the maintenance interrupt.
@@ -78,6 +79,7 @@ impl Delivery {
                 }
             }
         }
+        let lpi_words = Self::offer_lpis(pass, &mut picks);
         self.has_backlog = false;
         let mut left = picks.offered;
         for key in picks.iter() {
@@ -89,7 +91,26 @@ impl Delivery {
         if left != 0 {
             self.has_backlog = true;
             pass.own.spi_words.fetch_or(words, Relaxed);
+            pass.own.lpi_words.fetch_or(lpi_words, Relaxed);
         }
+    }
+
+    /// Offers the LPIs that wait for this vCPU and returns where they are.
+    fn offer_lpis<L, E>(pass: &Pass<'_, L, E>, picks: &mut Picks) -> u32 {
+        let mut words = 0;
+        for word in bits_of(pass.own.lpi_words.swap(0, Relaxed)) {
+            let word = LPI_FIRST >> 5 | word;
+            let Some(bank) = pass.vgic.lpis.bank(word) else { continue };
+            let waiting = bank.signal() & bank.eligible(pass.ctlr) & !bank.listed.load(Relaxed);
+            for index in bits_of(waiting) {
+                let intid = word << 5 | index;
+                if pass.vgic.lpis.is_for(intid, pass.own.id()) {
+                    words |= bit(word);
+                    picks.offer(pass.rank(bank.priority(index), bit(index)), intid);
+                }
+            }
+        }
+        words
     }
 
     /// Puts an interrupt into a list register; returns whether there is room for it.
@@ -102,13 +123,13 @@ impl Delivery {
         }
         let slot = self.free.trailing_zeros();
         let Some(on) = pass.listing(slot, key & 0xffff) else { return true };
-        if let Some(spi) = pass.spi(on.intid) {
+        if on.intid < SPI_FIRST {
+            *self.slot_of(on.intid) = slot.to_le_bytes()[0];
+        } else {
             // Requests to a holder of earlier times.
             on.bank.retract.fetch_and(!on.bit, Relaxed);
             on.bank.deactivate.fetch_and(!on.bit, Relaxed);
-            spi.hold(pass.own.id());
-        } else {
-            *self.slot_of(on.intid) = slot.to_le_bytes()[0];
+            pass.hold(on.intid);
         }
         let latched = on.bank.take_pending(on.bit) != 0;
         if !latched && on.bank.held_by_line() & on.bit == 0 {
@@ -163,6 +184,12 @@ impl Delivery {
                 on.bank.pending.fetch_or(on.bit, SeqCst);
             }
         }
+        if on.intid >= LPI_FIRST {
+            // LPIs have no active state (IHI 0069 H 4.1.2). Some CPU interfaces have their list
+            // registers active all the same; the end of one in none is not counted.
+            pass.unlist(on);
+            return self.empty(pass, slot);
+        }
         if lr.is_active() {
             on.bank.active.fetch_or(on.bit, SeqCst);
         }
@@ -183,6 +210,10 @@ impl Delivery {
             self.learned &= !on.bit;
             *priority = lr.priority();
         }
+        self.empty(pass, slot);
+    }
+
+    fn empty<L: ListRegisters, E: Effects>(&mut self, pass: &mut Pass<'_, L, E>, slot: u32) {
         self.free |= bit(slot);
         self.line_driven &= !bit(slot);
         pass.write(slot, Lr::EMPTY);

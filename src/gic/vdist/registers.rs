@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The registers of the virtual distributor (IHI 0069 H 12.8).
 //!
-//! One Security state, affinity routing always on, no LPIs, no message-based SPIs. What is
+//! One Security state, affinity routing always on, no message-based SPIs. What is
 //! reserved, and what belongs to SGIs and PPIs, is RAZ/WI; only a wrong width is an error.
 #![forbid(unsafe_code)]
 
@@ -187,6 +187,7 @@ impl Vdist {
             vredist.set_ctlr(value, net.effects);
         }
         self.wake_all(net);
+        net.vgic.lpis.wake_all(net);
     }
 
     /// Tells of all deliverable SPIs: after a change that concerns all of them.

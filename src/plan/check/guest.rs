@@ -4,13 +4,13 @@
 
 use super::{Claim, Limits, Part, Refusal};
 use crate::addr::{Address, Ipa, IpaRange, PAGE_SIZE, PaRange};
-use crate::plan::{DEVICES_MAX, IMAGES_MAX, REGIONS_MAX, VmPlan};
+use crate::plan::{DEVICES_MAX, IMAGES_MAX, Layout, REGIONS_MAX, VmPlan};
 use alloc::vec::Vec;
 
 /// Interrupts that can be shared by PEs (IHI 0069, section 2.2).
 pub(super) const SPIS: core::ops::RangeInclusive<u32> = 32..=1019;
 
-/// What a redistributor and the distributor are aligned to (IHI 0069, section 12.1).
+/// What a redistributor, the distributor and an ITS are aligned to (IHI 0069, section 12.1).
 const FRAME_ALIGN: u64 = 0x1_0000;
 /// What a device tree is aligned to, and an instruction.
 const TREE_ALIGN: u64 = 8;
@@ -35,7 +35,7 @@ pub(super) fn check<'a>(
 
 /// Checks that nothing in the address space overlaps, or lies beyond its end.
 fn check_address_space<'a>(vm: &'a VmPlan, limits: Limits) -> Check<'a> {
-    let mut claims: Vec<Claim<'a>> = Vec::with_capacity(4 + DEVICES_MAX * REGIONS_MAX);
+    let mut claims: Vec<Claim<'a>> = Vec::with_capacity(5 + DEVICES_MAX * REGIONS_MAX);
     let mut add = |part, range: Option<IpaRange>, align| {
         let range = range.filter(|range| ends_within(range.end(), limits.ipa_bits));
         let range = range.ok_or(Refusal::Beyond(part, limits.ipa_bits))?;
@@ -52,6 +52,9 @@ fn check_address_space<'a>(vm: &'a VmPlan, limits: Limits) -> Check<'a> {
     add(Part::Memory, Some(vm.memory), PAGE_SIZE)?;
     add(Part::Vdist, vm.layout.vdist_range(), FRAME_ALIGN)?;
     add(Part::Vredist, vm.layout.vredist_range(vm.vcpus.len()), FRAME_ALIGN)?;
+    if let Some(vits) = vm.layout.vits {
+        add(Part::Vits, Layout::vits_range(vits), FRAME_ALIGN)?;
+    }
     add(Part::Vuart, vm.layout.vuart_range(), PAGE_SIZE)?;
     for device in &vm.devices {
         let part = Part::Device(&device.path);

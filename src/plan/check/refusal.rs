@@ -116,6 +116,8 @@ pub enum Part<'a> {
     Vdist,
     /// The virtual redistributors.
     Vredist,
+    /// The virtual ITS.
+    Vits,
     /// The virtual PL011.
     Vuart,
     /// Registers of the device at this path.
@@ -209,6 +211,7 @@ impl fmt::Display for Part<'_> {
             Self::Memory => write!(f, "memory"),
             Self::Vdist => write!(f, "virtual distributor"),
             Self::Vredist => write!(f, "virtual redistributors"),
+            Self::Vits => write!(f, "virtual ITS"),
             Self::Vuart => write!(f, "virtual UART"),
             Self::Device(path) => write!(f, "device {path}"),
             Self::Image(name) => write!(f, "image {name}"),

@@ -7,6 +7,7 @@
 //! | IPA | what |
 //! |---|---|
 //! | 0x0800_0000 | vdist, 64 KiB |
+//! | 0x0808_0000 | vits, 128 KiB |
 //! | 0x080a_0000 | vredist, 128 KiB for each vCPU |
 //! | 0x0900_0000 | PL011, 4 KiB, INTID 33 |
 //! | 0x1000_0000 to 0x4000_0000 | physical devices, INTIDs from 64 |
@@ -32,6 +33,8 @@ pub const DEVICE_INTERRUPTS: u32 = 64;
 pub const VDIST_BYTES: u64 = 0x1_0000;
 /// The bytes of each vCPU's vredist.
 pub const VREDIST_BYTES: u64 = 0x2_0000;
+/// The bytes of the vits.
+pub const VITS_BYTES: u64 = 0x2_0000;
 /// The bytes of the PL011.
 pub const VUART_BYTES: u64 = 0x1000;
 
@@ -41,6 +44,7 @@ pub fn virtual_devices() -> Layout {
     Layout {
         vdist: Ipa::at(0x0800_0000),
         vredist: Ipa::at(0x080a_0000),
+        vits: Some(Ipa::at(0x0808_0000)),
         vuart: Ipa::at(0x0900_0000),
         vuart_interrupt: Vintid::new(33),
     }

@@ -7,7 +7,7 @@ use super::{HYPERVISOR_BYTES, Planned, cores};
 use crate::board::Board;
 use crate::bundle::Bundle;
 use crate::message::{JsonMessage, bytes};
-use crate::plan::layout::{VDIST_BYTES, VREDIST_BYTES, VUART_BYTES};
+use crate::plan::layout::{VDIST_BYTES, VITS_BYTES, VREDIST_BYTES, VUART_BYTES};
 use cofferdam::addr::{Address, Ipa};
 use cofferdam::plan::{ConsoleMode, OnReboot, SpiPlan, VmPlan};
 use serde::Serialize;
@@ -92,6 +92,9 @@ impl Planned {
         let layout = &vm.layout;
         let frames = vm.vcpus.iter().fold(0, |sum, _| sum + VREDIST_BYTES);
         rows.push(row("vdist", layout.vdist, VDIST_BYTES, "GICv3"));
+        if let Some(vits) = layout.vits {
+            rows.push(row("vits", vits, VITS_BYTES, ""));
+        }
         rows.push(row("vredist", layout.vredist, frames, ""));
         let interrupt = format!("PL011, INTID {}", layout.vuart_interrupt);
         rows.push(row("vuart", layout.vuart, VUART_BYTES, &interrupt));

@@ -5,7 +5,7 @@
 //! Documentation/devicetree/bindings for the nodes), so that kernels meet what they know.
 #![forbid(unsafe_code)]
 
-use crate::plan::layout::{VDIST_BYTES, VREDIST_BYTES, VUART_BYTES};
+use crate::plan::layout::{VDIST_BYTES, VITS_BYTES, VREDIST_BYTES, VUART_BYTES};
 use cofferdam::addr::{Address, Ipa, IpaRange};
 use cofferdam::plan::Layout;
 use dtoolkit::ToPropertyValue;
@@ -61,6 +61,7 @@ pub struct GuestDevice {
 const EMPTY: &[u8] = &[];
 const GIC_PHANDLE: u32 = 1;
 const APB_CLOCK_PHANDLE: u32 = 2;
+const ITS_PHANDLE: u32 = 3;
 const APB_CLOCK_HZ: u32 = 24_000_000;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
@@ -170,17 +171,37 @@ fn gic(guest: &Guest<'_>) -> DeviceTreeNode {
     let layout = guest.layout;
     let frames = guest.vcpus.iter().fold(0, |bytes, _| bytes + VREDIST_BYTES);
     let regions = [(layout.vdist, VDIST_BYTES), (layout.vredist, frames)];
-    node(
+    // Without an ITS there is nothing below it: an interrupt-map would have no address to name.
+    let address_cells = if layout.vits.is_some() { 2u32 } else { 0 };
+    let mut gic = node(
         &format!("intc@{:x}", layout.vdist.get()),
         [
             property("compatible", "arm,gic-v3"),
             property("#interrupt-cells", 3u32),
-            // There is nothing below it: an interrupt-map would have no address to name.
-            property("#address-cells", 0u32),
+            property("#address-cells", address_cells),
             property("interrupt-controller", EMPTY),
             property("#redistributor-regions", 1u32),
             property("reg", cells(&regions.map(|(start, size)| pair(start, size)).concat())),
             property("phandle", GIC_PHANDLE),
+        ],
+    );
+    if let Some(vits) = layout.vits {
+        gic.add_property(property("#size-cells", 2u32));
+        gic.add_property(property("ranges", EMPTY));
+        gic.add_child(its(vits));
+    }
+    gic
+}
+
+fn its(at: Ipa) -> DeviceTreeNode {
+    node(
+        &format!("its@{:x}", at.get()),
+        [
+            property("compatible", "arm,gic-v3-its"),
+            property("msi-controller", EMPTY),
+            property("#msi-cells", 1u32),
+            property("reg", cells(&pair(at, VITS_BYTES))),
+            property("phandle", ITS_PHANDLE),
         ],
     )
 }
@@ -219,7 +240,7 @@ fn extra_clocks(devices: &[GuestDevice]) -> Vec<(u32, u32)> {
     let mut frequencies: Vec<u32> = all.filter(|hz| *hz != APB_CLOCK_HZ).collect();
     frequencies.sort_unstable();
     frequencies.dedup();
-    frequencies.into_iter().zip(APB_CLOCK_PHANDLE + 1..).collect()
+    frequencies.into_iter().zip(ITS_PHANDLE + 1..).collect()
 }
 
 fn assigned(device: &GuestDevice, extra_clocks: &[(u32, u32)]) -> DeviceTreeNode {

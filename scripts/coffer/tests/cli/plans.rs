@@ -80,11 +80,13 @@ little  memory    0x40000000..0x44000000       64M
 little  kernel    0x40200000..0x40201000        4K  Image: Image
 little  ramdisk   0x40600000..0x40600009        9B  initrd
 little  vdist     0x08000000..0x08010000       64K  GICv3
+little  vits      0x08080000..0x080a0000      128K
 little  vredist   0x080a0000..0x080e0000      256K
 little  vuart     0x09000000..0x09001000        4K  PL011, INTID 33
 big     memory    0x40000000..0x48000000      128M
 big     kernel    0x40200000..0x40201000        4K  Image: Image
 big     vdist     0x08000000..0x08010000       64K  GICv3
+big     vits      0x08080000..0x080a0000      128K
 big     vredist   0x080a0000..0x080e0000      256K
 big     vuart     0x09000000..0x09001000        4K  PL011, INTID 33
 big     device    0x10000000..0x10001000        4K  /soc/rtc@1000 at 0xf0001000, SPI 2 as INTID 64, no DMA

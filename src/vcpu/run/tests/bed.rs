@@ -10,7 +10,7 @@ use crate::arch::{self, HypMemory, Mitigations, Stage2Registers};
 use crate::console::{Config, Console, Mode, TokenBucket};
 use crate::drivers::gicv3::{Distributor, Redistributor};
 use crate::drivers::uart::{Uart, UartKind};
-use crate::gic::Vgic;
+use crate::gic::{Vgic, Vits};
 use crate::hypervisor::{HostConsole, Hypervisor, SpiOwner};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::guest::GuestMemory;
@@ -140,6 +140,8 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
     let links = [(Vintid::new(SPI.1), Pintid::new(SPI.0))];
     let links = if n == 0 { &links[..] } else { &[] };
     let (vgic, spis) = Vgic::new(&affinities, 64, links).unwrap();
+    let vits = plan.layout.vits.map(|_| Lock::new(Vits::new()));
+    let vgic = if vits.is_some() { vgic.with_lpis() } else { vgic };
     let pieces = [pa_range(RAM_PA + u64::from(n) * RAM_BYTES, RAM_BYTES)];
     let memory = GuestMemory::lay_out(plan.memory.start(), &pieces).unwrap();
     let mapped: Vec<_> = memory.chunks().iter().map(|c| (*c, map(pieces[0]))).collect();
@@ -156,6 +158,7 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
         psci: Psci::new(&affinities),
         vgic,
         spis: Lock::new(spis),
+        vits,
         serial: Lock::default(),
         bus: Bus::new(&plan.layout, plan.vcpus.len()),
         lifecycle: Lifecycle::new(),

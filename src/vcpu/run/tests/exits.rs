@@ -139,8 +139,8 @@ fn t74_each_redistributor_says_whose_it_is() {
     for (vcpu, last) in [(0, 0), (1, 1 << 4)] {
         let typer = load(VREDIST + vcpu * 0x2_0000 + 8, Load { size: 3, sixty_four: 1, ..WORD });
         assert_eq!(bed.exit(typer), None);
-        // Affinity 63:32, Processor_Number 23:8, Last 4.
-        assert_eq!(bed.core.registers.x[0], vcpu << 32 | vcpu << 8 | last);
+        // Affinity 63:32, Processor_Number 23:8, Last 4, PLPIS 0.
+        assert_eq!(bed.core.registers.x[0], vcpu << 32 | vcpu << 8 | last | 1);
     }
     assert_taken(&mut bed, load(VREDIST + 0x4_0008, WORD), DATA_SEA, "past the last one");
 }

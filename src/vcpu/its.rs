@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest's ITS: its registers, and its commands, some at each exit.
+//!
+//! Whatever a guest puts into its queue, an exit does no more than [`BUDGET`] of it; the core then
+//! sends itself an interrupt, which comes when the guest has been entered, and goes on. Other
+//! interrupts of the core are served in between.
+#![forbid(unsafe_code)]
+
+use super::{Core, GO_ON};
+use crate::arch;
+use crate::bits::{MmioError, Width};
+use crate::gic::Cost;
+
+/// How many steps that cost little one exit takes.
+const BUDGET: u32 = 16;
+/// How many of those one counts for that costs much.
+const MUCH: u32 = 4;
+
+impl Core {
+    pub(super) fn read_vits(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
+        let vits = self.vm.vits.as_ref().ok_or(MmioError::Unmapped)?;
+        vits.lock().read(offset, width)
+    }
+
+    pub(super) fn write_vits(
+        &self,
+        offset: u64,
+        width: Width,
+        value: u64,
+    ) -> Result<(), MmioError> {
+        let vits = self.vm.vits.as_ref().ok_or(MmioError::Unmapped)?;
+        vits.lock().write(offset, width, value)?;
+        self.work_on_vits();
+        Ok(())
+    }
+
+    /// Does what the guest has put into its ITS's queue, as much as one exit takes. A core whose
+    /// vCPU is off does so too.
+    pub(super) fn work_on_vits(&self) {
+        let vm = self.vm;
+        let Some(vits) = &vm.vits else { return };
+        let mut vits = vits.lock();
+        let mut left = BUDGET;
+        while vits.has_work() {
+            if left == 0 {
+                if let Some(own) = vm.pcpus.get(self.vcpu.index()) {
+                    arch::send_sgi(GO_ON, *own);
+                }
+                return;
+            }
+            let cost = vits.step(&vm.vgic, &mut vm.spis.lock(), vm, &self.effects());
+            left = left.saturating_sub(match cost {
+                Cost::Little => 1,
+                Cost::Much => MUCH,
+            });
+        }
+    }
+
+    /// Carries out a write to a GICR_CTLR.
+    #[cold]
+    pub(super) fn control_lpis(&self, offset: u64, value: u64) -> Result<(), MmioError> {
+        let vm = self.vm;
+        let around = (vm, &self.effects());
+        vm.vgic.control_lpis(&mut vm.spis.lock(), offset, value, around)
+    }
+}
