@@ -223,7 +223,11 @@ impl Console {
         }
         match out.focus {
             None => self.set_focus(&mut out, vm),
-            Some(focus) if !is_taken && focus != vm => self.move_focus(&mut out, vm),
+            Some(focus) if !is_taken && focus != vm => {
+                self.set_focus(&mut out, vm);
+                out.no_last_words();
+                self.announce(vm, Some(focus));
+            }
             Some(_) => {}
         }
     }
@@ -262,7 +266,7 @@ impl Console {
     fn move_focus(&self, out: &mut drain::Out, vm: VmId) {
         self.set_focus(out, vm);
         out.no_last_words();
-        self.announce(vm);
+        self.announce(vm, None);
     }
 
     fn set_focus(&self, out: &mut drain::Out, vm: VmId) {
@@ -278,9 +282,14 @@ impl Console {
         }
     }
 
-    fn announce(&self, vm: VmId) {
-        if let Some(name) = self.with_guest(vm, |guest| guest.name.clone()) {
-            self.log(format_args!("console: {name}"));
+    /// Says who has the focus, and that nobody asked for it where it is because another one is off:
+    /// who counts key presses and answers must not take this for an answer.
+    fn announce(&self, vm: VmId, off: Option<VmId>) {
+        let name = |vm| self.with_guest(vm, |guest| guest.name.clone());
+        match (name(vm), off.and_then(name)) {
+            (Some(name), None) => self.log(format_args!("console: {name}")),
+            (Some(name), Some(off)) => self.log(format_args!("console: {name} ({off} is off)")),
+            (None, _) => {}
         }
     }
 

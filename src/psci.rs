@@ -66,7 +66,7 @@ impl Psci {
     pub fn call(
         &self,
         function: FunctionId,
-        arguments: [u64; 3],
+        arguments: impl FnOnce() -> [u64; 3],
         is_entry: impl FnOnce(Ipa) -> bool,
     ) -> Action {
         // The cheapest of all calls is not to wait for the others' preparations.
@@ -113,11 +113,11 @@ impl Psci {
     fn decide(
         &self,
         function: FunctionId,
-        arguments: [u64; 3],
+        arguments: impl FnOnce() -> [u64; 3],
         is_entry: impl FnOnce(Ipa) -> bool,
     ) -> Result<Action, Status> {
         // The 32-bit variants see the low halves only.
-        let [x1, x2, x3] = arguments.map(|argument| function.narrow(argument));
+        let [x1, x2, x3] = arguments().map(|argument| function.narrow(argument));
         match Function::decode(function).ok_or(Status::NotSupported)? {
             Function::Version => Ok(Action::Return(VERSION_1_1)),
             Function::CpuSuspend => suspend(low_word(x1), x2, is_entry),

@@ -28,27 +28,36 @@ impl ExitReason {
     const COUNT: usize = Self::ALL.len();
 }
 
+/// The exits of one vCPU for one reason.
+#[derive(Clone, Copy, Debug, Default)]
+struct Exits {
+    count: u64,
+    ticks: u64,
+}
+
 /// The exits of one vCPU.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ExitCounters {
-    counts: [u64; ExitReason::COUNT],
-    ticks: [u64; ExitReason::COUNT],
-    /// How many exits took from 2^n up to 2^(n+1) ticks.
-    histogram: [u32; 32],
+    by_reason: [Exits; ExitReason::COUNT],
+    /// How many exits took ticks with this many leading zeros; 0 and 1 tick count alike.
+    by_leading_zeros: [u32; 64],
+}
+
+impl Default for ExitCounters {
+    fn default() -> Self {
+        Self { by_reason: Default::default(), by_leading_zeros: [0; 64] }
+    }
 }
 
 impl ExitCounters {
     /// Counts one exit that has kept the core at EL2 for `ticks`.
     #[inline(always)]
     pub fn count(&mut self, reason: ExitReason, ticks: u64) {
-        let n = reason as usize;
-        if let (Some(count), Some(sum)) = (self.counts.get_mut(n), self.ticks.get_mut(n)) {
-            *count = count.wrapping_add(1);
-            *sum = sum.wrapping_add(ticks);
+        if let Some(exits) = self.by_reason.get_mut(reason as usize) {
+            exits.count = exits.count.wrapping_add(1);
+            exits.ticks = exits.ticks.wrapping_add(ticks);
         }
-        // 0 and 1 tick share the first bucket.
-        let bucket = (63 - (ticks | 1).leading_zeros()).min(31) as usize;
-        if let Some(bucket) = self.histogram.get_mut(bucket) {
+        if let Some(bucket) = self.by_leading_zeros.get_mut((ticks | 1).leading_zeros() as usize) {
             *bucket = bucket.wrapping_add(1);
         }
     }
@@ -56,14 +65,16 @@ impl ExitCounters {
     /// Returns how often the vCPU left for this reason, and the ticks that took.
     #[must_use]
     pub fn get(&self, reason: ExitReason) -> (u64, u64) {
-        let n = reason as usize;
-        (self.counts.get(n).copied().unwrap_or(0), self.ticks.get(n).copied().unwrap_or(0))
+        let exits = self.by_reason.get(reason as usize).copied().unwrap_or_default();
+        (exits.count, exits.ticks)
     }
 
-    /// Returns how many exits took from 2^n up to 2^(n+1) ticks.
+    /// Returns how many exits took from 2^n up to 2^(n+1) ticks; 0 ticks count as 1.
     #[must_use]
-    pub fn histogram(&self) -> &[u32; 32] {
-        &self.histogram
+    pub fn histogram(&self) -> [u32; 64] {
+        let mut histogram = self.by_leading_zeros;
+        histogram.reverse();
+        histogram
     }
 }
 
@@ -89,6 +100,8 @@ mod tests {
             counters.count(ExitReason::Call, ticks);
         }
         let histogram = counters.histogram();
-        assert_eq!((histogram[0], histogram[1], histogram[2], histogram[31]), (2, 2, 1, 2));
+        assert_eq!((histogram[0], histogram[1], histogram[2]), (2, 2, 1));
+        assert_eq!((histogram[31], histogram[63]), (1, 1));
+        assert_eq!(histogram.iter().sum::<u32>(), 7);
     }
 }

@@ -15,7 +15,7 @@ mod sysreg;
 use crate::arch::{self, GuestRegisters, ListRegisterFile};
 use crate::bits::Level;
 use crate::drivers::gicv3::Redistributor;
-use crate::gic::{Delivery, Effects};
+use crate::gic::{Delivery, Effects, Vredist};
 use crate::hypervisor::Hypervisor;
 use crate::id::{Pintid, VcpuId};
 use crate::spec::exception::Exception;
@@ -46,6 +46,8 @@ pub struct Core {
     hypervisor: &'static Hypervisor,
     vm: &'static Vm,
     vcpu: VcpuId,
+    /// The vCPU's redistributor, which every exit asks for work.
+    vredist: &'static Vredist,
     delivery: Delivery,
     list_registers: ListRegisterFile,
     redistributor: Redistributor,
@@ -106,25 +108,26 @@ impl Effects for FromCore<'_> {
 }
 
 impl Core {
-    /// Makes the core of a vCPU that is off.
+    /// Makes the core of a vCPU that is off; `None` where the VM has no such vCPU.
     #[must_use]
     pub fn new(
         hypervisor: &'static Hypervisor,
         vm: &'static Vm,
         vcpu: VcpuId,
         redistributor: Redistributor,
-    ) -> Self {
+    ) -> Option<Self> {
         let list_registers = ListRegisterFile::new(hypervisor.list_registers_max);
-        Self {
+        Some(Self {
             registers: GuestRegisters::new(hypervisor.mitigations),
             counters: ExitCounters::default(),
             hypervisor,
             vm,
             vcpu,
+            vredist: vm.vgic.vredist(vcpu)?,
             delivery: Delivery::new(vcpu, list_registers.count()),
             list_registers,
             redistributor,
-        }
+        })
     }
 
     #[inline(always)]

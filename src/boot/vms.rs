@@ -265,7 +265,7 @@ pub fn install(
         for (mpidr, n) in vm.pcpus.iter().zip(0..) {
             let taken = cores.take_redistributor(machine, *mpidr);
             let (pcpu, redistributor) = taken.ok_or(Stop)?;
-            let core = Core::new(hypervisor, vm, VcpuId::new(n), redistributor);
+            let core = Core::new(hypervisor, vm, VcpuId::new(n), redistributor).ok_or(Stop)?;
             cores.assign(pcpu, Box::new(core));
         }
     }

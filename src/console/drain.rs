@@ -306,7 +306,7 @@ impl Drain<'_> {
         {
             self.out.no_last_words();
             if let Some(focus) = self.out.focus {
-                self.console.announce(focus);
+                self.console.announce(focus, Some(vm));
             }
         }
     }

@@ -299,7 +299,7 @@ fn focus_waits_for_last_words() {
     console.stopped(A);
     assert_eq!(console.focus(), Some(B));
     assert_eq!(console.receive(b'x'), Input::ToVm(B));
-    let expected = "reboot: Power down\r\n\x1econsole: linux-b\r\nb\r\n";
+    let expected = "reboot: Power down\r\n\x1econsole: linux-b (linux-a is off)\r\nb\r\n";
     assert_eq!(drained(&console, 0).0, expected);
     // The last VM of all keeps the wire.
     console.stopped(C);

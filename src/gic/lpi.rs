@@ -154,13 +154,7 @@ impl Lpis {
 
     /// Notes that an LPI has left a list register of `own`, which will look for more anyway, and
     /// tells who else is next.
-    pub fn unlist<E: Effects>(
-        &self,
-        _: &mut SpiToken,
-        intid: u32,
-        own: VcpuId,
-        net: Net<'_, E>,
-    ) {
+    pub fn unlist<E: Effects>(&self, _: &mut SpiToken, intid: u32, own: VcpuId, net: Net<'_, E>) {
         let (Some(bank), Some(lpi)) = (self.bank(intid >> 5), self.lpi(intid)) else { return };
         bank.unlist(bit(intid));
         lpi.holder.store(NOBODY, Relaxed);

@@ -33,7 +33,7 @@ fn psci() -> Psci {
 const START: Start = Start { entry: Ipa::at(0x4008_0000), context: 0x4700_0000 };
 
 fn call(psci: &Psci, function: u32, arguments: [u64; 3]) -> Action {
-    psci.call(FunctionId::new(function), arguments, |entry| RAM.contains(&entry.get()))
+    psci.call(FunctionId::new(function), || arguments, |entry| RAM.contains(&entry.get()))
 }
 
 fn returns(value: i64) -> Action {

@@ -4,7 +4,6 @@
 
 use super::{Core, Next};
 use crate::arch;
-use crate::gic::Vredist;
 use crate::psci::{Action, Reset};
 use crate::smccc::{self, Call, Workaround};
 use crate::spec::smccc::{FunctionId, SUCCESS};
@@ -34,7 +33,8 @@ impl Core {
 
     #[inline(always)]
     fn psci_call(&mut self, function: FunctionId) -> Next {
-        let arguments = [self.x(1), self.x(2), self.x(3)];
+        let x = &self.registers.x;
+        let arguments = || [x[1], x[2], x[3]];
         match self.vm.psci.call(function, arguments, |entry| self.vm.is_entry(entry)) {
             Action::Return(value) => self.return_to_guest(value),
             Action::TurnOn(vcpu) => {
@@ -45,7 +45,7 @@ impl Core {
             Action::Suspend => {
                 // Standby: an interrupt of this core ends it, or one that waits for the guest,
                 // which would not end WFI at EL2.
-                let has_work = self.vm.vgic.vredist(self.vcpu).is_some_and(Vredist::has_work);
+                let has_work = self.vredist.has_work();
                 if !has_work && arch::list_registers_are_empty(&self.list_registers) {
                     arch::wait_for_interrupt();
                 }

@@ -5,7 +5,7 @@
 use super::{Core, GO_ON, HALT, KICK, Next};
 use crate::arch;
 use crate::bits::{MmioError, Width};
-use crate::gic::{self, Flush, SgiRegister, Vredist};
+use crate::gic::{self, Flush, SgiRegister};
 use crate::id::{Pintid, Vintid};
 
 /// The virtual interface wants maintenance.
@@ -28,10 +28,8 @@ impl Core {
         arch::drop_priority(pintid);
         if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
             // Stays active until the guest deactivates it (traps T71, T81).
-            if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
-                let vintid = Vintid::new(pintid.get());
-                self.delivery.inject_private(vredist, vintid, pintid, &mut self.list_registers);
-            }
+            let vintid = Vintid::new(pintid.get());
+            self.delivery.inject_private(self.vredist, vintid, pintid, &mut self.list_registers);
             return Next::Enter;
         }
         if pintid == KICK {
@@ -60,11 +58,7 @@ impl Core {
         match pintid {
             HALT => arch::halt(),
             GO_ON => self.work_on_vits(),
-            MAINTENANCE => {
-                if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
-                    vredist.look_again();
-                }
-            }
+            MAINTENANCE => self.vredist.look_again(),
             HYP_TIMER => self.hypervisor.serve_timer(),
             _ if Some(pintid) == self.hypervisor.uart_interrupt => self.hypervisor.serve_uart(),
             // Nobody's: its enable bit is off, so this one was on its way before that.
@@ -76,13 +70,13 @@ impl Core {
     /// Brings work to the list registers. What others add meanwhile has its kick; what this core
     /// adds for itself has none, so it looks again, a few times and then at the next exit.
     #[inline]
-    pub(super) fn flush_work(&mut self, vredist: &Vredist) {
+    pub(super) fn flush_work(&mut self) {
         const ROUNDS_MAX: usize = 4;
         for _ in 0..ROUNDS_MAX {
-            if self.delivery.flush(vredist, &mut self.list_registers) == Flush::Reconcile {
+            if self.delivery.flush(self.vredist, &mut self.list_registers) == Flush::Reconcile {
                 self.reconcile();
             }
-            if !vredist.has_work() {
+            if !self.vredist.has_work() {
                 return;
             }
         }
@@ -168,8 +162,8 @@ impl Core {
             let mut spis = vm.spis.lock();
             self.delivery.vacate(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
             vm.vgic.wake_all(&mut spis, &effects);
-        } else if let Some(vredist) = vm.vgic.vredist(self.vcpu) {
-            self.delivery.reset(vredist, &mut self.list_registers);
+        } else {
+            self.delivery.reset(self.vredist, &mut self.list_registers);
         }
         self.clear_interrupts();
     }
@@ -180,9 +174,7 @@ impl Core {
         arch::stop_timers();
         arch::reset_virtual_interface();
         // After that, since it says what the virtual interface traps.
-        if let Some(vredist) = self.vm.vgic.vredist(self.vcpu) {
-            self.delivery.reset(vredist, &mut self.list_registers);
-        }
+        self.delivery.reset(self.vredist, &mut self.list_registers);
         self.redistributor.quiet(OWN);
     }
 }

@@ -131,9 +131,8 @@ impl Core {
     /// Brings deliverable interrupts to the list registers.
     #[inline(always)]
     fn flush(&mut self) {
-        let vredist = self.vm.vgic.vredist(self.vcpu);
-        if let Some(vredist) = vredist.filter(|v| v.has_work()) {
-            self.flush_work(vredist);
+        if self.vredist.has_work() {
+            self.flush_work();
         }
     }
 

@@ -3,7 +3,8 @@
 //!
 //! A state machine without input, output or clock. Each console has a track of its own; what is typed
 //! goes to the VM that has the focus, so the engine presses the focus key until the hypervisor
-//! announces the VM it wants (`console: NAME`).
+//! announces the VM it wants (`console: NAME`). Each press has one such answer; a focus that moves
+//! because a VM went off says so (`console: NAME (OTHER is off)`) and answers nothing.
 #![forbid(unsafe_code)]
 
 use super::wire::{FOCUS_NEXT, LineEnd, Source, Wire};
@@ -161,8 +162,12 @@ impl<'s> Engine<'s> {
         if *source == Source::Hypervisor
             && let Some(name) = String::from_utf8_lossy(line).strip_prefix(FOCUS_LINE)
         {
-            self.focus.now = Some(name.trim().to_owned());
-            self.focus.is_moving = false;
+            let (name, is_answer) = match name.trim().split_once(" (") {
+                None => (name.trim(), true),
+                Some((name, _)) => (name, false),
+            };
+            self.focus.now = Some(name.to_owned());
+            self.focus.is_moving &= !is_answer;
         }
     }
 
@@ -352,6 +357,24 @@ mod tests {
         engine.feed(b"b| done\n");
         assert!(!engine.is_done(), "only a beat after the other one's end counts");
         engine.feed(b"a| beat\n");
+        assert!(engine.is_done());
+    }
+
+    /// A key press is under way while the VM with the focus goes off: the press moves the focus on
+    /// from where it fell.
+    #[test]
+    fn a_focus_that_moves_by_itself_answers_no_key() {
+        let mut script = script();
+        script.expect("a", "bye").unwrap().send("b", "1\n").send("c", "2\n");
+        let mut engine = Engine::new(&script);
+        engine.feed(b"\x1econsole: a\na| bye\n");
+        assert_eq!(engine.take_input(), [FOCUS_NEXT]);
+        engine.feed(b"\x1econsole: b (a is off)\n");
+        assert!(engine.take_input().is_empty(), "b has it for a moment only");
+        engine.feed(b"\x1econsole: c\n");
+        assert_eq!(engine.take_input(), b"2\n\x1d");
+        engine.feed(b"\x1econsole: b\n");
+        assert_eq!(engine.take_input(), b"1\n");
         assert!(engine.is_done());
     }
 

@@ -183,7 +183,7 @@ fn image(at: u64, ipa: u64, bytes: &[u8]) -> Image {
 pub fn core(hypervisor: &'static Hypervisor, vm: usize, vcpu: u8) -> Core {
     let region = Registers::new(pa_range(GICR, 0x2_0000));
     let redistributor = Redistributor::find(&region, 0, Mpidr::default()).unwrap();
-    Core::new(hypervisor, &hypervisor.vms[vm], VcpuId::new(vcpu), redistributor)
+    Core::new(hypervisor, &hypervisor.vms[vm], VcpuId::new(vcpu), redistributor).unwrap()
 }
 
 /// Runs until the script has ended, the core is asleep or has halted.
