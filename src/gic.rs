@@ -25,7 +25,7 @@ pub use delivery::{Delivery, Flush, ListRegisters};
 pub use lpi::{GuestTables, Unreadable};
 pub use sgi::SgiRegister;
 pub use vdist::{SpiToken, Vdist};
-pub use vits::{Cost, Vits};
+pub use vits::Vits;
 pub use vredist::Vredist;
 
 use crate::bits::{Level, MmioError, Width};

@@ -19,8 +19,9 @@ use crate::spec::its::{LPI_FIRST, lpi};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// How many LPIs a VM with an ITS has: 1 KiB of the guest's configuration table, and 5 KiB here.
-pub(super) const LPI_COUNT: u32 = 1024;
+/// How many LPIs a VM with an ITS has. All of them together are no more work than one exit takes,
+/// so that nothing which concerns all of them has to be done in parts.
+pub(super) const LPI_COUNT: u32 = 256;
 /// The words of 32 that they fill.
 const WORDS: u32 = LPI_COUNT / 32;
 /// The number of the first word among all INTIDs.
@@ -106,18 +107,30 @@ impl Lpis {
         self.lpi(intid).into_iter().for_each(|lpi| lpi.holder.store(vcpu.get(), Relaxed));
     }
 
-    /// Makes an LPI pending for a vCPU; it is lost where the guest has not enabled LPIs there.
-    pub fn raise<E: Effects>(
-        &self,
-        token: &mut SpiToken,
-        intid: u32,
-        vcpu: VcpuId,
-        net: Net<'_, E>,
-    ) {
+    /// Makes LPIs of one word pending for a vCPU; they are lost where the guest has not enabled
+    /// LPIs there.
+    fn raise_in<E: Effects>(&self, word: u32, bits: u32, vcpu: VcpuId, net: Net<'_, E>) {
         let is_enabled = net.vgic.vredist(vcpu).is_some_and(|vredist| vredist.lpi.is_enabled());
-        let Some(bank) = self.bank(intid >> 5).filter(|_| is_enabled) else { return };
-        self.aim(token, intid, vcpu, net);
-        self.notify(intid >> 5, bank.latch(bit(intid)), NOBODY, net);
+        let Some(bank) = self.bank(word).filter(|_| is_enabled) else { return };
+        let moved = self.retarget(word, bits, vcpu);
+        let Change { woken, look } = bank.latch(bits);
+        self.notify(word, Change { woken, look: look | moved }, NOBODY, net);
+    }
+    /// Lets LPIs of one word go to `vcpu` and returns those that did not.
+    fn retarget(&self, word: u32, bits: u32, vcpu: VcpuId) -> u32 {
+        let mut moved = 0;
+        for index in bits_of(bits) {
+            let Some(lpi) = self.lpi(word << 5 | index) else { continue };
+            if lpi.target.swap(vcpu.get(), Relaxed) != vcpu.get() {
+                moved |= bit(index);
+            }
+        }
+        moved
+    }
+
+    /// Makes an LPI pending for a vCPU.
+    pub fn raise<E: Effects>(&self, _: &mut SpiToken, intid: u32, to: VcpuId, net: Net<'_, E>) {
+        self.raise_in(intid >> 5, bit(intid), to, net);
     }
     /// Makes an LPI not pending.
     pub fn clear<E: Effects>(&self, _: &mut SpiToken, intid: u32, net: Net<'_, E>) {
@@ -125,31 +138,24 @@ impl Lpis {
         let change = bank.write(BitRegister::ClearPending, bit(intid));
         self.notify(intid >> 5, change, NOBODY, net);
     }
-    /// Lets an LPI go to `vcpu` from now on, and with it what is pending of it.
-    pub fn aim<E: Effects>(&self, _: &mut SpiToken, intid: u32, vcpu: VcpuId, net: Net<'_, E>) {
-        let Some(lpi) = self.lpi(intid) else { return };
-        if lpi.target.swap(vcpu.get(), Relaxed) != vcpu.get() {
-            let change = Change { woken: bit(intid), look: bit(intid) };
-            self.notify(intid >> 5, change, NOBODY, net);
-        }
+    /// Lets an LPI go to another vCPU where it is pending.
+    pub fn aim<E: Effects>(&self, _: &mut SpiToken, intid: u32, to: VcpuId, net: Net<'_, E>) {
+        let moved = self.retarget(intid >> 5, bit(intid), to);
+        self.notify(intid >> 5, Change { woken: moved, look: moved }, NOBODY, net);
     }
-    /// Lets those of one word of LPIs that go to `from` go to `to`; returns whether there are more
-    /// words.
-    pub fn aim_word<E: Effects>(
+    /// Lets all LPIs that are pending for `from` go to `to`.
+    pub fn aim_all<E: Effects>(
         &self,
-        token: &mut SpiToken,
-        word: u32,
+        _: &mut SpiToken,
         (from, to): (VcpuId, VcpuId),
         net: Net<'_, E>,
-    ) -> bool {
-        let Some(bank) = self.bank(WORD_FIRST | word) else { return false };
-        for index in bits_of(bank.signal() | bank.listed.load(Relaxed)) {
-            let intid = (WORD_FIRST | word) << 5 | index;
-            if self.is_for(intid, from) {
-                self.aim(token, intid, to, net);
-            }
+    ) {
+        for (bank, word) in self.banks.iter().zip(WORD_FIRST..) {
+            let bits = bits_of(bank.signal() | bank.listed.load(Relaxed));
+            let ours = bits.filter(|index| self.is_for(word << 5 | index, from));
+            let moved = self.retarget(word, ours.fold(0, |bits, index| bits | bit(index)), to);
+            self.notify(word, Change { woken: moved, look: moved }, NOBODY, net);
         }
-        word + 1 < WORDS
     }
 
     /// Notes that an LPI has left a list register of `own`, which will look for more anyway, and
@@ -212,18 +218,19 @@ impl Lpis {
             self.enable(intid >> 5, (bit(intid), enables), net);
         }
     }
-    /// Reads the configuration of one word of LPIs again; returns whether there are more words.
-    pub fn configure_word<T: GuestTables, E: Effects>(
+    /// Reads the configuration of all LPIs again.
+    pub fn configure_all<T: GuestTables, E: Effects>(
         &self,
         _: &mut SpiToken,
-        word: u32,
         tables: &T,
         net: Net<'_, E>,
-    ) -> bool {
-        let word = WORD_FIRST | word;
-        let (Some(bank), Some(at)) = (self.bank(word), self.entry(word << 5)) else { return false };
-        let mut entries = [[0; 8]; 4];
-        if tables.read(at, entries.as_flattened_mut()).is_ok() {
+    ) {
+        for (bank, word) in self.banks.iter().zip(WORD_FIRST..) {
+            let Some(at) = self.entry(word << 5) else { return };
+            let mut entries = [[0; 8]; 4];
+            if tables.read(at, entries.as_flattened_mut()).is_err() {
+                continue;
+            }
             let mut enables = 0;
             for (entries, n) in entries.into_iter().zip(0..) {
                 let entries = u64::from_le_bytes(entries);
@@ -236,7 +243,6 @@ impl Lpis {
             }
             self.enable(word, (u32::MAX, enables), net);
         }
-        word + 1 < WORD_FIRST + WORDS
     }
     /// Enables, of the LPIs in `mask`, those in `enables`, and disables the others.
     fn enable<E: Effects>(&self, word: u32, (mask, enables): (u32, u32), net: Net<'_, E>) {
@@ -267,19 +273,13 @@ impl Lpis {
         let table = vredist.lpi.configuration().map_or(NO_TABLE, Ipa::get);
         if self.table.swap(table, Relaxed) != table {
             // All redistributors have the same table; the first one reads it.
-            let mut word = 0;
-            while self.configure_word(token, word, tables, net) {
-                word += 1;
-            }
+            self.configure_all(token, tables, net);
         }
         let mut pending = [[0; 4]; WORDS as usize];
         let Some(at) = vredist.lpi.pending() else { return };
-        if tables.read(at, pending.as_flattened_mut()).is_err() {
-            return;
-        }
-        for (bits, word) in pending.into_iter().zip(WORD_FIRST..) {
-            for index in bits_of(u32::from_le_bytes(bits)) {
-                self.raise(token, word << 5 | index, vredist.id(), net);
+        if tables.read(at, pending.as_flattened_mut()).is_ok() {
+            for (bits, word) in pending.into_iter().zip(WORD_FIRST..) {
+                self.raise_in(word, u32::from_le_bytes(bits), vredist.id(), net);
             }
         }
     }

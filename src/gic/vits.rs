@@ -3,22 +3,22 @@
 //!
 //! A command is read once from the guest's memory, and everything in it may be wrong: an error
 //! changes nothing and the next command follows (IHI 0069 H 5.3.1 lets an ITS ignore it). A queue
-//! that is not the guest's memory stalls. One [`step`](Vits::step) is a command or a part of one;
-//! its caller decides how many there are in a row. Translations are kept in [`tables`], so the
+//! that is not the guest's memory stalls. One [`step`](Vits::step) is one command; its caller
+//! decides how many there are in a row. Translations are kept in [`tables`], so the
 //! memory of `GITS_BASER<n>` says how many devices and collections there may be and is not touched.
 //! Must not know cores or locks. IHI 0069 H 5.2, 5.3, 12.18 and 12.19.
 #![forbid(unsafe_code)]
 
 mod tables;
 
-use super::lpi::{GuestTables, LPI_COUNT};
+use super::lpi::{GuestTables, LPI_COUNT, Lpis};
 use super::vdist::Net;
 use super::{Effects, IIDR, SpiToken, Vgic};
 use crate::addr::{Address, Ipa};
 use crate::bits::{MmioError, Width};
 use crate::id::VcpuId;
 use crate::spec::gic::{PIDR2, PIDR2_GICV3};
-use crate::spec::its::{COMMAND_BYTES, Command, GITS_BYTES, LPI_FIRST, Mapping, gits};
+use crate::spec::its::{COMMAND_BYTES, Command, Event, GITS_BYTES, LPI_FIRST, Mapping, gits};
 use tables::{COLLECTION_BITS, CommandError, DEVICE_BITS, EVENT_BITS, Tables};
 
 /// GITS_TYPER: collections go to a Processor_Number, an entry of a table of events is one byte.
@@ -30,22 +30,10 @@ const TYPER: u64 = gits::TYPER_PHYSICAL
 /// What GITS_CBASER and `GITS_BASER<n>` say of how memory is reached: as EL2 does it.
 const ATTRIBUTES: u64 = gits::INNER_WRITE_BACK | gits::INNER_SHAREABLE;
 
-/// What a step has cost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cost {
-    /// Some hundred instructions.
-    Little,
-    /// Up to some thousand.
-    Much,
-}
-
-/// Whether a command is done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Progress {
-    Done(Cost),
-    /// It goes on with this word of LPIs.
-    Next(u32),
-}
+/// What a command costs that concerns all LPIs, in what one costs that concerns one.
+const ALL_LPIS: u32 = 8;
+/// What a command costs at most that moves what lies behind in a table.
+const A_TABLE: u32 = 2;
 
 /// The virtual ITS of a VM.
 #[derive(Debug)]
@@ -59,8 +47,6 @@ pub struct Vits {
     read: u64,
     /// GITS_BASER0 and GITS_BASER1.
     basers: [u64; 2],
-    /// A command that is partly done, and the word of LPIs with which it goes on.
-    current: Option<(Command, u32)>,
     tables: Tables,
 }
 
@@ -101,14 +87,13 @@ impl Vits {
             write: 0,
             read: 0,
             basers: [0; 2],
-            current: None,
             tables: Tables::new(),
         }
     }
 
     /// Returns to the state after reset.
     pub fn reset(&mut self) {
-        (self.is_enabled, self.is_stalled, self.current) = (false, false, None);
+        (self.is_enabled, self.is_stalled) = (false, false);
         (self.cbaser, self.write, self.read, self.basers) = (0, 0, 0, [0; 2]);
         self.tables.forget_devices();
         self.tables.forget_collections();
@@ -176,7 +161,7 @@ impl Vits {
         let fields = gits::VALID | gits::CBASER_ADDRESS | gits::SIZE;
         self.cbaser = value & fields | ATTRIBUTES;
         (self.read, self.write) = (0, 0);
-        (self.is_stalled, self.current) = (false, None);
+        self.is_stalled = false;
     }
 
     fn write_cwriter(&mut self, value: u64) {
@@ -221,39 +206,29 @@ impl Vits {
         is_running && self.read != self.write
     }
 
-    /// Does one command, or a part of one.
+    /// Does the next command, and returns what that has cost in some hundred instructions each.
     pub fn step<T: GuestTables, E: Effects>(
         &mut self,
         vgic: &Vgic,
         token: &mut SpiToken,
         tables: &T,
         effects: &E,
-    ) -> Cost {
+    ) -> u32 {
         if !self.has_work() {
-            return Cost::Little;
+            return 0;
         }
-        let (command, word) = match self.current.take() {
-            Some(current) => current,
-            None => match self.fetch(tables) {
-                Some(command) => (command, 0),
-                None => {
-                    self.is_stalled = true;
-                    return Cost::Little;
-                }
-            },
+        let Some(command) = self.fetch(tables) else {
+            self.is_stalled = true;
+            return 1;
         };
-        let net = vgic.net(effects);
+        self.read = (self.read + COMMAND_BYTES) % self.queue_bytes();
         // An error changes nothing, and nobody is told: GITS_TYPER.SEIS is 0.
-        let progress = self.execute(command, word, token, tables, net);
-        match progress.unwrap_or(Progress::Done(Cost::Little)) {
-            Progress::Next(word) => {
-                self.current = Some((command, word));
-                Cost::Much
-            }
-            Progress::Done(cost) => {
-                self.read = (self.read + COMMAND_BYTES) % self.queue_bytes();
-                cost
-            }
+        let _ = self.execute(command, token, tables, vgic.net(effects));
+        match command {
+            Command::Invall(_) | Command::Movall(..) => ALL_LPIS,
+            // These move what lies behind in a table.
+            Command::Mapd(..) | Command::Mapti(..) | Command::Discard(_) => A_TABLE,
+            _ => 1,
         }
     }
 
@@ -268,70 +243,46 @@ impl Vits {
     fn execute<T: GuestTables, E: Effects>(
         &mut self,
         command: Command,
-        word: u32,
         token: &mut SpiToken,
         tables: &T,
         net: Net<'_, E>,
-    ) -> Result<Progress, CommandError> {
+    ) -> Result<(), CommandError> {
         let lpis = &net.vgic.lpis;
         match command {
             Command::Mapd(device, bits, mapping) => self.mapd(device, bits, mapping)?,
             Command::Mapc(collection, rdbase, mapping) => {
-                let collection = self.collection(collection)?;
-                let to = match mapping {
-                    Mapping::Make => Some(vcpu(net, rdbase)?),
-                    Mapping::Unmake => None,
-                };
-                self.tables.map_collection(collection, to);
+                self.mapc(collection, rdbase, mapping, net)?
             }
             Command::Mapti(event, lpi, collection) => {
-                let collection = self.collection(collection)?;
-                let lpi = u16::try_from(lpi).ok().filter(|&lpi| lpis.has(lpi.into()));
-                let lpi = lpi.ok_or(CommandError::LpiOutOfRange)?;
-                self.tables.map_event(event, lpi, collection)?;
-                lpis.configure(token, lpi.into(), tables, net);
+                self.mapti(event, lpi, collection, lpis)?;
+                lpis.configure(token, lpi, tables, net);
             }
             Command::Movi(event, collection) => {
-                let collection = self.collection(collection)?;
-                let (event, to) = self.tables.move_event(event, collection)?;
-                lpis.aim(token, event.lpi(), to, net);
+                let (lpi, to) = self.tables.move_event(event, self.collection(collection)?)?;
+                lpis.aim(token, lpi, to, net);
             }
-            Command::Discard(event) => {
-                let event = self.tables.unmap_event(event)?;
-                lpis.clear(token, event.lpi(), net);
-            }
+            Command::Discard(event) => lpis.clear(token, self.tables.unmap_event(event)?, net),
             Command::Int(event) => {
-                let (event, to) = self.tables.translate(event)?;
-                lpis.raise(token, event.lpi(), to, net);
+                let (lpi, to) = self.tables.translate(event)?;
+                lpis.raise(token, lpi, to, net);
             }
-            Command::Clear(event) => {
-                lpis.clear(token, self.tables.translate(event)?.0.lpi(), net);
-            }
+            Command::Clear(event) => lpis.clear(token, self.tables.translate(event)?.0, net),
             Command::Inv(event) => {
-                lpis.configure(token, self.tables.translate(event)?.0.lpi(), tables, net);
+                lpis.configure(token, self.tables.translate(event)?.0, tables, net);
             }
             Command::Invall(collection) => {
                 self.tables.target(self.collection(collection)?)?;
-                if lpis.configure_word(token, word, tables, net) {
-                    return Ok(Progress::Next(word + 1));
-                }
+                lpis.configure_all(token, tables, net);
             }
             Command::Movall(from, to) => {
-                let route = (vcpu(net, from)?, vcpu(net, to)?);
-                if lpis.aim_word(token, word, route, net) {
-                    return Ok(Progress::Next(word + 1));
-                }
+                lpis.aim_all(token, (vcpu(net, from)?, vcpu(net, to)?), net);
             }
             Command::Sync(rdbase) => {
                 vcpu(net, rdbase)?;
             }
             Command::Unknown(_) => return Err(CommandError::Unknown),
         }
-        Ok(Progress::Done(match command {
-            // These move what lies behind in a table.
-            Command::Mapd(..) | Command::Mapti(..) | Command::Discard(..) => Cost::Much,
-            _ => Cost::Little,
-        }))
+        Ok(())
     }
 
     fn mapd(&mut self, device: u32, bits: u32, mapping: Mapping) -> Result<(), CommandError> {
@@ -344,6 +295,33 @@ impl Vits {
                 Ok(())
             }
         }
+    }
+
+    fn mapc<E>(
+        &mut self,
+        collection: u16,
+        rdbase: u64,
+        mapping: Mapping,
+        net: Net<'_, E>,
+    ) -> Result<(), CommandError> {
+        let to = match mapping {
+            Mapping::Make => Some(vcpu(net, rdbase)?),
+            Mapping::Unmake => None,
+        };
+        self.tables.map_collection(self.collection(collection)?, to);
+        Ok(())
+    }
+
+    fn mapti(
+        &mut self,
+        event: Event,
+        lpi: u32,
+        collection: u16,
+        lpis: &Lpis,
+    ) -> Result<(), CommandError> {
+        let collection = self.collection(collection)?;
+        let lpi = u16::try_from(lpi).ok().filter(|&lpi| lpis.has(lpi.into()));
+        self.tables.map_event(event, lpi.ok_or(CommandError::LpiOutOfRange)?, collection)
     }
 
     fn collection(&self, collection: u16) -> Result<u8, CommandError> {

@@ -9,12 +9,10 @@
 use super::{Core, GO_ON};
 use crate::arch;
 use crate::bits::{MmioError, Width};
-use crate::gic::Cost;
 
-/// How many steps that cost little one exit takes.
+/// What the commands of one exit may cost, in what [`Vits::step`](crate::gic::Vits::step) counts:
+/// some thousand instructions.
 const BUDGET: u32 = 16;
-/// How many of those one counts for that costs much.
-const MUCH: u32 = 4;
 
 impl Core {
     pub(super) fn read_vits(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
@@ -49,10 +47,7 @@ impl Core {
                 return;
             }
             let cost = vits.step(&vm.vgic, &mut vm.spis.lock(), vm, &self.effects());
-            left = left.saturating_sub(match cost {
-                Cost::Little => 1,
-                Cost::Much => MUCH,
-            });
+            left = left.saturating_sub(cost);
         }
     }
 

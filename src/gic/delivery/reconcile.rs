@@ -136,7 +136,9 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
         let is_low =
             was.is_pending() && was.pintid().is_some_and(|pintid| line(pintid) == Level::Low);
         let pending = was.is_pending() && !retract && !is_low;
-        let active = was.is_active() && !deactivate;
+        // An LPI has no active state (IHI 0069 H 4.1.2). Some CPU interfaces have its list register
+        // active all the same; its end is then one of no list register, which is not counted.
+        let active = was.is_active() && !deactivate && on.intid < LPI_FIRST;
         was.with_state(LrState::new(pending, active))
     }
     /// Writes a list register.

@@ -185,8 +185,7 @@ impl Delivery {
             }
         }
         if on.intid >= LPI_FIRST {
-            // LPIs have no active state (IHI 0069 H 4.1.2). Some CPU interfaces have their list
-            // registers active all the same; the end of one in none is not counted.
+            // Not active: `left_of` has seen to that.
             pass.unlist(on);
             return self.empty(pass, slot);
         }

@@ -59,18 +59,11 @@ struct Device {
 
 /// What an event is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Translation {
+struct Translation {
     /// DeviceID above EventID.
     key: u32,
     lpi: u16,
     collection: u8,
-}
-
-impl Translation {
-    /// Returns the LPI.
-    pub fn lpi(self) -> u32 {
-        self.lpi.into()
-    }
 }
 
 /// What an ITS knows.
@@ -168,29 +161,27 @@ impl Tables {
             }
         }
     }
-    /// Takes an event away and returns what it was.
-    pub fn unmap_event(&mut self, event: Event) -> Result<Translation, CommandError> {
+    /// Takes an event away and returns its LPI.
+    pub fn unmap_event(&mut self, event: Event) -> Result<u32, CommandError> {
         let at = self.find(event)?;
-        Ok(self.events.remove(at))
+        Ok(self.events.remove(at).lpi.into())
     }
-    /// Lets an event go to another collection; both are mapped. Returns what it was.
+    /// Lets an event go to another collection; both are mapped. Returns its LPI and its new vCPU.
     pub fn move_event(
         &mut self,
         event: Event,
         collection: u8,
-    ) -> Result<(Translation, VcpuId), CommandError> {
-        let at = self.find(event)?;
+    ) -> Result<(u32, VcpuId), CommandError> {
+        let (lpi, _) = self.translate(event)?;
         let to = self.target(collection)?;
-        let old = *self.events.get(at).ok_or(CommandError::UnmappedEvent)?;
-        self.target(old.collection)?;
-        self.events.get_mut(at).into_iter().for_each(|event| event.collection = collection);
-        Ok((old, to))
-    }
-    /// Returns what an event is and the vCPU of its collection.
-    pub fn translate(&self, event: Event) -> Result<(Translation, VcpuId), CommandError> {
         let at = self.find(event)?;
-        let found = *self.events.get(at).ok_or(CommandError::UnmappedEvent)?;
-        Ok((found, self.target(found.collection)?))
+        self.events.get_mut(at).into_iter().for_each(|event| event.collection = collection);
+        Ok((lpi, to))
+    }
+    /// Returns the LPI of an event and the vCPU of its collection.
+    pub fn translate(&self, event: Event) -> Result<(u32, VcpuId), CommandError> {
+        let found = self.events.get(self.find(event)?).ok_or(CommandError::UnmappedEvent)?;
+        Ok((found.lpi.into(), self.target(found.collection)?))
     }
 
     /// Lets a collection go to a vCPU, or to nobody.
