@@ -6,6 +6,7 @@ mod delivery;
 mod linked;
 mod model;
 mod registers;
+mod vits;
 
 use super::fake::{Dir, FakeCpu, Recorder};
 use super::*;

@@ -359,7 +359,4 @@ fn check(offset: u64, width: Width) -> Result<(), MmioError> {
 }
 
 // INTIDs are kept in 16 bits, and a table of LPIs in whole words.
-const _: () = assert!(LPI_FIRST + LPI_COUNT <= 1 << 16 && LPI_COUNT % 32 == 0);
-
-#[cfg(test)]
-mod tests;
+const _: () = assert!(LPI_FIRST + LPI_COUNT <= 1 << 16 && LPI_COUNT.is_multiple_of(32));

@@ -89,7 +89,7 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
     pub fn listing(&self, slot: u32, intid: u32) -> Option<Listing<'a>> {
         let bank = match intid {
             ..SPI_FIRST => &self.own.bank,
-            ..LPI_FIRST => self.vgic.vdist.bank(intid >> 5)?,
+            SPI_FIRST..LPI_FIRST => self.vgic.vdist.bank(intid >> 5)?,
             _ => self.vgic.lpis.bank(intid >> 5)?,
         };
         Some(Listing { slot, intid, bank, bit: bit(intid) })
@@ -117,7 +117,7 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
         let own = self.own.id();
         match on.intid {
             ..SPI_FIRST => on.bank.unlist(on.bit),
-            ..LPI_FIRST => self.vgic.vdist.unlist(self.token, on.intid, own, self.net),
+            SPI_FIRST..LPI_FIRST => self.vgic.vdist.unlist(self.token, on.intid, own, self.net),
             _ => self.vgic.lpis.unlist(self.token, on.intid, own, self.net),
         }
     }
