@@ -190,8 +190,10 @@ impl Vgic {
         (tables, effects): (&T, &E),
     ) -> Result<(), MmioError> {
         let (vredist, _) = self.frame(offset)?;
-        if value & u64::from(gic::gicr::CTLR_ENABLE_LPIS) != 0 && vredist.has_lpis() {
-            self.lpis.load(token, vredist, tables, self.net(effects));
+        if value & u64::from(gic::gicr::CTLR_ENABLE_LPIS) == 0 {
+            self.lpis.disable_on(token, vredist, self.net(effects));
+        } else if vredist.has_lpis() {
+            self.lpis.enable_on(token, vredist, tables, self.net(effects));
         }
         Ok(())
     }

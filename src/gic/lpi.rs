@@ -151,9 +151,7 @@ impl Lpis {
         net: Net<'_, E>,
     ) {
         for (bank, word) in self.banks.iter().zip(WORD_FIRST..) {
-            let bits = bits_of(bank.signal() | bank.listed.load(Relaxed));
-            let ours = bits.filter(|index| self.is_for(word << 5 | index, from));
-            let moved = self.retarget(word, ours.fold(0, |bits, index| bits | bit(index)), to);
+            let moved = self.retarget(word, self.pending_for(bank, word, from), to);
             self.notify(word, Change { woken: moved, look: moved }, NOBODY, net);
         }
     }
@@ -258,9 +256,10 @@ impl Lpis {
         (table != NO_TABLE).then(|| Ipa::new(table).checked_add(u64::from(index)))?
     }
 
-    /// Takes over what a guest says of its LPIs when it enables them on `vredist`: the
-    /// configuration and, unless it says that there is none, what is pending.
-    pub fn load<T: GuestTables, E: Effects>(
+    /// Enables LPIs on `vredist` and takes over what the guest says of them there: the
+    /// configuration, which is that of all redistributors, and, unless it says that there is none,
+    /// what is pending.
+    pub fn enable_on<T: GuestTables, E: Effects>(
         &self,
         token: &mut SpiToken,
         vredist: &Vredist,
@@ -271,10 +270,8 @@ impl Lpis {
             return;
         }
         let table = vredist.lpi.configuration().map_or(NO_TABLE, Ipa::get);
-        if self.table.swap(table, Relaxed) != table {
-            // All redistributors have the same table; the first one reads it.
-            self.configure_all(token, tables, net);
-        }
+        self.table.store(table, Relaxed);
+        self.configure_all(token, tables, net);
         let mut pending = [[0; 4]; WORDS as usize];
         let Some(at) = vredist.lpi.pending() else { return };
         if tables.read(at, pending.as_flattened_mut()).is_ok() {
@@ -282,6 +279,22 @@ impl Lpis {
                 self.raise_in(word, u32::from_le_bytes(bits), vredist.id(), net);
             }
         }
+    }
+    /// Disables LPIs on `vredist`; what is pending there is lost.
+    pub fn disable_on<E: Effects>(&self, _: &mut SpiToken, vredist: &Vredist, net: Net<'_, E>) {
+        if !vredist.lpi.disable() {
+            return;
+        }
+        for (bank, word) in self.banks.iter().zip(WORD_FIRST..) {
+            let bits = self.pending_for(bank, word, vredist.id());
+            self.notify(word, bank.write(BitRegister::ClearPending, bits), NOBODY, net);
+        }
+    }
+    /// Returns those of a word of LPIs that may be pending for a vCPU.
+    fn pending_for(&self, bank: &Bank, word: u32, vcpu: VcpuId) -> u32 {
+        let pending = bits_of(bank.signal() | bank.listed.load(Relaxed));
+        let ours = pending.filter(|index| self.is_for(word << 5 | index, vcpu));
+        ours.fold(0, |bits, index| bits | bit(index))
     }
 }
 
@@ -308,18 +321,23 @@ impl LpiRegisters {
         self.pending.store(0, Relaxed);
     }
 
-    /// Reads GICR_CTLR: what is written has its effect at once, and LPIs stay enabled (CES is 0).
+    /// Reads GICR_CTLR of a redistributor with LPIs: what is written has its effect at once.
     pub fn control(&self) -> u32 {
-        self.control.load(Relaxed)
+        self.control.load(Relaxed) | gicr::CTLR_CES
     }
     /// Returns whether LPIs are enabled.
     pub fn is_enabled(&self) -> bool {
-        self.control() & gicr::CTLR_ENABLE_LPIS != 0
+        self.control.load(Relaxed) & gicr::CTLR_ENABLE_LPIS != 0
     }
     /// Enables LPIs; returns whether they were not.
     fn enable(&self) -> bool {
         let old = self.control.fetch_or(gicr::CTLR_ENABLE_LPIS, Relaxed);
         old & gicr::CTLR_ENABLE_LPIS == 0
+    }
+    /// Disables LPIs; returns whether they were enabled.
+    fn disable(&self) -> bool {
+        let old = self.control.fetch_and(!gicr::CTLR_ENABLE_LPIS, Relaxed);
+        old & gicr::CTLR_ENABLE_LPIS != 0
     }
     /// Returns where the configuration table is, where it has room for LPIs.
     fn configuration(&self) -> Option<Ipa> {

@@ -203,7 +203,7 @@ impl Vredist {
         }
         let [typer_low, typer_high] = halves(self.typer);
         match offset {
-            gicr::CTLR => self.lpi.control(),
+            gicr::CTLR if self.has_lpis() => self.lpi.control(),
             gicr::PROPBASER..gicr::PENDBASER_END => {
                 let [low, high] = halves(self.lpi.read(offset & !7));
                 if offset & 4 == 0 { low } else { high }

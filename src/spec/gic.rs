@@ -106,6 +106,8 @@ pub mod gicr {
 
     /// GICR_CTLR.EnableLPIs.
     pub const CTLR_ENABLE_LPIS: u32 = 1 << 0;
+    /// GICR_CTLR.CES: EnableLPIs can be cleared.
+    pub const CTLR_CES: u32 = 1 << 1;
 
     /// GICR_TYPER.PLPIS: there are physical LPIs.
     pub const TYPER_PLPIS: u64 = 1 << 0;

@@ -27,6 +27,8 @@ const CWRITER: u64 = 0x88;
 const CREADR: u64 = 0x90;
 const BASER: u64 = 0x100;
 const VALID: u64 = 1 << 63;
+/// GICR_CTLR.CES.
+const CES: u64 = 2;
 
 /// A command of the specification (IHI 0069 H 5.3).
 type Raw = [u64; 4];
@@ -158,9 +160,12 @@ impl Bed {
     }
     /// Sets GICR_CTLR.EnableLPIs.
     fn enable_lpis(&mut self, vcpu: usize) {
+        self.write_control(vcpu, 1);
+    }
+    fn write_control(&mut self, vcpu: usize, value: u64) {
         let Machine { vgic, token, effects, .. } = &mut self.machine;
         let around = (&self.memory, &*effects);
-        vgic.control_lpis(token, vcpu as u64 * GICR_BYTES, 1, around).unwrap();
+        vgic.control_lpis(token, vcpu as u64 * GICR_BYTES, value, around).unwrap();
     }
     fn control(&self, vcpu: usize) -> u64 {
         self.machine.vgic.read_vredists(vcpu as u64 * GICR_BYTES, Width::Word).unwrap()

@@ -392,6 +392,24 @@ fn t84_lpi_for_a_vcpu_without_lpis_is_lost() {
 }
 
 #[test]
+fn t84_vcpu_whose_lpis_are_disabled_loses_what_is_pending() {
+    for list_registers in [1, 4] {
+        let mut bed = Bed::mapped(2, list_registers);
+        bed.run([int((5, 0)), int((5, 1)), movi((5, 2), 1), int((5, 2))]);
+        bed.write_control(0, 0xffff_fffe);
+        bed.machine.settle_all();
+        assert_eq!(bed.control(0), CES);
+        bed.run([int((5, 3))]);
+        assert_eq!((bed.taken(0), bed.taken(1)), (vec![], vec![8194]));
+        bed.enable_lpis(0);
+        bed.machine.settle_all();
+        assert_eq!(bed.taken(0), []);
+        bed.run([int((5, 3))]);
+        assert_eq!(bed.taken(0), [8195]);
+    }
+}
+
+#[test]
 fn t84_groups_of_the_distributor_hold_lpis_back() {
     let mut bed = Bed::mapped(2, 4);
     bed.run([movi((5, 1), 1)]);
@@ -438,7 +456,7 @@ fn t84_reset_forgets_everything() {
     assert_eq!([CTLR].map(|offset| bed.vits.read(offset, Width::Word)), [Ok(1 << 31)]);
     assert!(!bed.vits.has_work());
     for vcpu in 0..2 {
-        assert_eq!(bed.control(vcpu), 0);
+        assert_eq!(bed.control(vcpu), CES);
         assert_eq!([0x70, 0x78].map(|offset| bed.read_private(vcpu, offset)), [0; 2]);
     }
     // The same guest again finds none of its mappings, and nothing pending.

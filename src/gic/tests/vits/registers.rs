@@ -156,7 +156,7 @@ fn t84_tables_say_their_types_and_keep_what_is_theirs() {
 }
 
 #[test]
-fn t84_lpis_are_set_up_before_they_are_enabled_and_stay_so() {
+fn t84_lpis_are_set_up_while_they_are_disabled() {
     let mut bed = Bed::bare(2, 4);
     let reached = 7 << 7 | 1 << 10;
     bed.write_private(0, 0x70, u64::MAX);
@@ -171,16 +171,17 @@ fn t84_lpis_are_set_up_before_they_are_enabled_and_stay_so() {
     vgic.write_vredists((0x74, Width::Word), 0, effects).unwrap();
     vgic.write_vredists((0x70, Width::Word), PROPERTIES | 13, effects).unwrap();
     assert_eq!(bed.read_private(0, 0x70), reached | PROPERTIES | 13, "by halves");
-    assert_eq!(bed.control(0), 0);
+    assert_eq!(bed.control(0), CES);
     bed.enable_lpis(0);
-    assert_eq!((bed.control(0), bed.control(1)), (1, 0));
+    assert_eq!((bed.control(0), bed.control(1)), (CES | 1, CES));
     bed.write_private(0, 0x70, 0);
     bed.write_private(0, 0x78, 0);
     assert_eq!(bed.read_private(0, 0x70), reached | PROPERTIES | 13);
     assert_eq!(bed.read_private(0, 0x78), pending);
-    let Machine { vgic, token, effects, .. } = &mut bed.machine;
-    vgic.control_lpis(token, 0, 0, (&bed.memory, &*effects)).unwrap();
-    assert_eq!(bed.control(0), 1, "RES1 once it is set");
+    bed.write_control(0, 0);
+    assert_eq!(bed.control(0), CES);
+    bed.write_private(0, 0x70, PROPERTIES | 14);
+    assert_eq!(bed.read_private(0, 0x70), reached | PROPERTIES | 14, "as before");
 }
 
 #[test]
