@@ -7,7 +7,7 @@
 //!   [`code`] runs generated instructions;
 //! - [`memory`] fills and searches the memory that the program does not use itself;
 //! - [`tree`] reads the device tree, [`device`] reaches registers with single instructions,
-//!   [`console`], [`gic`], [`irq`], [`timer`] and [`psci`] drive what every guest has;
+//!   [`console`], [`gic`], [`its`], [`irq`], [`timer`] and [`psci`] drive what every guest has;
 //! - [`mod@test`] runs tests and prints one line for each.
 //!
 //! All of it is for tests: a guest that goes wrong says so and ends.
@@ -22,6 +22,7 @@ pub mod el0;
 pub mod exception;
 pub mod gic;
 pub mod irq;
+pub mod its;
 pub mod memory;
 pub mod mmu;
 pub mod power;

@@ -24,6 +24,8 @@ pub struct Machine {
     pub gicd: Device,
     /// The regions of redistributors.
     pub gicr: Vec<Device, 4>,
+    /// The ITS.
+    pub its: Option<Device>,
     /// The affinity of each vCPU.
     pub cpus: Vec<u64, CPUS_MAX>,
     /// The memory.
@@ -94,6 +96,7 @@ pub(crate) fn read(address: u64) {
         uart_intid: uart.map_or(0, |node| intid(node, 0)),
         gicd: gic_regions.next().map(to_device).unwrap_or_default(),
         gicr: gic_regions.map(to_device).take(redistributor_regions(gic)).collect(),
+        its: tree.find_compatible(&["arm,gic-v3-its"]).and_then(device),
         cpus: tree.cpus().take(CPUS_MAX).map(|cpu| cpu.ids().first() as u64).collect(),
         memory: tree.find_all_nodes("/memory").flat_map(regions).take(8).collect(),
         kept,

@@ -17,6 +17,7 @@ mod gic;
 mod gic_state;
 mod inject;
 mod insn;
+mod its;
 mod lines;
 mod mmio;
 mod power;
@@ -45,6 +46,7 @@ const GROUPS: &[&[Test]] = &[
     gic_state::TESTS,
     sgi::TESTS,
     lines::TESTS,
+    its::TESTS,
     timer::TESTS,
     power::TESTS,
 ];
