@@ -178,7 +178,7 @@ impl Psci {
     }
 
     /// AFFINITY_INFO (DEN 0022 section 5.7): of all vCPUs that have the target's affinity from
-    /// `lowest_level` up. One that is on makes them on, else one that is pending makes them pending.
+    /// `lowest_level` up. One that is on makes them on, else a pending one makes them pending.
     fn affinity_info(&self, target: u64, lowest_level: u32) -> Result<Action, Status> {
         let ignored: u64 = match lowest_level {
             0 => 0,
