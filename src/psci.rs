@@ -16,6 +16,7 @@ use crate::spec::psci::{
 };
 use crate::spec::smccc::{self, FunctionId, low_word};
 use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, Ordering};
 use power::Power;
 
 pub use power::Start;
@@ -31,6 +32,9 @@ pub enum Action {
     TurnOff,
     /// Wait for an interrupt as WFI does, then return SUCCESS.
     Suspend,
+    /// Wait for an interrupt that the guest would take, then start the calling vCPU anew. The call
+    /// does not return.
+    SystemSuspend(Start),
     /// Stop all vCPUs; the VM is off.
     SystemOff,
     /// Stop all vCPUs, then start the VM again.
@@ -46,17 +50,30 @@ pub enum Reset {
     Warm,
 }
 
+/// Whether vCPUs of a VM remain that are not off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Others {
+    /// There is at least one.
+    Remain,
+    /// All are off.
+    None,
+}
+
 /// The power states of a VM's vCPUs.
 #[derive(Debug)]
 pub struct Psci {
     vcpus: Box<[Power]>,
+    /// How many vCPUs are not off. A CPU_ON counts one more while it is decided; that is never
+    /// the difference between some and none, since its caller is on.
+    not_off: AtomicU32,
 }
 
 impl Psci {
     /// Makes the vCPUs of a VM, all off, in the order of their [`VcpuId`]s. This allocates.
     #[must_use]
     pub fn new(vcpus: &[Mpidr]) -> Self {
-        Self { vcpus: vcpus.iter().map(|mpidr| Power::new(*mpidr)).collect() }
+        let vcpus = vcpus.iter().map(|mpidr| Power::new(*mpidr)).collect();
+        Self { vcpus, not_off: AtomicU32::new(0) }
     }
 
     /// Decides what a call does, given X1 to X3.
@@ -82,7 +99,7 @@ impl Psci {
     /// # Errors
     /// As CPU_ON, when there is no such vCPU or it is not off.
     pub fn boot(&self, vcpu: VcpuId, start: Start) -> Result<(), Status> {
-        self.vcpus.get(vcpu.index()).ok_or(Status::InvalidParameters)?.turn_on(start)
+        self.power_on(self.vcpus.get(vcpu.index()).ok_or(Status::InvalidParameters)?, start)
     }
 
     /// Takes what a vCPU is to start with, and makes it on. `None` when nobody has turned it on,
@@ -91,17 +108,22 @@ impl Psci {
         self.vcpus.get(vcpu.index())?.started()
     }
 
-    /// Makes a vCPU off, once it runs no more. Only the pCPU of that vCPU says so; from here on
-    /// another vCPU may turn it on again.
-    pub fn turned_off(&self, vcpu: VcpuId) {
-        if let Some(power) = self.vcpus.get(vcpu.index()) {
-            power.turned_off();
-        }
+    /// Makes a vCPU that was on off, once it runs no more. Only the pCPU of that vCPU says so; from
+    /// here on another vCPU may turn it on again. Returns whether there is another one: where all
+    /// are off, no call will ever turn one on.
+    #[must_use]
+    pub fn turned_off(&self, vcpu: VcpuId) -> Others {
+        let Some(power) = self.vcpus.get(vcpu.index()) else { return Others::Remain };
+        // Before the state says so: who sees all others off may suspend the system.
+        let was = self.not_off.fetch_sub(1, Ordering::AcqRel);
+        power.turned_off();
+        if was == 1 { Others::None } else { Others::Remain }
     }
 
     /// Makes all vCPUs off: for a VM that starts again. The caller has stopped all of them.
     pub fn reset(&self) {
         self.vcpus.iter().for_each(Power::turned_off);
+        self.not_off.store(0, Ordering::Release);
     }
 
     /// Returns the state of a vCPU.
@@ -127,6 +149,7 @@ impl Psci {
             Function::MigrateInfoType => Ok(Action::Return(MIGRATION_NOT_REQUIRED)),
             Function::SystemOff => Ok(Action::SystemOff),
             Function::SystemReset => Ok(Action::SystemReset(Reset::Cold)),
+            Function::SystemSuspend => self.suspend_system(x1, x2, is_entry),
             Function::SystemReset2 => reset_2(low_word(x1)),
             Function::Features => features(FunctionId::new(low_word(x1))),
         }
@@ -142,16 +165,50 @@ impl Psci {
     ) -> Result<Action, Status> {
         let (vcpu, power) = self.find(target).ok_or(Status::InvalidParameters)?;
         let entry = checked_entry(entry, is_entry)?;
-        power.turn_on(Start { entry, context })?;
+        self.power_on(power, Start { entry, context })?;
         Ok(Action::TurnOn(vcpu))
     }
 
-    /// AFFINITY_INFO (DEN 0022 section 5.7). Levels over 0 are optional since PSCI 1.0.
+    /// Makes a vCPU pending, and counts it.
+    fn power_on(&self, power: &Power, start: Start) -> Result<(), Status> {
+        self.not_off.fetch_add(1, Ordering::AcqRel);
+        power.turn_on(start).inspect_err(|_| {
+            self.not_off.fetch_sub(1, Ordering::AcqRel);
+        })
+    }
+
+    /// AFFINITY_INFO (DEN 0022 section 5.7): of all vCPUs that have the target's affinity from
+    /// `lowest_level` up. One that is on makes them on, else a pending one makes them pending.
     fn affinity_info(&self, target: u64, lowest_level: u32) -> Result<Action, Status> {
-        match (lowest_level, self.find(target)) {
-            (0, Some((_, power))) => Ok(Action::Return(power.state() as u64)),
-            _ => Err(Status::InvalidParameters),
+        let ignored: u64 = match lowest_level {
+            0 => 0,
+            1 => 0xff,
+            2 => 0xffff,
+            3 => 0xff_ffff,
+            _ => return Err(Status::InvalidParameters),
+        };
+        let target = Mpidr::from_affinity(target & !ignored).ok_or(Status::InvalidParameters)?;
+        let named = self.vcpus.iter().filter(|v| v.mpidr().get() & !ignored == target.get());
+        let state = named.map(Power::state).min_by_key(|state| match state {
+            AffinityState::On => 0,
+            AffinityState::OnPending => 1,
+            AffinityState::Off => 2,
+        });
+        state.map(|state| Action::Return(state as u64)).ok_or(Status::InvalidParameters)
+    }
+
+    /// SYSTEM_SUSPEND (DEN 0022 section 5.20): the caller must be the only vCPU that is not off.
+    fn suspend_system(
+        &self,
+        entry: u64,
+        context: u64,
+        is_entry: impl FnOnce(Ipa) -> bool,
+    ) -> Result<Action, Status> {
+        let entry = checked_entry(entry, is_entry)?;
+        if self.not_off.load(Ordering::Acquire) != 1 {
+            return Err(Status::Denied);
         }
+        Ok(Action::SystemSuspend(Start { entry, context }))
     }
 
     /// Finds the vCPU that an MPIDR names; all 64 bits count.

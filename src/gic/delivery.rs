@@ -190,6 +190,11 @@ impl Delivery {
         self.keep(own, work, raised)
     }
 
+    /// Returns whether an interrupt in a list register is pending.
+    pub fn has_pending<L: ListRegisters>(&self, lrs: &L) -> bool {
+        bits_of(self.usable & !self.free).any(|slot| lrs.read(slot as usize).is_pending())
+    }
+
     /// Keeps what cannot be delivered quickly.
     #[cold]
     #[inline(never)]

@@ -10,11 +10,13 @@ const CPU_OFF: u32 = 0x8400_0002;
 const CPU_ON: u32 = 0xc400_0003;
 const CPU_ON_32: u32 = 0x8400_0003;
 const AFFINITY_INFO: u32 = 0xc400_0004;
+const SYSTEM_SUSPEND: u32 = 0xc400_000e;
 const SYSTEM_RESET2: u32 = 0xc400_0012;
 
 const SUCCESS: i64 = 0;
 const NOT_SUPPORTED: i64 = -1;
 const INVALID_PARAMETERS: i64 = -2;
+const DENIED: i64 = -3;
 const ALREADY_ON: i64 = -4;
 const ON_PENDING: i64 = -5;
 const INVALID_ADDRESS: i64 = -9;
@@ -58,7 +60,7 @@ fn t87_life_of_a_vcpu() {
     assert_eq!(call(&psci, CPU_ON, [1, 0x4000_2000, 7]), returns(ALREADY_ON));
     assert_eq!(call(&psci, CPU_OFF, [0; 3]), Action::TurnOff);
     assert_eq!(info(&psci, 1), returns(0), "on until it has stopped");
-    psci.turned_off(one);
+    assert_eq!(psci.turned_off(one), Others::Remain);
     assert_eq!(info(&psci, 1), returns(1));
     assert_eq!(psci.started(one), None);
     assert_eq!(call(&psci, CPU_ON, [1, 0x4000_2000, 7]), Action::TurnOn(one));
@@ -116,7 +118,8 @@ fn t87_of_two_cpu_on_at_once_one_succeeds() {
                         let is_good = wins.swap(0, Ordering::Relaxed) == 1
                             && psci.started(VcpuId::new(1)).is_some();
                         bad.fetch_add((!is_good).into(), Ordering::Relaxed);
-                        psci.turned_off(VcpuId::new(1));
+                        let is_alone = psci.turned_off(VcpuId::new(1)) == Others::None;
+                        bad.fetch_add(is_alone.into(), Ordering::Relaxed);
                     }
                 }
             });
@@ -145,7 +148,7 @@ fn t87_target_sees_the_start_whole_once_it_sees_it() {
                     None => core::hint::spin_loop(),
                 }
             };
-            psci.turned_off(VcpuId::new(1));
+            assert_eq!(psci.turned_off(VcpuId::new(1)), Others::Remain);
             start
         };
         (0..ROUNDS).map(take).collect()
@@ -210,21 +213,110 @@ fn t89_entry_lies_in_memory() {
 fn t90_last_vcpu_may_turn_off() {
     let psci = psci();
     assert_eq!(call(&psci, CPU_OFF, [0; 3]), Action::TurnOff);
-    psci.turned_off(VcpuId::new(0));
+    assert_eq!(psci.turned_off(VcpuId::new(0)), Others::None);
     for mpidr in MPIDRS {
         assert_eq!(info(&psci, mpidr), returns(1));
     }
 }
 
+/// Two vCPUs go off and turn each other on as fast as they can. Whoever is told that nobody
+/// remains is right: until it boots again, all are off.
 #[test]
-fn t90_affinity_info_knows_level_0_alone() {
+fn t90_exactly_the_last_one_is_told_so() {
+    const ENDS: u64 = 2_000;
+    let psci = &Psci::new(&[0, 1].map(|n| Mpidr::from_affinity(n).unwrap()));
+    let (ends, wrong) = (&AtomicU64::new(0), &AtomicU64::new(0));
+    psci.boot(VcpuId::new(0), START).unwrap();
+    std::thread::scope(|scope| {
+        for n in 0..2u8 {
+            scope.spawn(move || {
+                let own = VcpuId::new(n);
+                let mut lives = 0u64;
+                while ends.load(Ordering::SeqCst) < ENDS {
+                    if psci.started(own).is_none() {
+                        std::thread::yield_now();
+                        continue;
+                    }
+                    lives += 1;
+                    // Now and then it leaves the other one alone, so that all ends.
+                    if !lives.is_multiple_of(3) {
+                        let _ = call(psci, CPU_ON, [u64::from(1 - n), START.entry.get(), 0]);
+                    }
+                    if psci.turned_off(own) == Others::None {
+                        let all_off =
+                            (0..2).all(|n| psci.state(VcpuId::new(n)) == Some(AffinityState::Off));
+                        wrong.fetch_add((!all_off).into(), Ordering::SeqCst);
+                        ends.fetch_add(1, Ordering::SeqCst);
+                        psci.boot(own, START).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(wrong.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn t90_affinity_info_takes_levels_0_to_3() {
+    // Pending is vCPU 1, off are 0x100 and the one in Aff3.
     let psci = psci();
-    for level in [1, 2, 3, 4, 0xffff_ffff] {
-        let expected = returns(INVALID_PARAMETERS);
-        assert_eq!(call(&psci, AFFINITY_INFO, [0, level, 0]), expected, "{level}");
+    assert_eq!(psci.turned_off(VcpuId::new(0)), Others::None);
+    call(&psci, CPU_ON, [1, RAM.start, 0]);
+    let at = |target, level| call(&psci, AFFINITY_INFO, [target, level, 0]);
+    for (target, level, expected) in [
+        (0, 0, 1),
+        (1, 0, 2),
+        (0, 1, 2),
+        (0xff, 1, 2),
+        (0x100, 1, 1),
+        (0x1ff, 1, 1),
+        (0x200, 1, INVALID_PARAMETERS),
+        (0x200, 2, 2),
+        (0xffff, 2, 2),
+        (0x1_0000, 2, INVALID_PARAMETERS),
+        (0x1_0000, 3, 2),
+        (0xff_ffff, 3, 2),
+        (0x3_0000_0000, 3, 1),
+        (0x3_00ff_ffff, 3, 1),
+        (0x4_0000_0000, 3, INVALID_PARAMETERS),
+        (0x100_0000, 3, INVALID_PARAMETERS),
+        (0x8000_0000, 1, INVALID_PARAMETERS),
+        (0, 4, INVALID_PARAMETERS),
+        (0, 0xffff_ffff, INVALID_PARAMETERS),
+        // The level is a 32-bit parameter in either convention.
+        (0, 1 << 32, 1),
+    ] {
+        assert_eq!(at(target, level), returns(expected), "{target:#x} at level {level}");
     }
-    // The level is a 32-bit parameter in either convention.
-    assert_eq!(call(&psci, AFFINITY_INFO, [0, 1 << 32, 0]), returns(0));
+    psci.started(VcpuId::new(1)).unwrap();
+    assert_eq!(at(0, 1), returns(0), "one that is on makes them on");
+}
+
+#[test]
+fn t90_system_suspend_is_for_the_last_one() {
+    let psci = psci();
+    let start = Start { entry: Ipa::at(RAM.start), context: 9 };
+    let suspend = || call(&psci, SYSTEM_SUSPEND, [RAM.start, 9, 0]);
+    assert_eq!(suspend(), Action::SystemSuspend(start));
+    call(&psci, CPU_ON, [0x100, RAM.start, 0]);
+    assert_eq!(suspend(), returns(DENIED), "one is pending");
+    psci.started(VcpuId::new(2)).unwrap();
+    assert_eq!(suspend(), returns(DENIED), "one is on");
+    assert_eq!(psci.turned_off(VcpuId::new(2)), Others::Remain);
+    assert_eq!(suspend(), Action::SystemSuspend(start));
+    // A CPU_ON that fails leaves nothing behind.
+    call(&psci, CPU_ON, [0, RAM.start, 0]);
+    assert_eq!(suspend(), Action::SystemSuspend(start));
+    for entry in [0, RAM.end, RAM.start + 2, !3] {
+        assert_eq!(call(&psci, SYSTEM_SUSPEND, [entry, 0, 0]), returns(INVALID_ADDRESS));
+    }
+    // Its 32-bit form.
+    let high = 0xdead_beef_0000_0000;
+    let narrow = call(&psci, 0x8400_000e, [high | RAM.start, high | 9, 0]);
+    assert_eq!(narrow, Action::SystemSuspend(start));
+    psci.reset();
+    psci.boot(VcpuId::new(0), START).unwrap();
+    assert_eq!(suspend(), Action::SystemSuspend(start), "a reset counts anew");
 }
 
 #[test]
@@ -274,7 +366,7 @@ fn t109_reset_leaves_nothing_on() {
 }
 
 /// Everything PSCI 1.1 makes mandatory, and what else is there.
-const KNOWN: [u32; 14] = [
+const KNOWN: [u32; 16] = [
     0x8400_0000,
     0x8400_0001,
     0xc400_0001,
@@ -287,6 +379,8 @@ const KNOWN: [u32; 14] = [
     0x8400_0008,
     0x8400_0009,
     0x8400_000a,
+    0x8400_000e,
+    0xc400_000e,
     0x8400_0012,
     0xc400_0012,
 ];
@@ -339,8 +433,10 @@ proptest! {
                     model[n] = if model[n] == 2 { 0 } else { model[n] };
                 }
                 3 if model[n] == 0 => {
-                    psci.turned_off(vcpu);
                     model[n] = 1;
+                    let expected =
+                        if model == [1; 4] { Others::None } else { Others::Remain };
+                    prop_assert_eq!(psci.turned_off(vcpu), expected);
                 }
                 _ => {}
             }

@@ -48,6 +48,8 @@ pub enum Function {
     SystemReset,
     /// PSCI_FEATURES.
     Features,
+    /// SYSTEM_SUSPEND.
+    SystemSuspend,
     /// SYSTEM_RESET2.
     SystemReset2,
 }
@@ -68,6 +70,7 @@ impl Function {
             0x8400_0008 => Self::SystemOff,
             0x8400_0009 => Self::SystemReset,
             0x8400_000a => Self::Features,
+            0x8400_000e | 0xc400_000e => Self::SystemSuspend,
             0x8400_0012 | 0xc400_0012 => Self::SystemReset2,
             _ => return None,
         })
@@ -84,6 +87,8 @@ pub enum Status {
     NotSupported = -1,
     /// INVALID_PARAMETERS.
     InvalidParameters = -2,
+    /// DENIED.
+    Denied = -3,
     /// ALREADY_ON.
     AlreadyOn = -4,
     /// ON_PENDING.

@@ -51,6 +51,7 @@ impl Core {
                 }
                 self.return_to_guest(SUCCESS)
             }
+            Action::SystemSuspend(start) => self.suspend_system(start),
             Action::SystemOff => Next::Change(Change::Stop),
             Action::SystemReset(Reset::Cold | Reset::Warm) => Next::Change(self.on_reboot()),
         }

@@ -7,7 +7,7 @@ use crate::arch::{self, ExitKind, GuestRegisters, ListRegisterFile};
 use crate::gic::Delivery;
 use crate::id::VcpuId;
 use crate::plan::FaultKind;
-use crate::psci::Start;
+use crate::psci::{Others, Start};
 use crate::spec::esr::Cause;
 use crate::spec::exception::{AbortOn, Exception};
 use crate::trace::ExitReason;
@@ -40,8 +40,12 @@ impl Core {
     fn leave(&mut self, next: Next) {
         // Begun while still inside: it is then about the run of the VM that asked, never about the
         // one after somebody else's reset.
-        let change = next.change().filter(|change| self.begins(*change));
-        self.stop(next);
+        let mut change = next.change().filter(|change| self.begins(*change));
+        if self.stop(next) == Others::None && self.begins(Change::Stop) {
+            // Nobody is left who could turn a vCPU on.
+            log::info!(target: "vm", "{}: all CPUs are off", self.vm.plan.name);
+            change = Some(Change::Stop);
+        }
         self.vm.lifecycle.leave();
         if let Some(change) = change {
             self.lead(change);
@@ -143,6 +147,25 @@ impl Core {
         let _ = self.serve_interrupt();
     }
 
+    /// Sleeps as a machine that is suspended, until the guest has an interrupt to take, whatever
+    /// its CPU interface masks; then starts anew, with interrupts as after CPU_OFF and CPU_ON.
+    pub(super) fn suspend_system(&mut self, start: Start) -> Next {
+        loop {
+            self.flush();
+            if self.delivery.has_pending(&self.list_registers) {
+                break;
+            }
+            arch::wait_for_interrupt();
+            let next = self.serve_interrupt();
+            if next != Next::Enter {
+                return next;
+            }
+        }
+        self.stop_interrupts(Next::Off);
+        self.start(start);
+        Next::Enter
+    }
+
     fn start(&mut self, start: Start) {
         if let Some(kind) = self.hypervisor.fault_at_start {
             fault_on_purpose(kind);
@@ -155,9 +178,9 @@ impl Core {
     }
 
     /// Takes this core's part of the VM's interrupts down.
-    fn stop(&mut self, next: Next) {
+    fn stop(&mut self, next: Next) -> Others {
         self.stop_interrupts(next);
-        self.vm.psci.turned_off(self.vcpu);
+        self.vm.psci.turned_off(self.vcpu)
     }
 
     /// Leads the change of the VM that this core has begun.

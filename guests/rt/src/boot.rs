@@ -221,6 +221,38 @@ global_asm!(
     "smc #0",
     "b .",
 
+    // Returns what SYSTEM_SUSPEND answers where it is refused; else 0, once it has woken up.
+    "suspend:",
+    "stp x29, x30, [sp, #-112]!",
+    "stp x19, x20, [sp, #16]",
+    "stp x21, x22, [sp, #32]",
+    "stp x23, x24, [sp, #48]",
+    "stp x25, x26, [sp, #64]",
+    "stp x27, x28, [sp, #80]",
+    "mrs x1, tpidr_el1",
+    "str x1, [sp, #96]",
+    "mov x2, sp",
+    "adr x1, resume_entry",
+    "ldr x0, =0xc400000e",
+    "hvc #0",
+    "b 1f",
+    "resume_entry:",
+    "mov sp, x30",
+    "adrp x30, {states} + {probe_offset}",
+    "capture",
+    "bl enable_mmu",
+    "mov sp, x0",
+    "mov x0, xzr",
+    "1: ldr x1, [sp, #96]",
+    "msr tpidr_el1, x1",
+    "ldp x19, x20, [sp, #16]",
+    "ldp x21, x22, [sp, #32]",
+    "ldp x23, x24, [sp, #48]",
+    "ldp x25, x26, [sp, #64]",
+    "ldp x27, x28, [sp, #80]",
+    "ldp x29, x30, [sp], #112",
+    "ret",
+
     // Changes x1 to x3.
     "enable_mmu:",
     "adr x1, exception_vectors",
@@ -290,6 +322,17 @@ unsafe extern "C" {
     fn secondary_entry();
     fn probe_entry_hvc();
     fn probe_entry_smc();
+    fn suspend() -> u64;
+}
+
+/// Suspends the machine by HVC. Once it has woken up this goes on with registers as at its entry,
+/// which is kept for [`EntryState::of_probe`]; interrupts have to be set up again.
+///
+/// # Errors
+/// Gives what PSCI answered where it does not suspend.
+pub fn suspend_system() -> Result<u32, crate::psci::Error> {
+    // SAFETY: The routine keeps what the calling convention asks it to keep, in both ways back.
+    crate::psci::result(unsafe { suspend() })
 }
 
 /// Returns where CPU_ON starts a vCPU of the runtime; its context is the vCPU's index.

@@ -28,6 +28,8 @@ pub mod id {
     pub const SYSTEM_RESET: u32 = 0x8400_0009;
     /// PSCI_FEATURES.
     pub const FEATURES: u32 = 0x8400_000a;
+    /// SYSTEM_SUSPEND, SMC64.
+    pub const SYSTEM_SUSPEND: u32 = 0xc400_000e;
     /// SYSTEM_RESET2, SMC64.
     pub const SYSTEM_RESET2: u32 = 0xc400_0012;
     /// SMCCC_VERSION.

@@ -27,7 +27,7 @@ pub const TESTS: &[Test] = tests![
 
 /// The general registers that the protocol gives a meaning to: x0 alone; QEMU's boot stub leaves
 /// the entry in x4.
-fn check_general_registers(state: EntryState) -> Outcome {
+pub fn check_general_registers(state: EntryState) -> Outcome {
     for (n, value) in state.x().enumerate().skip(1) {
         let is_stub = n == 4 && !under_hypervisor();
         check!(is_stub || value == 0, "x{n} is {value:#x} at entry");
@@ -36,7 +36,7 @@ fn check_general_registers(state: EntryState) -> Outcome {
 }
 
 /// Every register of EL1 and EL0 that a previous owner could have left something in.
-fn check_system_registers(state: EntryState) -> Outcome {
+pub fn check_system_registers(state: EntryState) -> Outcome {
     for (name, value) in state.registers() {
         let (mask, want) = match name {
             "CurrentEL" => (u64::MAX, 1 << 2),

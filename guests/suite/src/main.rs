@@ -4,7 +4,7 @@
 //! what only a hypervisor promises is skipped there.
 //!
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
-//! `mode=list` prints the names, `mode=reset` see [`reset`].
+//! `mode=list` prints the names, `mode=reset` see [`reset`], `mode=off` ends by CPU_OFF alone.
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ mod mmio;
 mod power;
 mod reset;
 mod sgi;
+mod suspend;
 mod sweep;
 mod sysreg;
 mod timer;
@@ -49,12 +50,14 @@ const GROUPS: &[&[Test]] = &[
     its::TESTS,
     timer::TESTS,
     power::TESTS,
+    suspend::TESTS,
 ];
 
 fn main() {
     match tree::argument("mode") {
         Some("list") => test::list_all(GROUPS),
         Some("reset") => reset::run(),
+        Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),
     }
 }

@@ -9,7 +9,7 @@ use guest_rt::psci::{self, Conduit, Error, id};
 use guest_rt::sysreg::relax;
 use guest_rt::test::{Outcome, Test};
 use guest_rt::timer::{self, ENABLE, Timer};
-use guest_rt::{boot, check, check_eq, code, cpu, gic, irq, skip, tests, tree};
+use guest_rt::{boot, check, check_eq, code, cpu, gic, irq, println, skip, tests, tree};
 
 pub const TESTS: &[Test] = tests![
     t87_cpu_on_and_off_in_a_loop: 2,
@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = tests![
     t89_cpu_on_of_one_that_is_on: 2,
     t89_cpu_on_refuses_bad_entries: 2,
     t90_affinity_info_follows_the_vcpu: 2,
+    t90_affinity_info_at_higher_levels,
     t90_cpu_suspend_standby_wakes,
     t90_cpu_suspend_refuses_bad_states,
     t91_system_reset2_refuses_unknown_types,
@@ -255,6 +256,42 @@ fn t90_affinity_info_follows_the_vcpu() -> Outcome {
     check!(cpu::wait_off(1), "vCPU 1 does not go off");
     check_eq!(SEEN.load(Relaxed), 0, "what vCPU 1 saw of itself and of vCPU 0");
     Ok(())
+}
+
+/// Levels 1 to 3 ignore as many fields; whoever is left decides, and vCPU 0 is on.
+fn t90_affinity_info_at_higher_levels() -> Outcome {
+    if !under_hypervisor() {
+        skip!("optional since PSCI 1.0, and QEMU leaves it out");
+    }
+    let own = cpu::mpidr(0);
+    for (level, ignored) in [(1, 0xff), (2, 0xffff), (3, 0xff_ffff)] {
+        for target in [own, own | ignored, own & !ignored] {
+            let answer = psci::affinity_info(target, level);
+            check_eq!(answer, Ok(0), "AFFINITY_INFO of {target:#x} at level {level}");
+        }
+    }
+    for (level, bit) in [(1, 8), (1, 23), (2, 16), (3, 32), (1, 24), (1, 31), (3, 40), (3, 63)] {
+        let target = own ^ 1 << bit;
+        let answer = psci::affinity_info(target, level);
+        let expected = Err(Error::InvalidParameters);
+        check_eq!(answer, expected, "AFFINITY_INFO of {target:#x} at level {level}");
+    }
+    Ok(())
+}
+
+/// Ends without SYSTEM_OFF: vCPU 0 goes off while the others still run, then one after the other.
+pub fn turn_all_off() {
+    fn follow() {
+        let before = cpu::index() - 1;
+        while psci::affinity_info(cpu::mpidr(before), 0) != Ok(1) {
+            relax();
+        }
+    }
+    for index in 1..cpu::count() {
+        let answer = cpu::start(index, follow);
+        println!("vCPU {index}: {answer:?}");
+    }
+    println!("OFF: {:?}", psci::cpu_off());
 }
 
 fn t90_cpu_suspend_standby_wakes() -> Outcome {

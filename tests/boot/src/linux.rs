@@ -26,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         harness::test("linux::two_debians_side_by_side", two_debians),
         harness::test("linux::eight_debians_on_eight_cores", eight_debians),
         harness::test("linux::a_core_goes_off_and_on", core_off_and_on),
+        harness::test("linux::suspends_to_ram_and_wakes", suspend_to_ram),
         harness::test("linux::one_reboots_and_the_other_does_not_notice", one_reboots),
         harness::test("linux::no_warning_of_6_1_that_bare_qemu_does_not_give", || warnings("6.1")),
         harness::test("linux::no_warning_of_6_12_that_bare_qemu_does_not_give", || {
@@ -130,6 +131,30 @@ fn core_off_and_on() -> Result<()> {
     })?;
     let manifest = manifest(&[debian("a", "6.12", "0-1")], "");
     boot("linux-hotplug", &manifest, &Machine::default(), &script).map(drop)
+}
+
+/// SYSTEM_SUSPEND as Linux uses it, woken by the alarm of a clock that is the guest's own. Linux
+/// refuses where the alarm comes before it is asleep, and is asked again.
+fn suspend_to_ram() -> Result<()> {
+    const SLEEP: &str = "until echo 0 >$alarm && echo +2 >$alarm && echo mem >/sys/power/state; \
+        do :; done; echo there are $(nproc)\n";
+    fetch()?;
+    let script = script(End::Off, |script| {
+        ask(script, "a", "alarm=/sys/class/rtc/rtc0/wakealarm; cat /sys/power/mem_sleep\n")?;
+        script.expect("a", r"\[deep\]")?;
+        for _ in 0..2 {
+            ask(script, "a", SLEEP)?;
+            script.expect("a", "^there are 2$")?;
+        }
+        ask(script, "a", "cat /sys/power/suspend_stats/success\n")?;
+        script.expect("a", "^2$")?;
+        ask(script, "a", "poweroff -f\n")?;
+        script.never("(?i)kernel panic|rcu.*stall|hypervisor fault")?;
+        Ok(())
+    })?;
+    let manifest = manifest(&[debian("a", "6.12", "0-1")], "");
+    let manifest = manifest.replacen("\nmemory", "\ndevices = [\"/pl031@9010000\"]\nmemory", 1);
+    boot("linux-suspend", &manifest, &Machine::default(), &script).map(drop)
 }
 
 /// One guest dirties its memory and reboots under load, three times; the other one's heart goes on.

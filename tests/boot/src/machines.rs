@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         harness::test("machines::eight_cores_eight_gib", || halves(8, 8 * GIB, "3G")),
         harness::test("machines::one_core", halves_of_one_core),
         harness::test("machines::eight_single_core_guests", eight_guests),
+        harness::test("machines::all_vcpus_turn_off", all_vcpus_turn_off),
         harness::test("machines::cores_in_a_spin_table", cores_in_a_spin_table),
         harness::test("machines::entered_at_el1", entered_at_el1),
         harness::test("machines::clock_passed_through", clock_passed_through),
@@ -65,6 +66,23 @@ fn suites_pass(test: &str, vms: &[Vm], machine: &Machine) -> Result<()> {
         Ok(())
     })?;
     boot(test, &manifest(vms, ""), machine, &script).map(drop)
+}
+
+/// A guest that ends by CPU_OFF alone is off, and the machine goes off with it.
+fn all_vcpus_turn_off() -> Result<()> {
+    let vms = [
+        Vm::of_guest("one", "0", "guest-suite", "mode=off"),
+        Vm::of_guest("three", "1-3", "guest-suite", "mode=off"),
+    ];
+    let script = script(End::Off, |script| {
+        for _ in 0..2 {
+            script.expect_hypervisor(r"^\[vm\] (one|three): all CPUs are off")?;
+            script.expect_hypervisor(r"^\[vm\] (one|three) off")?;
+        }
+        script.never("^OFF:")?;
+        Ok(())
+    })?;
+    boot("machines-cpu-off", &manifest(&vms, ""), &Machine::default(), &script).map(drop)
 }
 
 /// A boot loader of ours parks three cores; the tree says where.
