@@ -7,18 +7,20 @@
 //! TEST <name>: …               the state it has found
 //! READY                        now it reads one byte
 //! r → DIRTY, then a reset:     all memory marked, timers armed, interrupts pending and active,
-//!                              the other vCPUs busy; so BOOT comes next
+//!                              the ITS and the other vCPUs busy; so BOOT comes next
 //! q → RESULT …                 and the end, as in the other mode
 //! ```
 
 use crate::{boot, lines, under_hypervisor};
+use core::iter;
+use guest_rt::device::Device;
 use guest_rt::gic::{self, reg};
 use guest_rt::sysreg::{
     ICC_AP1R0_EL1, ICC_CTLR_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_RPR_EL1, relax,
 };
 use guest_rt::test::{Outcome, Tally};
 use guest_rt::timer::{self, ENABLE, Timer};
-use guest_rt::{check, check_eq, console, cpu, irq, memory, println, psci, skip};
+use guest_rt::{check, check_eq, console, cpu, irq, its, memory, println, psci, skip};
 
 /// Looks at the state at entry, then does what the console says.
 pub fn run() -> ! {
@@ -29,6 +31,7 @@ pub fn run() -> ! {
         boot::t58_boot_vcpu_enters_with_zero_state(),
     );
     tally.report("t73_gic_is_in_its_reset_state", gic_is_fresh());
+    tally.report("t84_its_is_in_its_reset_state", its_is_fresh());
     tally.report("t81_timers_are_off", timers_are_off());
     tally.report("t91_other_vcpus_are_off", others_are_off());
     tally.report("t109_image_is_copied_again", image_is_fresh());
@@ -69,6 +72,21 @@ fn gic_is_fresh() -> Outcome {
     check_eq!(ICC_AP1R0_EL1::get(), 0, "ICC_AP1R0_EL1");
     check_eq!(ICC_RPR_EL1::get() & 0xff, 0xff, "ICC_RPR_EL1");
     check!(!irq::is_waiting(), "an interrupt waits");
+    Ok(())
+}
+
+/// Reset values of IHI 0069 12.11 and 12.19.
+fn its_is_fresh() -> Outcome {
+    let Some(its) = its::device() else { skip!("there is no ITS") };
+    check_eq!(its.read32(its::reg::CTLR) & its::ENABLED, 0, "GITS_CTLR.Enabled");
+    check_eq!(its.read64(its::reg::CBASER) & its::VALID, 0, "GITS_CBASER.Valid");
+    check_eq!(its.read64(its::reg::CREADR), 0, "GITS_CREADR");
+    for offset in (its::reg::BASER..its::reg::BASER + 64).step_by(8) {
+        check_eq!(its.read64(offset) & its::VALID, 0, "Valid of GITS_BASER at {offset:#x}");
+    }
+    for index in 0..cpu::count() {
+        check_eq!(gic::gicr(index).read32(reg::CTLR) & 1, 0, "EnableLPIs of vCPU {index}");
+    }
     Ok(())
 }
 
@@ -126,16 +144,35 @@ fn timer_ppi() -> u32 {
     Timer::Virtual.intid()
 }
 
+/// Leaves LPIs pending for all vCPUs.
+fn tangle_lpis(its: Device) {
+    println!("ITS set up: {}", its::init(its));
+    its::post(its, [its::mapd(1, 8)]);
+    for (lpi, n) in (its::LPI_FIRST..).zip(0..100) {
+        its::configure(lpi, 0x40, its::Enable::On);
+        let event = (1, n);
+        let vcpu = usize::try_from(n).unwrap_or(0) % cpu::count();
+        its::post(its, [its::mapti(event, lpi, vcpu), its::int(event)]);
+    }
+}
+
 fn busy() {
     tangle();
     loop {
-        relax();
+        match its::device() {
+            // The reset comes in the middle of the queue.
+            Some(its) if cpu::index() == 1 => {
+                its::post(its, iter::repeat_n(its::invall(0), its::QUEUE_PLACES - 1));
+            }
+            _ => relax(),
+        }
     }
 }
 
 fn reset() -> ! {
     gic::init();
     gic::init_cpu();
+    its::device().into_iter().for_each(tangle_lpis);
     for index in 1..cpu::count() {
         if let Err(error) = cpu::start(index, busy) {
             println!("vCPU {index} does not start: {error:?}");
