@@ -53,6 +53,8 @@ pub trait Effects {
     fn line(&self, pintid: Pintid) -> Level;
     /// Routes a physical SPI to the core of `vcpu`: the guest has routed the SPI linked to it.
     fn route(&self, pintid: Pintid, vcpu: VcpuId);
+    /// Calls [`Vgic::control_lpis`], which takes more than a redistributor has.
+    fn control_lpis(&self, vcpu: VcpuId, value: u32);
 }
 
 /// Why there cannot be such a GIC.
@@ -178,24 +180,19 @@ impl Vgic {
         let (vredist, offset) = self.frame(offset)?;
         vredist.write(offset, width, value, effects)
     }
-    /// Carries out a write to the GICR_CTLR at `offset` in the window of all redistributors.
-    ///
-    /// # Errors
-    /// Past the frames.
+    /// Carries out a write to the GICR_CTLR of a vCPU whose redistributor has LPIs.
     pub fn control_lpis<T: GuestTables, E: Effects>(
         &self,
         token: &mut SpiToken,
-        offset: u64,
-        value: u64,
+        (vcpu, value): (VcpuId, u32),
         (tables, effects): (&T, &E),
-    ) -> Result<(), MmioError> {
-        let (vredist, _) = self.frame(offset)?;
-        if value & u64::from(gic::gicr::CTLR_ENABLE_LPIS) == 0 {
+    ) {
+        let Some(vredist) = self.vredist(vcpu) else { return };
+        if value & gic::gicr::CTLR_ENABLE_LPIS == 0 {
             self.lpis.disable_on(token, vredist, self.net(effects));
-        } else if vredist.has_lpis() {
+        } else {
             self.lpis.enable_on(token, vredist, tables, self.net(effects));
         }
-        Ok(())
     }
     /// Finds the redistributor at `offset` in the window of all of them.
     #[inline(always)]
@@ -264,14 +261,6 @@ pub const fn shows_list_registers(offset: u64) -> bool {
     )
 }
 
-/// Returns whether the access at `offset` of the window of all redistributors is one to a
-/// GICR_CTLR, so that a write is for [`Vgic::control_lpis`].
-#[must_use]
-#[inline(always)]
-pub const fn is_lpi_control(offset: u64, width: Width) -> bool {
-    offset & (gic::GICR_BYTES - 1) == gic::gicr::CTLR && matches!(width, Width::Word)
-}
-
 /// Effects on nothing: while a VM is being made there is nobody to tell.
 impl Effects for () {
     fn kick(&self, _: VcpuId) {}
@@ -280,4 +269,5 @@ impl Effects for () {
         Level::High
     }
     fn route(&self, _: Pintid, _: VcpuId) {}
+    fn control_lpis(&self, _: VcpuId, _: u32) {}
 }

@@ -105,6 +105,12 @@ impl Effects for FromCore<'_> {
             self.hypervisor.distributor.lock().route(pintid, *mpidr);
         }
     }
+    #[cold]
+    #[inline(never)]
+    fn control_lpis(&self, vcpu: VcpuId, value: u32) {
+        let mut spis = self.vm.spis.lock();
+        self.vm.vgic.control_lpis(&mut spis, (vcpu, value), (self.vm, self));
+    }
 }
 
 impl Core {

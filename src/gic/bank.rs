@@ -60,6 +60,7 @@ pub struct Change {
 
 impl Bank {
     /// Makes the state after reset.
+    #[inline(never)]
     pub fn new(implemented: u32, edge_at_reset: u32) -> Self {
         let bank = Self {
             implemented,

@@ -215,6 +215,8 @@ pub struct Recorder {
     pub low_lines: RefCell<Vec<Pintid>>,
     /// The SPIs that were routed.
     pub routes: RefCell<Vec<(Pintid, VcpuId)>>,
+    /// What was written to GICR_CTLR of whom.
+    pub lpi_controls: RefCell<Vec<(VcpuId, u32)>>,
 }
 
 impl Effects for Recorder {
@@ -229,5 +231,8 @@ impl Effects for Recorder {
     }
     fn route(&self, pintid: Pintid, vcpu: VcpuId) {
         self.routes.borrow_mut().push((pintid, vcpu));
+    }
+    fn control_lpis(&self, vcpu: VcpuId, value: u32) {
+        self.lpi_controls.borrow_mut().push((vcpu, value));
     }
 }

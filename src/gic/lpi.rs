@@ -79,11 +79,8 @@ impl Lpis {
 
     /// Returns to the state after reset. All vCPUs have emptied their list registers before.
     pub fn reset(&self, _: &mut SpiToken) {
+        // Targets and holders mean something for what is pending or listed only.
         self.banks.iter().for_each(Bank::reset);
-        for lpi in &self.lpis {
-            lpi.target.store(NOBODY, Relaxed);
-            lpi.holder.store(NOBODY, Relaxed);
-        }
         self.table.store(NO_TABLE, Relaxed);
     }
 

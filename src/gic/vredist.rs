@@ -177,8 +177,7 @@ impl Vredist {
     pub fn read(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
         check(offset, width)?;
         Ok(match width {
-            Width::Double if offset == gicr::TYPER => self.typer,
-            Width::Double => self.lpi.read(offset),
+            Width::Double => self.read_double(offset),
             Width::Byte => {
                 let word = self.bank.read_priorities(priority_word(offset));
                 u64::from(word >> (8 * (offset & 3)) & 0xff)
@@ -201,20 +200,27 @@ impl Vredist {
                 _ => 0,
             };
         }
-        let [typer_low, typer_high] = halves(self.typer);
+        self.read_first_frame(offset)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_first_frame(&self, offset: u64) -> u32 {
         match offset {
             gicr::CTLR if self.has_lpis() => self.lpi.control(),
-            gicr::PROPBASER..gicr::PENDBASER_END => {
-                let [low, high] = halves(self.lpi.read(offset & !7));
-                if offset & 4 == 0 { low } else { high }
-            }
             gicr::IIDR => IIDR,
-            gicr::TYPER => typer_low,
-            gicr::TYPER_HIGH => typer_high,
             gicr::WAKER => self.waker.load(Relaxed),
             gic::PIDR2 => gic::PIDR2_GICV3,
-            _ => 0,
+            _ => {
+                let [low, high] = halves(self.read_double(offset & !7));
+                if offset & 4 == 0 { low } else { high }
+            }
         }
+    }
+    #[cold]
+    #[inline(never)]
+    fn read_double(&self, offset: u64) -> u64 {
+        if offset == gicr::TYPER { self.typer } else { self.lpi.read(offset) }
     }
 
     /// Writes at `offset` of the 128 KiB.
@@ -230,11 +236,12 @@ impl Vredist {
         effects: &E,
     ) -> Result<(), MmioError> {
         check(offset, width)?;
-        let whole = value;
+        if width == Width::Double {
+            self.write_double(offset, value);
+            return Ok(());
+        }
         let [value, _] = halves(value);
         match width {
-            Width::Double if self.has_lpis() => self.lpi.write(offset, whole),
-            Width::Double => {}
             Width::Byte => {
                 let shift = 8 * (offset & 3);
                 let (word, mask) = (priority_word(offset), 0xff << shift);
@@ -247,13 +254,7 @@ impl Vredist {
 
     fn write_word<E: Effects>(&self, offset: u64, value: u32, effects: &E) {
         let Some(offset) = offset.checked_sub(gic::GICR_SGI_BASE) else {
-            if offset == gicr::WAKER {
-                let asleep = value & gicr::WAKER_PROCESSOR_SLEEP != 0;
-                self.waker.store(if asleep { ASLEEP } else { 0 }, Relaxed);
-            } else if self.has_lpis() {
-                self.lpi.write_half(offset, value);
-            }
-            return;
+            return self.write_first_frame(offset, value, effects);
         };
         match (BitRegister::at(offset), offset) {
             (Some(register), _) if offset & 0x7f == 0 => self.write_bits(register, value, effects),
@@ -264,6 +265,27 @@ impl Vredist {
             // ICFGR0 is read-only: SGIs are edge-triggered.
             (_, 0xc04) => self.relearn(self.bank.write_config(1, value), effects),
             _ => {}
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_double(&self, offset: u64, value: u64) {
+        if self.has_lpis() {
+            self.lpi.write(offset, value);
+        }
+    }
+    #[cold]
+    #[inline(never)]
+    fn write_first_frame<E: Effects>(&self, offset: u64, value: u32, effects: &E) {
+        match offset {
+            gicr::WAKER => {
+                let asleep = value & gicr::WAKER_PROCESSOR_SLEEP != 0;
+                self.waker.store(if asleep { ASLEEP } else { 0 }, Relaxed);
+            }
+            _ if !self.has_lpis() => {}
+            gicr::CTLR => effects.control_lpis(self.id, value),
+            _ => self.lpi.write_half(offset, value),
         }
     }
 

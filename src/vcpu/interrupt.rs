@@ -131,9 +131,6 @@ impl Core {
         if gic::shows_list_registers(offset) {
             self.reconcile();
         }
-        if gic::is_lpi_control(offset, width) {
-            return self.control_lpis(offset, value);
-        }
         self.vm.vgic.write_vredists((offset, width), value, &self.effects())
     }
 

@@ -15,11 +15,15 @@ use crate::bits::{MmioError, Width};
 const BUDGET: u32 = 16;
 
 impl Core {
+    #[cold]
+    #[inline(never)]
     pub(super) fn read_vits(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
         let vits = self.vm.vits.as_ref().ok_or(MmioError::Unmapped)?;
         vits.lock().read(offset, width)
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn write_vits(
         &self,
         offset: u64,
@@ -49,13 +53,5 @@ impl Core {
             let cost = vits.step(&vm.vgic, &mut vm.spis.lock(), vm, &self.effects());
             left = left.saturating_sub(cost);
         }
-    }
-
-    /// Carries out a write to a GICR_CTLR.
-    #[cold]
-    pub(super) fn control_lpis(&self, offset: u64, value: u64) -> Result<(), MmioError> {
-        let vm = self.vm;
-        let around = (vm, &self.effects());
-        vm.vgic.control_lpis(&mut vm.spis.lock(), offset, value, around)
     }
 }

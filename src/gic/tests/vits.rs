@@ -164,8 +164,11 @@ impl Bed {
     }
     fn write_control(&mut self, vcpu: usize, value: u64) {
         let Machine { vgic, token, effects, .. } = &mut self.machine;
-        let around = (&self.memory, &*effects);
-        vgic.control_lpis(token, vcpu as u64 * GICR_BYTES, value, around).unwrap();
+        let access = (vcpu as u64 * GICR_BYTES, Width::Word);
+        vgic.write_vredists(access, value, effects).unwrap();
+        for write in effects.lpi_controls.borrow_mut().drain(..) {
+            vgic.control_lpis(token, write, (&self.memory, &*effects));
+        }
     }
     fn control(&self, vcpu: usize) -> u64 {
         self.machine.vgic.read_vredists(vcpu as u64 * GICR_BYTES, Width::Word).unwrap()
