@@ -203,8 +203,6 @@ impl Vredist {
         self.read_first_frame(offset)
     }
 
-    #[cold]
-    #[inline(never)]
     fn read_first_frame(&self, offset: u64) -> u32 {
         match offset {
             gicr::CTLR if self.has_lpis() => self.lpi.control(),
@@ -217,8 +215,6 @@ impl Vredist {
             }
         }
     }
-    #[cold]
-    #[inline(never)]
     fn read_double(&self, offset: u64) -> u64 {
         if offset == gicr::TYPER { self.typer } else { self.lpi.read(offset) }
     }
@@ -236,12 +232,10 @@ impl Vredist {
         effects: &E,
     ) -> Result<(), MmioError> {
         check(offset, width)?;
-        if width == Width::Double {
-            self.write_double(offset, value);
-            return Ok(());
-        }
+        let whole = value;
         let [value, _] = halves(value);
         match width {
+            Width::Double => self.write_double(offset, whole),
             Width::Byte => {
                 let shift = 8 * (offset & 3);
                 let (word, mask) = (priority_word(offset), 0xff << shift);
@@ -268,14 +262,11 @@ impl Vredist {
         }
     }
 
-    #[cold]
-    #[inline(never)]
     fn write_double(&self, offset: u64, value: u64) {
         if self.has_lpis() {
             self.lpi.write(offset, value);
         }
     }
-    #[cold]
     #[inline(never)]
     fn write_first_frame<E: Effects>(&self, offset: u64, value: u32, effects: &E) {
         match offset {

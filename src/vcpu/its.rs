@@ -15,15 +15,11 @@ use crate::bits::{MmioError, Width};
 const BUDGET: u32 = 16;
 
 impl Core {
-    #[cold]
-    #[inline(never)]
     pub(super) fn read_vits(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
         let vits = self.vm.vits.as_ref().ok_or(MmioError::Unmapped)?;
         vits.lock().read(offset, width)
     }
 
-    #[cold]
-    #[inline(never)]
     pub(super) fn write_vits(
         &self,
         offset: u64,
