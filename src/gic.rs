@@ -30,7 +30,7 @@ pub use vredist::Vredist;
 
 use crate::bits::{Level, MmioError, Width};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
-use crate::spec::gic::{self, BitRegister};
+use crate::spec::gic::{self, BitRegister, SgiRequest};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use lpi::Lpis;
@@ -78,8 +78,9 @@ pub struct Vgic {
     lpis: Lpis,
     /// A bit for each vCPU.
     everybody: u64,
-    /// Whether vCPU n has Aff0 = n mod 16, Aff1 = n / 16 and no other affinity.
-    is_plain: bool,
+    /// The bits of an SGI request that ask for a search of its targets: few where vCPU n has
+    /// Aff0 = n mod 16, Aff1 = n / 16 and no other affinity, else all.
+    not_plain: u64,
 }
 
 impl Vgic {
@@ -107,10 +108,11 @@ impl Vgic {
         }
         let plain = (0u64..).map(|n| Mpidr::from_register((n >> 4) << 8 | n & 0xf));
         let is_plain = plain.zip(affinities).all(|(plain, &affinity)| plain == affinity);
+        let not_plain = if is_plain { SgiRequest::NOT_PLAIN } else { u64::MAX };
         let (vdist, token) = Vdist::new(spi_count, links)?;
         let everybody = u64::MAX >> (VCPUS_MAX - affinities.len());
         let (vredists, lpis) = (vredists.into(), Lpis::none());
-        let vgic = Self { vdist, vredists, lpis, everybody, is_plain };
+        let vgic = Self { vdist, vredists, lpis, everybody, not_plain };
         vgic.vdist.route_all(vgic.net(&()));
         Ok((vgic, token))
     }

@@ -21,8 +21,6 @@ pub const REVISION: [u32; 4] = [0, 1, 0, 0];
 /// What becomes of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
-    /// PSCI answers.
-    Psci(FunctionId),
     /// EL2 performs the mitigation on this core, then returns SUCCESS.
     Mitigate(Workaround),
     /// X0 gets this; nothing else changes.
@@ -93,29 +91,30 @@ impl Workarounds {
     }
 }
 
-/// Decides what becomes of an HVC or SMC with immediate `imm16`, given X0 and X1.
-///
-/// `workarounds` is what holds on the core that calls. An immediate other than 0 is nobody's.
+/// Returns the function where PSCI answers an HVC or SMC with immediate `imm16`, given X0; what
+/// becomes of the others [`route`] decides.
+#[must_use]
 #[inline(always)]
-pub fn route(x0: u64, x1: u64, imm16: u16, workarounds: &Workarounds) -> Call {
+pub fn psci_function(x0: u64, imm16: u16) -> Option<FunctionId> {
     let function = FunctionId::from_x0(x0);
-    // PSCI first: it is what running guests call.
-    if imm16 == 0 && psci::owns(function) {
-        Call::Psci(function)
-    } else if imm16 == 0 {
-        route_rare(function, x1, workarounds)
-    } else {
-        Call::Return(smccc::NOT_SUPPORTED)
-    }
+    (imm16 == 0 && psci::owns(function)).then_some(function)
 }
 
-fn route_rare(function: FunctionId, x1: u64, workarounds: &Workarounds) -> Call {
-    match function {
+/// Decides what becomes of an HVC or SMC with immediate `imm16`, given X0 and X1, that is none of
+/// PSCI's.
+///
+/// `workarounds` is what holds on the core that calls. An immediate other than 0 is nobody's.
+#[must_use]
+pub fn route(x0: u64, x1: u64, imm16: u16, workarounds: &Workarounds) -> Call {
+    if imm16 != 0 {
+        return Call::Return(smccc::NOT_SUPPORTED);
+    }
+    match FunctionId::from_x0(x0) {
         smccc::VERSION => Call::Return(smccc::VERSION_1_1),
         smccc::ARCH_FEATURES => Call::Return(features(low_word(x1), workarounds)),
         smccc::VENDOR_HYP_CALL_UID => Call::ReturnWords(CALL_UID),
         smccc::VENDOR_HYP_REVISION => Call::ReturnWords(REVISION),
-        _ => match workaround(function) {
+        function => match workaround(function) {
             Some(workaround) => workarounds.call(workaround),
             None => Call::Return(smccc::NOT_SUPPORTED),
         },
@@ -171,14 +170,11 @@ mod tests {
         for head in (0..4u64).flat_map(|kind| (0..64).map(move |owner| kind << 30 | owner << 24)) {
             for number in 0..=0xffff {
                 let x0 = head | number;
-                let expected = match ours.iter().find(|(id, _)| *id == x0) {
-                    Some((_, call)) => *call,
-                    None if x0 & 0xbfff_ffe0 == 0x8400_0000 => {
-                        Call::Psci(FunctionId::new(u32::try_from(x0).unwrap()))
-                    }
-                    None => NONE,
-                };
-                assert_eq!(call(x0), expected, "{x0:#x}");
+                let is_psci = x0 & 0xbfff_ffe0 == 0x8400_0000;
+                let function = FunctionId::new(u32::try_from(x0).unwrap());
+                assert_eq!(psci_function(x0, 0), is_psci.then_some(function), "{x0:#x}");
+                let ours = ours.iter().find(|(id, _)| *id == x0);
+                assert_eq!(call(x0), ours.map_or(NONE, |(_, call)| *call), "{x0:#x}");
             }
         }
     }

@@ -39,13 +39,13 @@ struct Exits {
 #[derive(Debug)]
 pub struct ExitCounters {
     by_reason: [Exits; ExitReason::COUNT],
-    /// How many exits took ticks with this many leading zeros; 0 and 1 tick count alike.
-    by_leading_zeros: [u32; 64],
+    /// How many exits took ticks with this many leading zeros.
+    by_leading_zeros: [u32; 65],
 }
 
 impl Default for ExitCounters {
     fn default() -> Self {
-        Self { by_reason: Default::default(), by_leading_zeros: [0; 64] }
+        Self { by_reason: Default::default(), by_leading_zeros: [0; 65] }
     }
 }
 
@@ -57,7 +57,7 @@ impl ExitCounters {
             exits.count = exits.count.wrapping_add(1);
             exits.ticks = exits.ticks.wrapping_add(ticks);
         }
-        if let Some(bucket) = self.by_leading_zeros.get_mut((ticks | 1).leading_zeros() as usize) {
+        if let Some(bucket) = self.by_leading_zeros.get_mut(ticks.leading_zeros() as usize) {
             *bucket = bucket.wrapping_add(1);
         }
     }
@@ -72,8 +72,10 @@ impl ExitCounters {
     /// Returns how many exits took from 2^n up to 2^(n+1) ticks; 0 ticks count as 1.
     #[must_use]
     pub fn histogram(&self) -> [u32; 64] {
-        let mut histogram = self.by_leading_zeros;
+        let [mut histogram @ .., none] = self.by_leading_zeros;
         histogram.reverse();
+        let [first, ..] = &mut histogram;
+        *first = first.wrapping_add(none);
         histogram
     }
 }

@@ -146,18 +146,29 @@ impl Core {
         FromCore { vm, own, hypervisor: self.hypervisor }
     }
 
-    /// Returns X`n`; 31 is XZR (traps T30).
+    /// Returns X`n`, below 32; 31 is XZR (traps T30).
     #[inline(always)]
     fn x(&self, n: u8) -> u64 {
-        self.registers.x.get(usize::from(n)).copied().unwrap_or(0)
+        #[expect(clippy::indexing_slicing, reason = "masked to the length")]
+        let x = self.registers.x[usize::from(n & 31)];
+        x
     }
 
-    /// Sets X`n`; 31 is XZR.
+    /// Sets X`n`, below 32; 31 is XZR.
     #[inline(always)]
     fn set_x(&mut self, n: u8, value: u64) {
-        if let Some(x) = self.registers.x.get_mut(usize::from(n)) {
-            *x = value;
-        }
+        #[expect(clippy::indexing_slicing, reason = "masked to the length")]
+        let x = &mut self.registers.x[usize::from(n & 31)];
+        *x = value;
+        let [.., xzr] = &mut self.registers.x;
+        *xzr = 0;
+    }
+
+    /// Sets X0.
+    #[inline(always)]
+    fn set_x0(&mut self, value: u64) {
+        let [x0, ..] = &mut self.registers.x;
+        *x0 = value;
     }
 
     fn inject_undefined(&self) -> Next {

@@ -32,7 +32,7 @@ pub use gic::{
 };
 pub use guest::{
     GuestRegisters, elr, far, hpfar, id_register, inject, inject_serror, reset_guest,
-    skip_instruction, start_guest, stop_timers, syndrome,
+    skip_instruction, start_guest, stop_timers,
 };
 pub use heap::Heap;
 pub use layout::{Image, image};
@@ -43,7 +43,7 @@ pub use smc::{HostPsci, mitigate};
 pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids};
 pub use start::{SecondaryBoot, publish_to_uncached, release_from_spin_table, secondary_entry};
 pub use timer::{arm_hyp_timer, cancel_hyp_timer, counter, counter_frequency_hz};
-pub use vectors::{ExitKind, enter};
+pub use vectors::{Exit, enter};
 
 use aarch64_cpu::asm::{self, barrier};
 

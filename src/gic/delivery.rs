@@ -24,6 +24,8 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// The most list registers that the architecture has.
 const SLOTS: usize = 16;
+/// Stands for no list register; those that there are have lower numbers.
+const NO_SLOT: u8 = 31;
 
 /// The list registers of the core that runs the vCPU, as the machine layer offers them.
 pub trait ListRegisters {
@@ -81,11 +83,12 @@ pub struct Delivery {
     /// Those that may go into a list register without a look at what else there is: `learned`,
     /// or none where there is a backlog.
     quick: u32,
-    /// The list register's value for each of them when pending without link.
+    /// The list register's value for each of them when pending: of an SGI without link, of a PPI
+    /// with it.
     lr_of: [Lr; 32],
     /// The control bits as last set.
     control: u32,
-    /// The list register of each SGI and PPI that is listed.
+    /// The list register of each SGI and PPI, or [`NO_SLOT`].
     slot_of: [u8; 32],
     /// The physical interrupt behind each PPI that has one, once it was withdrawn from a list
     /// register or did not get one at once; 0 is none.
@@ -113,7 +116,7 @@ impl Delivery {
             quick: 0,
             lr_of: [Lr::EMPTY; 32],
             control: Self::CONTROL,
-            slot_of: [0; 32],
+            slot_of: [NO_SLOT; 32],
             links: [0; 32],
         }
     }
@@ -154,7 +157,7 @@ impl Delivery {
     ) {
         let intid = vintid.get() & 31;
         let is_quick = self.quick & bit(intid) != 0 && own.has_sgis_only();
-        if !is_quick || !self.place_quickly(own, intid, Some(pintid), lrs) {
+        if !is_quick || !self.place_quickly(own, intid, lrs) {
             self.inject_later(own, intid, pintid);
         }
     }
@@ -170,18 +173,18 @@ impl Delivery {
     }
 
     /// Delivers what has become pending. The last thing before the guest is entered, with
-    /// `reconcile` where it says so: again and again while `own.has_work()`, since whoever leaves
-    /// more work next to work that is there does not kick.
+    /// `reconcile` where it says so, and then again while `own.has_work()`: who leaves work where
+    /// there is none kicks, but not for this very core.
     #[inline]
     pub fn flush<L: ListRegisters>(&mut self, own: &Vredist, lrs: &mut L) -> Flush {
         let work = own.take_work();
         let mut raised = work.raised();
-        if work.is_sgis_only() && raised & !self.quick == 0 {
+        if work.is_within(self.quick) {
             loop {
                 if raised == 0 {
                     return Flush::Done;
                 }
-                if !self.place_quickly(own, raised.trailing_zeros(), None, lrs) {
+                if !self.place_quickly(own, raised.trailing_zeros(), lrs) {
                     break;
                 }
                 raised &= raised.wrapping_sub(1);
@@ -216,38 +219,33 @@ impl Delivery {
     /// Puts a learned SGI or PPI into a list register where that takes no thought; returns
     /// whether it did.
     #[inline(always)]
-    fn place_quickly<L: ListRegisters>(
-        &mut self,
-        own: &Vredist,
-        intid: u32,
-        link: Option<Pintid>,
-        lrs: &mut L,
-    ) -> bool {
-        let own_bit = bit(intid);
+    fn place_quickly<L: ListRegisters>(&mut self, own: &Vredist, intid: u32, lrs: &mut L) -> bool {
         let empty = lrs.empty();
-        let slot = if own.bank.listed.load(Relaxed) & own_bit != 0 {
-            // Its list register can be used again once the guest is done with it.
-            let slot = u32::from(*self.slot_of(intid));
-            if empty & bit(slot) == 0 {
-                return false;
+        let mut slot = u32::from(*self.slot_of(intid));
+        // Its list register can be used again once the guest is done with it.
+        if empty & bit(slot) == 0 {
+            match self.take_slot(own, intid, empty) {
+                Some(free) => slot = free,
+                None => return false,
             }
-            slot
-        } else {
-            let free = empty & self.free;
-            if free == 0 {
-                return false;
-            }
-            let slot = free.trailing_zeros();
-            self.free &= !(free & free.wrapping_neg());
-            *self.slot_of(intid) = slot.to_le_bytes()[0];
-            own.bank.list(own_bit);
-            slot
-        };
+        }
         let lr = *self.lr_of(intid);
-        // Without link it is an SGI, which is edge-triggered: its end is no news.
-        let lr = link.map_or(lr, |pintid| lr.with_link(pintid));
         lrs.write((slot & 15) as usize, lr);
         true
+    }
+
+    /// Takes a free list register for an SGI or PPI that is in none.
+    #[inline(never)]
+    fn take_slot(&mut self, own: &Vredist, intid: u32, empty: u32) -> Option<u32> {
+        let free = empty & self.free;
+        if free == 0 || *self.slot_of(intid) != NO_SLOT {
+            return None;
+        }
+        let slot = free.trailing_zeros();
+        self.free &= !bit(slot);
+        *self.slot_of(intid) = slot.to_le_bytes()[0];
+        own.bank.list(bit(intid));
+        Some(slot)
     }
 
     #[inline(always)]

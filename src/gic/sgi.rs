@@ -46,12 +46,10 @@ impl Vgic {
     /// Returns a bit for each vCPU that the request names.
     #[inline(always)]
     fn sgi_targets(&self, sender: VcpuId, request: SgiRequest) -> u64 {
-        if self.is_plain
-            && let Some(targets) = request.plain_targets()
-        {
-            return targets & self.everybody;
+        match request.plain_targets(self.not_plain) {
+            Some(targets) => targets & self.everybody,
+            None => self.sgi_targets_by_search(sender, request),
         }
-        self.sgi_targets_by_search(sender, request)
     }
 
     #[cold]

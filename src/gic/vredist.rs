@@ -324,6 +324,11 @@ impl Work {
     pub fn is_sgis_only(self) -> bool {
         self.0 & Vredist::LOOK == 0
     }
+    /// Returns whether that is all, and all of them are in `sgis`.
+    #[inline(always)]
+    pub fn is_within(self, sgis: u32) -> bool {
+        self.0 & !u64::from(sgis) == 0
+    }
     /// Returns whether what the owner remembers may be wrong.
     pub fn asks_to_relearn(self) -> bool {
         self.0 & Vredist::RELEARN != 0

@@ -19,6 +19,13 @@ pub enum Cause {
     SystemRegister(SystemRegisterAccess),
     /// A data abort from a guest's EL1 or EL0.
     DataAbort(DataAbort),
+    /// One of the others: see [`Syndrome::rare_cause`].
+    Rare(Syndrome),
+}
+
+/// Why a guest left synchronously, where it had no reason to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RareCause {
     /// An instruction abort from a guest's EL1 or EL0.
     InstructionAbort(Abort),
     /// WFI or WFE, where these are trapped.
@@ -112,22 +119,32 @@ impl Syndrome {
     #[must_use]
     #[inline(always)]
     pub const fn cause(self) -> Cause {
-        let iss = self.0 & 0x1ff_ffff;
         match self.class() {
-            0x16 => Cause::Hvc(immediate(iss)),
-            0x17 => Cause::Smc(immediate(iss)),
-            0x18 => Cause::SystemRegister(SystemRegisterAccess::from_iss(iss)),
-            0x20 => Cause::InstructionAbort(Abort { iss }),
-            0x24 => Cause::DataAbort(DataAbort { iss }),
-            0x01 => Cause::Wait,
-            _ => Cause::Undefined,
+            0x16 => Cause::Hvc(immediate(self.iss())),
+            0x17 => Cause::Smc(immediate(self.iss())),
+            0x18 => Cause::SystemRegister(SystemRegisterAccess::from_iss(self.iss())),
+            0x24 => Cause::DataAbort(DataAbort { iss: self.iss() }),
+            _ => Cause::Rare(self),
         }
+    }
+    /// Returns the cause where [`Self::cause`] has no more to say.
+    #[must_use]
+    pub const fn rare_cause(self) -> RareCause {
+        match self.class() {
+            0x20 => RareCause::InstructionAbort(Abort { iss: self.iss() }),
+            0x01 => RareCause::Wait,
+            _ => RareCause::Undefined,
+        }
+    }
+    #[inline(always)]
+    const fn iss(self) -> u64 {
+        self.0 & 0x1ff_ffff
     }
 }
 
 impl core::fmt::Debug for Syndrome {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "esr {:#x} (ec {:#x}, iss {:#x})", self.0, self.class(), self.0 & 0x1ff_ffff)
+        write!(f, "esr {:#x} (ec {:#x}, iss {:#x})", self.0, self.class(), self.iss())
     }
 }
 
@@ -199,15 +216,21 @@ impl DataAbort {
 }
 
 impl Access {
-    /// Returns what the register takes when the bus gives `value`: cut to the access, extended by
-    /// sign to the register's size when SSE says so, by zero otherwise (traps T29).
+    /// Returns what the register takes when a model gives `value`, which is no wider than the
+    /// access: extended by sign to the register's size when SSE says so, by zero otherwise (traps
+    /// T29).
     #[must_use]
     #[inline(always)]
     pub const fn extend(self, value: u64) -> u64 {
+        if self.iss & SSE != 0 { self.extend_sign(value) } else { value }
+    }
+
+    #[cold]
+    #[inline(never)]
+    const fn extend_sign(self, value: u64) -> u64 {
         let mask = self.width.mask();
-        let value = value & mask;
         let sign = mask ^ (mask >> 1);
-        let value = if self.iss & SSE != 0 && value & sign != 0 { value | !mask } else { value };
+        let value = if value & sign != 0 { value | !mask } else { value };
         if self.iss & SF != 0 { value } else { value & 0xffff_ffff }
     }
 }
@@ -279,14 +302,14 @@ mod tests {
     fn t29_sign_extension_before_register_size() {
         // (SAS, SSE, SF, bus, register)
         let cases = [
-            (0, 0, 0, 0xfff_ff80, 0x80),
+            (0, 0, 0, 0x80, 0x80),
             (0, 1, 0, 0x80, 0xffff_ff80),
             (0, 1, 1, 0x80, 0xffff_ffff_ffff_ff80),
             (0, 1, 1, 0x7f, 0x7f),
-            (1, 0, 1, 0x1_8000, 0x8000),
+            (1, 0, 1, 0x8000, 0x8000),
             (1, 1, 0, 0x8000, 0xffff_8000),
             (1, 1, 1, 0x8000, 0xffff_ffff_ffff_8000),
-            (2, 0, 0, 0x1_8000_0000, 0x8000_0000),
+            (2, 0, 0, 0x8000_0000, 0x8000_0000),
             (2, 1, 1, 0x8000_0000, 0xffff_ffff_8000_0000),
             (3, 0, 1, u64::MAX, u64::MAX),
         ];

@@ -137,6 +137,13 @@ pub const fn is_aarch32(pstate: u64) -> bool {
     pstate & pstate::AARCH32 != 0
 }
 
+/// Returns whether an emulated instruction may leave another PSTATE behind it than it found.
+#[must_use]
+#[inline(always)]
+pub const fn changes_behind(pstate: u64) -> bool {
+    pstate & (pstate::AARCH32 | pstate::BTYPE | pstate::SS) != 0
+}
+
 /// Returns PSTATE behind an A64 instruction that was emulated: a single step ends with it and BTYPE
 /// does not outlive it, as if it had run (DDI 0487 D1.3.4).
 #[must_use]

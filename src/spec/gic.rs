@@ -381,7 +381,7 @@ pub struct SgiRequest(u64);
 impl SgiRequest {
     const ALL_OTHERS: u64 = 1 << 40;
     /// The bits that are 0 where all targets have Aff3 = Aff2 = 0, Aff1 < 4 and Aff0 < 16.
-    const NOT_PLAIN: u64 = 0xff << 48 | 0xf << 44 | Self::ALL_OTHERS | 0xff << 32 | 0xfc << 16;
+    pub const NOT_PLAIN: u64 = 0xff << 48 | 0xf << 44 | Self::ALL_OTHERS | 0xff << 32 | 0xfc << 16;
 
     /// Takes the value that the guest writes.
     #[must_use]
@@ -401,12 +401,12 @@ impl SgiRequest {
     pub const fn is_for_all_others(self) -> bool {
         self.0 & Self::ALL_OTHERS != 0
     }
-    /// Returns the targets as bits `16 × Aff1 + Aff0` where all of them lie in Aff3 = Aff2 = 0,
-    /// Aff1 < 4, Aff0 < 16.
+    /// Returns the targets as bits `16 × Aff1 + Aff0` where the bits of `not_plain` are all 0:
+    /// [`Self::NOT_PLAIN`], or all bits.
     #[must_use]
     #[inline(always)]
-    pub const fn plain_targets(self) -> Option<u64> {
-        if self.0 & Self::NOT_PLAIN != 0 {
+    pub const fn plain_targets(self, not_plain: u64) -> Option<u64> {
+        if self.0 & not_plain != 0 {
             return None;
         }
         // Aff1 × 16: at most 48.
@@ -472,7 +472,7 @@ mod tests {
         let request = SgiRequest::from_register(0x0012_3034_0956_0020);
         assert_eq!(request.intid(), 9);
         assert!(!request.is_for_all_others());
-        assert_eq!(request.plain_targets(), None);
+        assert_eq!(request.plain_targets(SgiRequest::NOT_PLAIN), None);
         let named = 0x12_0034_5635;
         assert!(request.names(Mpidr::from_register(named)));
         for bit in (0..24).chain(32..40) {
@@ -486,7 +486,7 @@ mod tests {
         for aff1 in 0..5u64 {
             for list in [0u64, 1, 0x8001, 0xffff] {
                 let request = SgiRequest::from_register(aff1 << 16 | list | 0xf << 24);
-                let Some(targets) = request.plain_targets() else {
+                let Some(targets) = request.plain_targets(SgiRequest::NOT_PLAIN) else {
                     assert_eq!(aff1, 4);
                     continue;
                 };
@@ -500,6 +500,9 @@ mod tests {
                 }
             }
         }
-        assert_eq!(SgiRequest::from_register(1 << 40 | 1).plain_targets(), None);
+        assert_eq!(
+            SgiRequest::from_register(1 << 40 | 1).plain_targets(SgiRequest::NOT_PLAIN),
+            None
+        );
     }
 }

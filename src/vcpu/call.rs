@@ -13,8 +13,15 @@ impl Core {
     /// Answers a call; the guest goes on behind the instruction.
     #[inline(always)]
     pub(super) fn call(&mut self, immediate: u16) -> Next {
+        match smccc::psci_function(self.x(0), immediate) {
+            Some(function) => self.psci_call(function),
+            None => self.other_call(immediate),
+        }
+    }
+
+    #[inline(never)]
+    fn other_call(&mut self, immediate: u16) -> Next {
         match smccc::route(self.x(0), self.x(1), immediate, &self.hypervisor.workarounds) {
-            Call::Psci(function) => self.psci_call(function),
             Call::Return(value) => self.return_to_guest(value),
             Call::ReturnWords(words) => {
                 for (n, word) in (0..).zip(words) {
@@ -27,7 +34,7 @@ impl Core {
     }
 
     fn return_to_guest(&mut self, value: u64) -> Next {
-        self.set_x(0, value);
+        self.set_x0(value);
         Next::Enter
     }
 

@@ -68,15 +68,24 @@ impl Core {
     }
 
     /// Brings work to the list registers. What others add meanwhile has its kick; what this core
-    /// adds for itself has none, so it looks again, a few times and then at the next exit.
-    #[inline]
+    /// adds for itself when it compares has none, so it looks again.
+    #[inline(always)]
     pub(super) fn flush_work(&mut self) {
+        if self.delivery.flush(self.vredist, &mut self.list_registers) == Flush::Reconcile {
+            self.reconcile_until_done();
+        }
+    }
+
+    /// Compares while there is work, a few times and then at the next exit.
+    #[inline(never)]
+    fn reconcile_until_done(&mut self) {
         const ROUNDS_MAX: usize = 4;
         for _ in 0..ROUNDS_MAX {
-            if self.delivery.flush(self.vredist, &mut self.list_registers) == Flush::Reconcile {
-                self.reconcile();
-            }
+            self.reconcile();
             if !self.vredist.has_work() {
+                return;
+            }
+            if self.delivery.flush(self.vredist, &mut self.list_registers) == Flush::Done {
                 return;
             }
         }

@@ -52,7 +52,7 @@ impl Core {
     #[inline(always)]
     fn read_device(&mut self, ipa: Ipa, access: Access) -> Result<(), MmioError> {
         let (vm, width) = (self.vm, access.width);
-        let value = match vm.bus.find(ipa, width).ok_or(MmioError::Unmapped)? {
+        let value = match vm.bus.find(ipa).ok_or(MmioError::Unmapped)? {
             Target::Vdist(offset) => self.read_vdist(offset, width),
             Target::Vredists(offset) => self.read_vredists(offset, width),
             Target::Vuart(offset) => vm.read_serial(&self.effects(), offset, width),
@@ -66,7 +66,7 @@ impl Core {
     fn write_device(&mut self, ipa: Ipa, access: Access) -> Result<(), MmioError> {
         let (vm, width) = (self.vm, access.width);
         let value = self.x(access.register) & width.mask();
-        match vm.bus.find(ipa, width).ok_or(MmioError::Unmapped)? {
+        match vm.bus.find(ipa).ok_or(MmioError::Unmapped)? {
             Target::Vdist(offset) => self.write_vdist(offset, width, value),
             Target::Vredists(offset) => self.write_vredists(offset, width, value),
             Target::Vuart(offset) => vm.write_serial(&self.effects(), offset, width, value),

@@ -3,12 +3,12 @@
 #![forbid(unsafe_code)]
 
 use super::{Core, Next};
-use crate::arch::{self, ExitKind, GuestRegisters, ListRegisterFile};
+use crate::arch::{self, Exit, GuestRegisters, ListRegisterFile};
 use crate::gic::Delivery;
 use crate::id::VcpuId;
 use crate::plan::FaultKind;
 use crate::psci::{Others, Start};
-use crate::spec::esr::Cause;
+use crate::spec::esr::{Cause, RareCause, Syndrome};
 use crate::spec::exception::{AbortOn, Exception};
 use crate::trace::ExitReason;
 use crate::vm::Vm;
@@ -22,6 +22,7 @@ impl Core {
         self.come_to_its_core();
         arch::activate(self.vm.stage2);
         self.clear_interrupts();
+        arch::reset_guest(Vm::mpidr_of(self.vcpu));
         if self.vcpu.get() == 0 && self.begins(Change::Start) {
             self.lead(Change::Start);
         }
@@ -84,12 +85,12 @@ impl Core {
     fn run(&mut self) -> Next {
         loop {
             self.flush();
-            let kind = arch::enter(&mut self.registers);
+            let exit = arch::enter(&mut self.registers);
             let left_at = arch::counter();
-            let (next, reason) = match kind {
-                ExitKind::Synchronous => self.answer(),
-                ExitKind::Interrupt => (self.serve_interrupt(), ExitReason::Interrupt),
-                ExitKind::SError => (self.pass_serror_on(), ExitReason::Fault),
+            let (next, reason) = match exit {
+                Exit::Synchronous(syndrome) => self.answer(syndrome),
+                Exit::Interrupt => (self.serve_interrupt(), ExitReason::Interrupt),
+                Exit::SError => (self.pass_serror_on(), ExitReason::Fault),
             };
             self.counters.count(reason, arch::counter().wrapping_sub(left_at));
             if next != Next::Enter {
@@ -100,30 +101,36 @@ impl Core {
 
     /// Answers what the guest did.
     #[inline(always)]
-    fn answer(&mut self) -> (Next, ExitReason) {
-        match arch::syndrome().cause() {
+    fn answer(&mut self, syndrome: Syndrome) -> (Next, ExitReason) {
+        match syndrome.cause() {
             Cause::Hvc(immediate) => (self.call(immediate), ExitReason::Call),
-            Cause::DataAbort(abort) => (self.data_abort(abort), ExitReason::Mmio),
-            Cause::SystemRegister(access) => {
-                (self.system_register(access), ExitReason::SystemRegister)
-            }
             Cause::Smc(immediate) => {
                 arch::skip_instruction();
                 (self.call(immediate), ExitReason::Call)
             }
-            Cause::InstructionAbort(abort) => {
+            Cause::DataAbort(abort) => (self.data_abort(abort), ExitReason::Mmio),
+            Cause::SystemRegister(access) => {
+                (self.system_register(access), ExitReason::SystemRegister)
+            }
+            Cause::Rare(syndrome) => (self.answer_rare(syndrome), ExitReason::Fault),
+        }
+    }
+
+    /// Answers what a guest does by mistake.
+    #[cold]
+    #[inline(never)]
+    fn answer_rare(&mut self, syndrome: Syndrome) -> Next {
+        match syndrome.rare_cause() {
+            RareCause::InstructionAbort(abort) => {
                 let far = abort.has_address().then(arch::far);
                 let on = if abort.is_stage1_walk() { AbortOn::Walk } else { AbortOn::Access };
                 arch::inject(Exception::InstructionAbort { far, on });
-                (Next::Enter, ExitReason::Fault)
             }
-            Cause::Wait => {
-                // Not trapped here; one that comes all the same is over at once.
-                arch::skip_instruction();
-                (Next::Enter, ExitReason::Fault)
-            }
-            Cause::Undefined => (self.inject_undefined(), ExitReason::Fault),
+            // Not trapped here; one that comes all the same is over at once.
+            RareCause::Wait => arch::skip_instruction(),
+            RareCause::Undefined => return self.inject_undefined(),
         }
+        Next::Enter
     }
 
     /// An SError while the guest ran is the guest's (traps T62).
@@ -162,6 +169,7 @@ impl Core {
             }
         }
         self.stop_interrupts(Next::Off);
+        arch::reset_guest(Vm::mpidr_of(self.vcpu));
         self.start(start);
         Next::Enter
     }
@@ -170,16 +178,16 @@ impl Core {
         if let Some(kind) = self.hypervisor.fault_at_start {
             fault_on_purpose(kind);
         }
-        let mpidr = Vm::mpidr_of(self.vcpu);
-        arch::reset_guest(mpidr, self.vm.counter_offset_ticks.load(Ordering::Relaxed));
-        arch::start_guest(start.entry);
-        self.registers.x = [0; 31];
-        self.set_x(0, start.context);
+        arch::start_guest(start.entry, self.vm.counter_offset_ticks.load(Ordering::Relaxed));
+        self.registers.x = [0; 32];
+        self.set_x0(start.context);
     }
 
-    /// Takes this core's part of the VM's interrupts down.
+    /// Takes this core's part of the VM's interrupts down, and makes the guest's state what the
+    /// next start finds: here, where nobody waits for it, and not there.
     fn stop(&mut self, next: Next) -> Others {
         self.stop_interrupts(next);
+        arch::reset_guest(Vm::mpidr_of(self.vcpu));
         self.vm.psci.turned_off(self.vcpu)
     }
 

@@ -24,9 +24,13 @@ const OFF: u8 = 3;
 
 /// What a core is asked to bring about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Change {
     /// Load the VM and run it: at boot, and after a reset.
-    Start,
+    ///
+    /// The values below it are left to the run loop's `Next`, which is compared with 0 at each
+    /// exit.
+    Start = 3,
     /// Leave it off.
     Stop,
 }

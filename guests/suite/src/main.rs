@@ -4,7 +4,8 @@
 //! what only a hypervisor promises is skipped there.
 //!
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
-//! `mode=list` prints the names, `mode=reset` see [`reset`], `mode=off` ends by CPU_OFF alone.
+//! `mode=list` prints the names, `mode=reset` see [`reset`], `mode=off` ends by CPU_OFF alone,
+//! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
@@ -28,8 +29,9 @@ mod sweep;
 mod sysreg;
 mod timer;
 
+use guest_rt::sysreg::relax;
 use guest_rt::test::{self, Test};
-use guest_rt::{entry, psci, tree};
+use guest_rt::{entry, println, psci, tree};
 use spin::Once;
 
 entry!(main);
@@ -57,8 +59,21 @@ fn main() {
     match tree::argument("mode") {
         Some("list") => test::list_all(GROUPS),
         Some("reset") => reset::run(),
+        Some("payload") => end_as_payload(),
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),
+    }
+}
+
+/// Ends as a guest of kvm-unit-tests does, or as `end=` says otherwise.
+fn end_as_payload() {
+    let end = tree::argument("end").unwrap_or("1");
+    let status = end.strip_prefix("hang_after_").unwrap_or(end);
+    if status.parse::<u32>().is_ok() {
+        println!("EXIT: STATUS={status}");
+    }
+    while end.starts_with("hang") {
+        relax();
     }
 }
 

@@ -91,7 +91,8 @@ ramdisk."
     E15 "The kernel is not one that can be started."
     "Kernels are arm64 Image files (what Debian calls vmlinuz), the same compressed with gzip, or
 ELF files linked at addresses of the guest's memory, which starts at 0x40000000. Little-endian
-only."
+only. Code without any header says nothing of itself: with kernel_format = \"flat\" it stands at
+0x40200000 and is entered there."
     E16 "A device that the board does not have."
     "Write a device as \"&label\" (a label of /__symbols__ or an alias of the board's tree) or as
 the full path of its node."

@@ -83,6 +83,15 @@ pub enum ImageError {
     Elf(#[from] FlattenError),
 }
 
+/// Takes a file without a header. It gets as much memory behind it as old kernels do, since nothing
+/// says where its data and its stack end.
+#[must_use]
+pub fn flat(file: Vec<u8>) -> Kernel {
+    let memory_bytes = length(&file).saturating_add(LEGACY_SLACK);
+    let placement = Placement::Offset { text_offset: 0, memory_bytes };
+    Kernel { format: "flat", bytes: file, placement, warnings: Vec::new() }
+}
+
 /// Reads a kernel for a VM with so much memory.
 ///
 /// # Errors

@@ -68,6 +68,8 @@ pub struct Vm {
     pub memory: Spanned<u64>,
     /// Its kernel.
     pub kernel: Spanned<PathBuf>,
+    /// What kind of file that is.
+    pub kernel_format: KernelFormat,
     /// Its ramdisk.
     pub ramdisk: Option<Spanned<PathBuf>>,
     /// Its kernel's command line.
@@ -76,6 +78,16 @@ pub struct Vm {
     pub devices: Vec<Spanned<String>>,
     /// What is done when it asks for a reset.
     pub on_reboot: OnReboot,
+}
+
+/// What kind of file a kernel is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KernelFormat {
+    /// The file says so itself.
+    Detected,
+    /// A file without a header, entered at its first byte. Its command line goes to it as it was
+    /// written.
+    Flat,
 }
 
 /// Cores as the manifest names them.

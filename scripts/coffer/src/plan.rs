@@ -19,8 +19,8 @@ pub use memory::HYPERVISOR_BYTES;
 use crate::board::Board;
 use crate::bundle::{Bundle, Kind};
 use crate::explain::Code;
-use crate::image::{self, Kernel};
-use crate::manifest::{CONSOLE_ARGUMENT, Manifest, Spanned, Vm, read_bytes};
+use crate::image::{self, ImageError, Kernel};
+use crate::manifest::{CONSOLE_ARGUMENT, KernelFormat, Manifest, Spanned, Vm, read_bytes};
 use crate::message::{Message, Report, nearest, quote};
 use crate::tree::NodeId;
 use crate::tree::guest::{self, Guest, GuestDevice};
@@ -237,6 +237,9 @@ impl<'a> Planner<'a> {
     fn kernel(&mut self, vm: &Vm, limit: u64) -> Option<Kernel> {
         let file = self.file(&vm.kernel, limit)?;
         let here = self.manifest.mark(vm.kernel.span(), "");
+        if vm.kernel_format == KernelFormat::Flat {
+            return Some(image::flat(file));
+        }
         match image::kernel(file, limit) {
             Ok(kernel) => {
                 for (code, text) in &kernel.warnings {
@@ -244,7 +247,15 @@ impl<'a> Planner<'a> {
                 }
                 Some(kernel)
             }
-            Err(error) => self.error(Message::new(Code::E15, error.to_string()).at(here)),
+            Err(error) => {
+                let message = Message::new(Code::E15, error.to_string()).at(here);
+                self.error(match error {
+                    ImageError::Unknown => {
+                        message.write("kernel_format = \"flat\" below it, if it is bare code")
+                    }
+                    _ => message,
+                })
+            }
         }
     }
 
@@ -267,8 +278,9 @@ impl<'a> Planner<'a> {
         devices: &[GuestDevice],
     ) -> Vec<u8> {
         let given = vm.cmdline.as_ref().map_or("", |cmdline| cmdline.get_ref());
-        let has_console = given.split(' ').any(|argument| argument.starts_with("console="));
-        let bootargs = match (has_console, given) {
+        let is_complete = vm.kernel_format == KernelFormat::Flat
+            || given.split(' ').any(|argument| argument.starts_with("console="));
+        let bootargs = match (is_complete, given) {
             (true, given) => given.into(),
             (false, "") => CONSOLE_ARGUMENT.to_owned(),
             (false, given) => format!("{CONSOLE_ARGUMENT} {given}"),

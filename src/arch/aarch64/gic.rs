@@ -4,6 +4,7 @@
 //!
 //! EL2 runs with EOImode 1: it drops the priority at once and a guest's deactivation, through a
 //! hardware-linked list register, ends the physical interrupt (traps T71).
+#![expect(unsafe_code, reason = "a list register is chosen by a computed branch")]
 
 use super::sysreg::{
     icc_ctlr, icc_iar1, ich_elrsr, set_icc_ap1r0, set_icc_ap1r1, set_icc_ap1r2, set_icc_ap1r3,
@@ -14,11 +15,13 @@ use crate::bits::Level;
 use crate::gic::ListRegisters;
 use crate::id::{Mpidr, Pintid};
 use crate::spec::gic::Lr;
+use crate::spec::smccc::low_word;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::*;
+use core::arch::asm;
 
 /// INTIDs from here on are special: 1023 says that nothing is pending (IHI 0069 2.2.1).
-const INTID_SPECIAL: u64 = 1020;
+const INTID_SPECIAL: u32 = 1020;
 const ICC_SRE_SRE: u64 = 1 << 0;
 const ICC_CTLR_EOIMODE: u64 = 1 << 1;
 
@@ -54,12 +57,11 @@ fn forget_active_priorities() {
 /// Takes the highest-priority pending interrupt of this core; `None` when there is none.
 #[inline(always)]
 pub fn acknowledge() -> Option<Pintid> {
-    let intid = icc_iar1() & 0xff_ffff;
+    let intid = low_word(icc_iar1());
     // What the interrupt says is to be found is looked at after it is taken, not before: the next
     // one of its kind would be merged into it (pairs with the DSB of `send_sgi`; IHI 0069 H 2.7).
     barrier::dsb(barrier::SY);
-    // The mask leaves 24 bits.
-    u32::try_from(intid).ok().filter(|_| intid < INTID_SPECIAL).map(Pintid::new)
+    (intid < INTID_SPECIAL).then_some(Pintid::new(intid))
 }
 
 /// Lets other interrupts come while `intid` stays active.
@@ -171,8 +173,8 @@ impl ListRegisters for ListRegisterFile {
     fn empty(&self) -> u32 {
         // What was written to list registers since the exit must count (traps T65).
         barrier::isb(barrier::SY);
-        // Only the low 16 bits are implemented.
-        u32::try_from(ich_elrsr() & 0xffff).unwrap_or(0)
+        // One bit for each list register, 16 at most; the rest is RES0.
+        low_word(ich_elrsr())
     }
     fn take_eoi_count(&mut self) -> u32 {
         // With EOImode 1 an end is a priority drop; deactivations are trapped (TDIR), not counted.
@@ -207,8 +209,8 @@ const VIRTUAL_TIMER: u32 = 27;
 const PHYSICAL_TIMER: u32 = 30;
 
 macro_rules! list_registers {
-    ($($n:literal = $register:ident,)*) => {
-        #[inline]
+    ($($n:literal = $name:literal = $register:ident,)*) => {
+        #[inline(never)]
         fn read_lr(n: usize) -> u64 {
             match n {
                 $($n => $register.get(),)*
@@ -216,19 +218,44 @@ macro_rules! list_registers {
             }
         }
 
-        #[inline]
+        /// Writes a list register; only the low four bits of `n` count.
+        #[inline(always)]
         fn write_lr(n: usize, value: u64) {
-            match n {
-                $($n => $register.set(value),)*
-                _ => {}
+            // SAFETY: The branch goes to one of the 16 pairs below, which leave at the end. What a
+            // list register holds reaches the guest, not EL2's memory.
+            unsafe {
+                asm!(
+                    "adr {at}, 2f",
+                    "add {at}, {at}, {n}, lsl #3",
+                    "br {at}",
+                    "2:",
+                    $(concat!("msr ", $name, ", {value}"), "b 3f",)*
+                    "3:",
+                    at = out(reg) _,
+                    n = in(reg) n & 15,
+                    value = in(reg) value,
+                    options(nostack, preserves_flags),
+                );
             }
         }
     };
 }
 
 list_registers! {
-    0 = ICH_LR0_EL2, 1 = ICH_LR1_EL2, 2 = ICH_LR2_EL2, 3 = ICH_LR3_EL2,
-    4 = ICH_LR4_EL2, 5 = ICH_LR5_EL2, 6 = ICH_LR6_EL2, 7 = ICH_LR7_EL2,
-    8 = ICH_LR8_EL2, 9 = ICH_LR9_EL2, 10 = ICH_LR10_EL2, 11 = ICH_LR11_EL2,
-    12 = ICH_LR12_EL2, 13 = ICH_LR13_EL2, 14 = ICH_LR14_EL2, 15 = ICH_LR15_EL2,
+    0 = "ich_lr0_el2" = ICH_LR0_EL2,
+    1 = "ich_lr1_el2" = ICH_LR1_EL2,
+    2 = "ich_lr2_el2" = ICH_LR2_EL2,
+    3 = "ich_lr3_el2" = ICH_LR3_EL2,
+    4 = "ich_lr4_el2" = ICH_LR4_EL2,
+    5 = "ich_lr5_el2" = ICH_LR5_EL2,
+    6 = "ich_lr6_el2" = ICH_LR6_EL2,
+    7 = "ich_lr7_el2" = ICH_LR7_EL2,
+    8 = "ich_lr8_el2" = ICH_LR8_EL2,
+    9 = "ich_lr9_el2" = ICH_LR9_EL2,
+    10 = "ich_lr10_el2" = ICH_LR10_EL2,
+    11 = "ich_lr11_el2" = ICH_LR11_EL2,
+    12 = "ich_lr12_el2" = ICH_LR12_EL2,
+    13 = "ich_lr13_el2" = ICH_LR13_EL2,
+    14 = "ich_lr14_el2" = ICH_LR14_EL2,
+    15 = "ich_lr15_el2" = ICH_LR15_EL2,
 }

@@ -24,8 +24,8 @@ use core::arch::{asm, global_asm};
 #[derive(Debug, Default)]
 #[repr(C, align(16))]
 pub struct GuestRegisters {
-    /// X0 to X30.
-    pub x: [u64; 31],
+    /// X0 to X30, and XZR, which stays 0.
+    pub x: [u64; 32],
     pub(super) host_return: u64,
     pub(super) host_sp: u64,
     pub(super) history_loops: u64,
@@ -37,12 +37,6 @@ impl GuestRegisters {
     pub fn new(mitigations: super::Mitigations) -> Self {
         Self { history_loops: super::el2::history_loops(mitigations), ..Self::default() }
     }
-}
-
-/// Returns the syndrome of the last exit.
-#[inline(always)]
-pub fn syndrome() -> Syndrome {
-    Syndrome::new(ESR_EL2.get())
 }
 
 /// Returns the virtual address of the last abort.
@@ -69,16 +63,21 @@ pub fn elr() -> u64 {
 #[inline(always)]
 pub fn skip_instruction() {
     let pstate = SPSR_EL2.get();
-    if exception::is_aarch32(pstate) {
-        return skip_aarch32(pstate);
+    if exception::changes_behind(pstate) {
+        return skip_and_change(pstate);
     }
     ELR_EL2.set(ELR_EL2.get().wrapping_add(4));
-    SPSR_EL2.set(exception::behind(pstate));
 }
 
 #[cold]
-fn skip_aarch32(pstate: u64) {
-    ELR_EL2.set(ELR_EL2.get().wrapping_add(syndrome().instruction_bytes()));
+#[inline(never)]
+fn skip_and_change(pstate: u64) {
+    if !exception::is_aarch32(pstate) {
+        ELR_EL2.set(ELR_EL2.get().wrapping_add(4));
+        SPSR_EL2.set(exception::behind(pstate));
+        return;
+    }
+    ELR_EL2.set(ELR_EL2.get().wrapping_add(Syndrome::new(ESR_EL2.get()).instruction_bytes()));
     SPSR_EL2.set(exception::behind_aarch32(pstate));
 }
 
@@ -102,15 +101,15 @@ pub fn inject_serror() {
     barrier::isb(barrier::SY);
 }
 
-/// Defines all EL1 and EL0 state of this core for a vCPU that is about to start.
-pub fn reset_guest(mpidr: Mpidr, cntvoff_ticks: u64) {
+/// Defines all EL1 and EL0 state of this core for the next start of its vCPU, but for what
+/// [`start_guest`] sets.
+pub fn reset_guest(mpidr: Mpidr) {
     const MPIDR_RES1: u64 = 1 << 31;
     // RES1 of SCTLR_EL1 with everything that software turns on turned off.
     const SCTLR_RESET: u64 = 0x30d0_0980;
     HCR_EL2.modify(HCR_EL2::VSE::CLEAR);
     set_vpidr(MIDR_EL1.get());
     VMPIDR_EL2.set(MPIDR_RES1 | mpidr.get());
-    CNTVOFF_EL2.set(cntvoff_ticks);
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
     CNTV_CVAL_EL0.set(0);
@@ -143,7 +142,6 @@ pub fn reset_guest(mpidr: Mpidr, cntvoff_ticks: u64) {
     // SAFETY: The routine writes FP, SVE and key registers only, which EL2 never uses.
     unsafe { zero_fp_sve_keys(features().fp_sve_keys()) };
     barrier::isb(barrier::SY);
-    forget_stage1();
 }
 
 /// Drops what this core has cached, speculatively too, of the translations that EL1's registers
@@ -166,9 +164,11 @@ pub fn stop_timers() {
     barrier::isb(barrier::SY);
 }
 
-/// Sets where the vCPU starts: EL1h, all exceptions masked (traps T89).
-pub fn start_guest(entry: Ipa) {
+/// Sets when and where the vCPU starts: EL1h, all exceptions masked (traps T89).
+pub fn start_guest(entry: Ipa, cntvoff_ticks: u64) {
     const EL1H_MASKED: u64 = 0x3c5;
+    CNTVOFF_EL2.set(cntvoff_ticks);
+    forget_stage1();
     ELR_EL2.set(entry.get());
     SPSR_EL2.set(EL1H_MASKED);
 }

@@ -7,20 +7,25 @@
 #![expect(unsafe_code, reason = "exception entry and ERET are assembly")]
 
 use super::guest::GuestRegisters;
+use crate::spec::esr::Syndrome;
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
-/// Which vector the exit came through.
+/// How the guest left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
-pub enum ExitKind {
-    /// A synchronous exception; ESR_EL2 says which.
-    Synchronous = 0,
-    /// A physical interrupt.
-    Interrupt = 1,
-    /// An SError.
-    SError = 2,
+pub enum Exit {
+    /// By a synchronous exception.
+    Synchronous(Syndrome),
+    /// By a physical interrupt.
+    Interrupt,
+    /// By an SError.
+    SError,
 }
+
+/// What the vectors return instead of a syndrome: bits 63:56 of ESR_EL2 are RES0 (DDI 0487
+/// D24.2.40).
+const INTERRUPT: u64 = 1 << 63;
+const SERROR: u64 = 1 << 62;
 
 global_asm!(
     r#"
@@ -45,22 +50,22 @@ global_asm!(
     .endm
 
     // The vectors of a core that needs no more.
-    .macro plain kind
+    .macro plain exit:vararg
     .balign 128
     stp     x0, x1, [sp, #0]
     stp     x2, x3, [sp, #16]
-    mov     x0, #\kind
+    \exit
     save_rest_and_return
     .endm
 
     // Clears the branch history before the first indirect branch at EL2 (CVE-2022-23960; Arm,
     // "Spectre-BHB"): by CLRBHB, a hint to cores that do not have it, and by as many taken branches
     // as the core needs, then a barrier.
-    .macro history kind
+    .macro history exit:vararg
     .balign 128
     stp     x0, x1, [sp, #0]
     stp     x2, x3, [sp, #16]
-    mov     x0, #\kind
+    \exit
     hint    #22                     // CLRBHB
     ldr     x1, [sp, #{LOOPS}]
 9:  b       8f
@@ -91,11 +96,11 @@ global_asm!(
     fatal   0x300
     fatal   0x380
     .rept 2                         // Lower EL in AArch64, then AArch32 (EL0 applications)
-    \entry  0
-    \entry  1
+    \entry  mrs x0, esr_el2
+    \entry  mov x0, #{INTERRUPT}
     .balign 128
     fatal   0x500                   // FIQ: nothing is in Group 0
-    \entry  2
+    \entry  mov x0, #{SERROR}
     .endr
     .endm
 
@@ -135,6 +140,8 @@ enter_guest:
     "#,
     RETURN = const offset_of!(GuestRegisters, host_return),
     LOOPS = const offset_of!(GuestRegisters, history_loops),
+    INTERRUPT = const INTERRUPT,
+    SERROR = const SERROR,
 );
 
 const _: () = {
@@ -157,8 +164,8 @@ pub(super) fn table(history_loops: u64) -> u64 {
 
 /// Runs the guest whose state is in this core's registers until it leaves.
 #[inline(always)]
-pub fn enter(registers: &mut GuestRegisters) -> ExitKind {
-    let kind: u64;
+pub fn enter(registers: &mut GuestRegisters) -> Exit {
+    let exit: u64;
     // SAFETY: The assembly keeps SP, saves the two registers that Rust reserves (x19, x29) and
     // declares the rest lost. The guest reaches only its own memory (stage 2), which is never
     // part of a Rust object. `registers` is this core's own and outlives the call.
@@ -168,7 +175,7 @@ pub fn enter(registers: &mut GuestRegisters) -> ExitKind {
             "bl {enter}",
             "ldp x19, x29, [sp], #16",
             enter = sym enter_guest,
-            inout("x0") &raw mut *registers => kind,
+            inout("x0") &raw mut *registers => exit,
             out("x1") _, out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _,
             out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _,
             out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _, out("x18") _,
@@ -176,6 +183,11 @@ pub fn enter(registers: &mut GuestRegisters) -> ExitKind {
             out("x26") _, out("x27") _, out("x28") _, out("x30") _,
         );
     }
-    // SAFETY: The tables give 0, 1 and 2 to `enter_guest`'s caller and nothing else.
-    unsafe { core::mem::transmute::<u64, ExitKind>(kind) }
+    if exit & INTERRUPT != 0 {
+        Exit::Interrupt
+    } else if exit & SERROR != 0 {
+        Exit::SError
+    } else {
+        Exit::Synchronous(Syndrome::new(exit))
+    }
 }

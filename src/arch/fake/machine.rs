@@ -44,6 +44,8 @@ pub enum Event {
     Enter,
     /// It set a vCPU's state to that after reset.
     ResetGuest(Mpidr),
+    /// It set where a vCPU starts.
+    StartGuest(Ipa),
     /// It mitigated on behalf of a guest.
     Mitigate(Workaround),
     /// It made a VM's stage 2 the one of this core.
@@ -158,11 +160,22 @@ pub enum ExitKind {
     SError,
 }
 
+/// How the guest left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// By a synchronous exception.
+    Synchronous(Syndrome),
+    /// By a physical interrupt.
+    Interrupt,
+    /// By an SError.
+    SError,
+}
+
 /// The general registers of a guest.
 #[derive(Debug, Default)]
 pub struct GuestRegisters {
-    /// X0 to X30.
-    pub x: [u64; 31],
+    /// X0 to X30, and XZR, which stays 0.
+    pub x: [u64; 32],
 }
 
 impl GuestRegisters {
@@ -189,20 +202,20 @@ pub const HALT_SGI: u32 = 1;
 ///
 /// # Panics
 /// The script has ended: the test has seen enough.
-pub fn enter(_registers: &mut GuestRegisters) -> ExitKind {
+pub fn enter(_registers: &mut GuestRegisters) -> Exit {
     let exit = with(|core| {
         let exit = core.exits.pop_front()?;
         core.events.push(Event::Enter);
         core.current = exit;
-        Some(exit.kind)
+        Some(match exit.kind {
+            ExitKind::Synchronous => Exit::Synchronous(Syndrome::new(exit.esr)),
+            ExitKind::Interrupt => Exit::Interrupt,
+            ExitKind::SError => Exit::SError,
+        })
     });
     exit.unwrap_or_else(|| std::panic::resume_unwind(std::boxed::Box::new("end of script")))
 }
 
-/// Returns the syndrome of the last exit.
-pub fn syndrome() -> Syndrome {
-    with(|core| Syndrome::new(core.current.esr))
-}
 /// Returns the virtual address of the last abort.
 pub fn far() -> Gva {
     with(|core| Gva::new(core.current.far))
@@ -234,12 +247,13 @@ pub fn inject_serror() {
     record(Event::InjectSerror);
 }
 /// Defines a vCPU's state.
-pub fn reset_guest(mpidr: Mpidr, _cntvoff_ticks: u64) {
+pub fn reset_guest(mpidr: Mpidr) {
     record(Event::ResetGuest(mpidr));
 }
-/// Sets where the vCPU starts.
-pub fn start_guest(entry: Ipa) {
+/// Sets when and where the vCPU starts.
+pub fn start_guest(entry: Ipa, _cntvoff_ticks: u64) {
     with(|core| core.elr = entry.get());
+    record(Event::StartGuest(entry));
 }
 /// Silences the guest's timers.
 pub fn stop_timers() {

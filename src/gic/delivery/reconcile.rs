@@ -13,7 +13,7 @@
 //! Must not choose what comes next: that is `refill`. IHI 0069 H 5.2 to 5.4.
 #![forbid(unsafe_code)]
 
-use super::{Delivery, ListRegisters, SLOTS, SpiToken, Vgic};
+use super::{Delivery, ListRegisters, NO_SLOT, SLOTS, SpiToken, Vgic};
 use crate::bits::Level;
 use crate::gic::Effects;
 use crate::gic::bank::{Bank, bit, bits_of};
@@ -305,6 +305,9 @@ impl Delivery {
         }
         self.free |= bit(on.slot);
         self.line_driven &= !bit(on.slot);
+        if on.intid < SPI_FIRST {
+            *self.slot_of(on.intid) = NO_SLOT;
+        }
         pass.unlist(on);
     }
 

@@ -8,10 +8,10 @@
 #![forbid(unsafe_code)]
 
 use super::reconcile::Pass;
-use super::{Delivery, ListRegisters};
+use super::{Delivery, ListRegisters, NO_SLOT};
 use crate::gic::Effects;
 use crate::gic::bank::{bit, bits_of};
-use crate::spec::gic::{Lr, LrState, SPI_FIRST};
+use crate::spec::gic::{Lr, LrState, PPI_FIRST, SPI_FIRST};
 use crate::spec::its::LPI_FIRST;
 use core::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
@@ -136,12 +136,12 @@ impl Delivery {
             // Another core has just taken it back.
             return true;
         }
-        let pending = on.pending();
-        if on.intid < SPI_FIRST {
-            *self.lr_of(on.intid) = pending;
+        let link = self.take_link(pass, on);
+        let lr = link.map_or(on.pending(), |pintid| on.pending().with_link(pintid));
+        if on.intid < SPI_FIRST && link.is_some() == (on.intid >= PPI_FIRST) {
+            *self.lr_of(on.intid) = lr;
             self.learned |= on.bit;
         }
-        let lr = self.take_link(pass, on).map_or(pending, |pintid| pending.with_link(pintid));
         self.free &= !bit(slot);
         if !latched {
             self.line_driven |= bit(slot);
@@ -194,6 +194,9 @@ impl Delivery {
         }
         self.owe(on, lr);
         on.bank.unlist(on.bit);
+        if on.intid < SPI_FIRST {
+            *self.slot_of(on.intid) = NO_SLOT;
+        }
         if let Some(spi) = pass.spi(on.intid) {
             pass.own.spi_words.fetch_or(bit(on.intid >> 5), Relaxed);
             if lr.is_active() {

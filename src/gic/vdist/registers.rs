@@ -24,16 +24,14 @@ impl Vdist {
     /// Where no register takes the width or alignment, or past the frame.
     #[inline]
     pub fn read(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
-        if width == Width::Word && offset < gicd::SETSPI_NSR {
-            return match offset {
-                gicd::CTLR => Ok(u64::from(self.ctlr() | gicd::CTLR_ARE | gicd::CTLR_DS)),
-                gicd::TYPER => Ok(u64::from(self.typer)),
-                gicd::IIDR => Ok(u64::from(IIDR)),
-                _ if offset & 3 != 0 => Err(MmioError::Width),
-                _ => Ok(0),
-            };
+        match (width, offset) {
+            (Width::Word, gicd::IIDR) => return Ok(u64::from(IIDR)),
+            (Width::Word, gicd::TYPER) => return Ok(u64::from(self.typer)),
+            (Width::Word, gicd::CTLR) => {
+                return Ok(u64::from(self.ctlr() | gicd::CTLR_ARE | gicd::CTLR_DS));
+            }
+            _ => check(offset, width)?,
         }
-        check(offset, width)?;
         Ok(match width {
             Width::Double => self.read_router(offset),
             Width::Byte => u64::from(self.read_word(offset & !3) >> (8 * (offset & 3)) & 0xff),

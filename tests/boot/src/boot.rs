@@ -12,6 +12,7 @@ mod harness;
 mod image;
 mod linux;
 mod machines;
+mod payloads;
 mod resets;
 mod suite;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         faults::trials(),
         resets::trials(),
         linux::trials(),
+        payloads::trials(),
         bench::trials(),
     ];
     let mut trials: Vec<Trial> = groups.into_iter().flatten().collect();

@@ -37,7 +37,16 @@ pub(super) const TOP: Keys = Keys {
 /// The keys of `[vm.NAME]`.
 pub(super) const VM: Keys = Keys {
     owner: "a VM",
-    known: &["cpus", "memory", "kernel", "ramdisk", "cmdline", "devices", "on_reboot"],
+    known: &[
+        "cpus",
+        "memory",
+        "kernel",
+        "kernel_format",
+        "ramdisk",
+        "cmdline",
+        "devices",
+        "on_reboot",
+    ],
     later: &[
         "firmware",
         "unconfined_dma",
@@ -55,6 +64,7 @@ pub(super) const VM: Keys = Keys {
         ),
         (&["mem", "ram", "memory_size", "mem_size", "maxmem", "size"], "memory"),
         (&["image", "linux", "vmlinuz", "kernel_image", "kernel_path", "bzimage"], "kernel"),
+        (&["kernel_type", "image_type", "image_format"], "kernel_format"),
         (&["initrd", "initramfs", "initrd_path", "rootfs", "ramdisk_path"], "ramdisk"),
         (&["bootargs", "append", "args", "extra", "kernel_args", "command_line"], "cmdline"),
         (&["passthrough", "passthru", "device", "assign", "dtdev", "hostdev"], "devices"),

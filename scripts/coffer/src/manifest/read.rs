@@ -5,7 +5,7 @@
 mod values;
 
 use super::keys::{self, Kind};
-use super::{Console, Cores, Manifest, Spanned, Vm, value};
+use super::{Console, Cores, KernelFormat, Manifest, Spanned, Vm, value};
 use crate::explain::Code;
 use crate::message::{Mark, Message, Report, Source, quote};
 use cofferdam::plan::{CPUS_MAX, ConsoleMode, DEVICES_MAX, FaultKind, Knobs, OnReboot, VMS_MAX};
@@ -152,6 +152,10 @@ impl Reader<'_> {
         let cpus = self.field(table, "cpus", Self::cores);
         let memory = self.field(table, "memory", Self::size);
         let kernel = self.field(table, "kernel", Self::path);
+        let kernel_format = match table.get("kernel_format") {
+            Some(value) => self.choice(value, "kernel_format", &[("flat", KernelFormat::Flat)]),
+            None => Some(KernelFormat::Detected),
+        };
         let ramdisk = self.optional(table, "ramdisk", Self::path);
         let cmdline = self.optional(table, "cmdline", Self::cmdline);
         let devices = match table.get("devices") {
@@ -167,6 +171,7 @@ impl Reader<'_> {
             cpus: cpus?,
             memory: memory?,
             kernel: kernel?,
+            kernel_format: kernel_format?,
             ramdisk: ramdisk?,
             cmdline: cmdline?,
             devices: devices?,

@@ -267,6 +267,10 @@ fn kernels_that_cannot_start_are_refused() {
         bed.refused("[vm.a]\ncpus = \"0\"\nmemory = \"64M\"\nkernel = \"k\"\n")
     };
     expect_text(&kernel(&[0; 4095]), "E15", "neither an arm64 Image nor gzip nor ELF");
+    let instead = "kernel_format = \"flat\" below it, if it is bare code";
+    expect(&kernel(&[0; 4095]), "E15", instead);
+    expect_text(&bed.vm_refused("kernel_format = \"elf\""), "E04", "kernel_format is \"flat\"");
+    expect(&bed.vm_refused("image_type = \"flat\""), "E03", "kernel_format = \"flat\"");
     expect_text(&kernel(b"ANDROID!"), "E15", "an Android boot image is not supported yet");
     expect_text(&kernel(b"\x1f\x8b rubbish"), "E15", "gzip data is broken");
     expect_text(&kernel(b"\x7fELF rubbish"), "E15", "not a usable ELF file");

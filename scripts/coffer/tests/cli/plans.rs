@@ -208,6 +208,19 @@ fn a_console_in_the_command_line_is_the_users_own() {
 }
 
 #[test]
+fn a_flat_kernel_gets_its_command_line_as_written() {
+    let bed = Bed::new();
+    bed.write("bare", &[0x5a; 777]);
+    let vm = "[vm.big]\ncpus = \"0\"\nmemory = \"64M\"\nkernel = \"bare\"\n";
+    let built = Built::new(&bed, &format!("{vm}kernel_format = \"flat\"\ncmdline = \"ipi 1\"\n"));
+    let plan = built.plan();
+    assert_eq!(plan.vms[0].entry, Ipa::new(0x4020_0000));
+    assert_eq!(built.image("kernel-0"), [0x5a; 777]);
+    let tree = Tree::parse(built.image("big-tree")).unwrap();
+    assert_eq!(tree.text(tree.find("/chosen").unwrap(), "bootargs"), Some("ipi 1"));
+}
+
+#[test]
 fn seeds_differ_unless_a_test_fixes_them() {
     let bed = Bed::new();
     let seed = |manifest: &str| {

@@ -55,11 +55,11 @@ fn t92_unknown_call_says_so_and_touches_no_other_register() {
     for call in [hvc as fn(u64) -> Scripted, smc] {
         for function in [0x8400_ffff, 0xc300_0000, 0, u64::MAX] {
             let mut expected: Vec<u64> = (100..131).collect();
-            bed.core.registers.x.copy_from_slice(&expected);
+            bed.core.registers.x[..31].copy_from_slice(&expected);
             bed.core.registers.x[0] = function;
             assert_eq!(bed.exit(call(0)), None);
             expected[0] = NOT_SUPPORTED;
-            assert_eq!(bed.core.registers.x[..], expected, "{function:#x}");
+            assert_eq!(bed.core.registers.x[..31], expected, "{function:#x}");
         }
     }
 }
@@ -80,12 +80,12 @@ fn t93_immediate_that_is_not_0_is_refused() {
 #[test]
 fn t93_workaround_is_el2s_own_call() {
     let mut bed = Bed::new();
-    bed.core.registers.x = [7; 31];
+    bed.core.registers.x[..31].fill(7);
     bed.core.registers.x[0] = 0x8000_8000;
     clear_events();
     assert_eq!(bed.exit(smc(0)), None);
     assert!(matches!(events()[..], [Event::Enter, Event::Mitigate(_)]), "{:?}", events());
-    assert_eq!(bed.core.registers.x[1..], [7; 30]);
+    assert_eq!(bed.core.registers.x[1..31], [7; 30]);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn t31_pc_advances_once_by_the_class_of_exit() {
     ];
     for (class, exit, advance) in classes {
         with(|core| core.elr = RAM + 0x100);
-        bed.core.registers.x = [u64::MAX; 31];
+        bed.core.registers.x[..31].fill(u64::MAX);
         assert_eq!(bed.exit(exit), None, "{class}");
         let expected = advance.map_or(VECTOR, |bytes| RAM + 0x100 + bytes);
         assert_eq!(elr(), expected, "{class}");
@@ -258,7 +258,7 @@ fn t41_external_abort_of_an_access_goes_to_the_guest() {
 fn t30_register_31_is_zero() {
     let mut bed = Bed::new();
     bed.write(VDIST + 0x104, 1 << 3);
-    bed.core.registers.x = [u64::MAX; 31];
+    bed.core.registers.x[..31].fill(u64::MAX);
     // GICD_IROUTER32 takes all 64 bits of Xt.
     assert_eq!(bed.exit(store(VDIST + 0x6100, 3, 31)), None);
     assert_eq!(bed.exit(load(VDIST + 0x6100, Load { size: 3, sixty_four: 1, ..WORD })), None);
