@@ -105,12 +105,23 @@ impl Effects for FromCore<'_> {
             self.hypervisor.distributor.lock().route(pintid, *mpidr);
         }
     }
-    #[cold]
-    #[inline(never)]
+    #[inline(always)]
     fn control_lpis(&self, vcpu: VcpuId, value: u32) {
-        let mut spis = self.vm.spis.lock();
-        self.vm.vgic.control_lpis(&mut spis, (vcpu, value), (self.vm, self));
+        // Taken apart: lent, it would be put into memory at every write of a register.
+        control_lpis(self.vm, self.own, self.hypervisor, (vcpu, value));
     }
+}
+
+#[cold]
+#[inline(never)]
+fn control_lpis(
+    vm: &Vm,
+    own: Option<VcpuId>,
+    hypervisor: &Hypervisor,
+    write: (VcpuId, u32),
+) {
+    let by = FromCore { vm, own, hypervisor };
+    vm.vgic.control_lpis(&mut vm.spis.lock(), write, (vm, &by));
 }
 
 impl Core {

@@ -246,6 +246,7 @@ impl Vredist {
         Ok(())
     }
 
+    #[inline(always)]
     fn write_word<E: Effects>(&self, offset: u64, value: u32, effects: &E) {
         let Some(offset) = offset.checked_sub(gic::GICR_SGI_BASE) else {
             return self.write_first_frame(offset, value, effects);
@@ -267,7 +268,7 @@ impl Vredist {
             self.lpi.write(offset, value);
         }
     }
-    #[inline(never)]
+    #[inline(always)]
     fn write_first_frame<E: Effects>(&self, offset: u64, value: u32, effects: &E) {
         match offset {
             gicr::WAKER => {
