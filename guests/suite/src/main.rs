@@ -4,7 +4,8 @@
 //! what only a hypervisor promises is skipped there.
 //!
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
-//! `mode=list` prints the names, `mode=reset` see [`reset`], `mode=off` ends by CPU_OFF alone,
+//! `mode=list` prints the names, `mode=reset` see [`reset`],
+//! `mode=ledger` see [`ledger`], `mode=off` ends by CPU_OFF alone,
 //! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
@@ -18,6 +19,7 @@ mod gic;
 mod gic_state;
 mod inject;
 mod insn;
+mod ledger;
 mod lines;
 mod mmio;
 mod power;
@@ -57,6 +59,7 @@ fn main() {
     match tree::argument("mode") {
         Some("list") => test::list_all(GROUPS),
         Some("reset") => reset::run(),
+        Some("ledger") => ledger::run(),
         Some("payload") => end_as_payload(),
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),
