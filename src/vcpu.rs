@@ -13,7 +13,7 @@ mod sysreg;
 
 use crate::arch::{self, GuestRegisters, ListRegisterFile};
 use crate::bits::Level;
-use crate::drivers::gicv3::Redistributor;
+use crate::drivers::gic::PrivateInterrupts;
 use crate::gic::{Delivery, Effects, Vredist};
 use crate::hypervisor::Hypervisor;
 use crate::id::{Pintid, VcpuId};
@@ -22,8 +22,7 @@ use crate::trace::ExitCounters;
 use crate::vm::Vm;
 
 pub use idle::idle;
-use interrupt::MAINTENANCE;
-pub use interrupt::{HYP_TIMER, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
+pub use interrupt::{HYP_TIMER, MAINTENANCE, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
 
 /// The SGIs and PPIs that every core enables.
 pub const ENABLED_PRIVATE: [Pintid; 7] =
@@ -46,7 +45,7 @@ pub struct Core {
     vredist: &'static Vredist,
     delivery: Delivery,
     list_registers: ListRegisterFile,
-    redistributor: Redistributor,
+    private_interrupts: PrivateInterrupts,
 }
 
 /// What the run loop does after an exit.
@@ -110,7 +109,7 @@ impl Core {
         hypervisor: &'static Hypervisor,
         vm: &'static Vm,
         vcpu: VcpuId,
-        redistributor: Redistributor,
+        private_interrupts: PrivateInterrupts,
     ) -> Option<Self> {
         let list_registers = ListRegisterFile::new(hypervisor.list_registers_max);
         Some(Self {
@@ -122,7 +121,7 @@ impl Core {
             vredist: vm.vgic.vredist(vcpu)?,
             delivery: Delivery::new(vcpu, list_registers.count()),
             list_registers,
-            redistributor,
+            private_interrupts,
         })
     }
 

@@ -17,6 +17,7 @@ mod features;
 mod forms;
 mod gic;
 mod gic_state;
+mod gicv2;
 mod inject;
 mod insn;
 mod ledger;
@@ -31,8 +32,8 @@ mod sysreg;
 mod timer;
 
 use guest_rt::sysreg::relax;
-use guest_rt::test::{self, Test};
-use guest_rt::{entry, println, psci, tree};
+use guest_rt::test::{self, Outcome, Test};
+use guest_rt::{entry, println, psci, skip, tree};
 use spin::Once;
 
 entry!(main);
@@ -48,6 +49,7 @@ const GROUPS: &[&[Test]] = &[
     features::TESTS,
     gic::TESTS,
     gic_state::TESTS,
+    gicv2::TESTS,
     sgi::TESTS,
     lines::TESTS,
     timer::TESTS,
@@ -64,6 +66,22 @@ fn main() {
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),
     }
+}
+
+/// Skips a test of what a GICv2 does not have.
+fn gicv3() -> Outcome {
+    if guest_rt::gic::is_v2() {
+        skip!("needs a GICv3");
+    }
+    Ok(())
+}
+
+/// Skips a test of what a GICv3 does not have.
+fn gicv2() -> Outcome {
+    if !guest_rt::gic::is_v2() {
+        skip!("needs a GICv2");
+    }
+    Ok(())
 }
 
 /// Ends as a guest of kvm-unit-tests does, or as `end=` says otherwise.

@@ -5,9 +5,9 @@
 //! Documentation/devicetree/bindings for the nodes), so that kernels meet what they know.
 #![forbid(unsafe_code)]
 
-use crate::plan::layout::{VDIST_BYTES, VREDIST_BYTES, VUART_BYTES};
+use crate::plan::layout::VUART_BYTES;
 use cofferdam::addr::{Address, Ipa, IpaRange};
-use cofferdam::plan::Layout;
+use cofferdam::plan::{Layout, VgicFrames};
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
@@ -92,10 +92,10 @@ pub fn write(guest: &Guest<'_>) -> Vec<u8> {
     root.add_child(cpus(&guest.vcpus));
     root.add_child(memory(guest.memory));
     root.add_child(psci());
-    root.add_child(timer());
+    root.add_child(timer(guest));
     root.add_child(gic(guest));
     if guest.has_pmu {
-        let interrupts = [PPI, PMU_PPI, LEVEL_HIGH];
+        let interrupts = [PPI, PMU_PPI, ppi_flags(guest)];
         let compatible = property("compatible", "arm,armv8-pmuv3");
         root.add_child(node("pmu", [compatible, property("interrupts", cells(&interrupts))]));
     }
@@ -159,8 +159,17 @@ fn psci() -> DeviceTreeNode {
     node("psci", [property("compatible", versions), property("method", "hvc")])
 }
 
-fn timer() -> DeviceTreeNode {
-    let interrupts: Vec<u32> = TIMER_PPIS.iter().flat_map(|ppi| [PPI, *ppi, LEVEL_HIGH]).collect();
+/// Returns the flags of a PPI: with GICv2, the vCPUs too that have it (bits 15:8).
+fn ppi_flags(guest: &Guest<'_>) -> u32 {
+    match guest.layout.vgic {
+        VgicFrames::V2 { .. } => guest.vcpus.iter().fold(0, |set, _| set << 1 | 0x100) | LEVEL_HIGH,
+        VgicFrames::V3 { .. } => LEVEL_HIGH,
+    }
+}
+
+fn timer(guest: &Guest<'_>) -> DeviceTreeNode {
+    let flags = ppi_flags(guest);
+    let interrupts: Vec<u32> = TIMER_PPIS.iter().flat_map(|ppi| [PPI, *ppi, flags]).collect();
     let compatible = property("compatible", "arm,armv8-timer");
     let interrupts = property("interrupts", cells(&interrupts));
     node("timer", [compatible, interrupts, property("always-on", EMPTY)])
@@ -168,21 +177,30 @@ fn timer() -> DeviceTreeNode {
 
 fn gic(guest: &Guest<'_>) -> DeviceTreeNode {
     let layout = guest.layout;
-    let frames = guest.vcpus.iter().fold(0, |bytes, _| bytes + VREDIST_BYTES);
-    let regions = [(layout.vdist, VDIST_BYTES), (layout.vredist, frames)];
-    node(
+    let regions = [layout.vdist_range(), layout.vgic_range(guest.vcpus.len())];
+    let regions: Vec<IpaRange> = regions.into_iter().flatten().collect();
+    let mut gic = node(
         &format!("intc@{:x}", layout.vdist.get()),
         [
-            property("compatible", "arm,gic-v3"),
             property("#interrupt-cells", 3u32),
             // There is nothing below it: an interrupt-map would have no address to name.
             property("#address-cells", 0u32),
             property("interrupt-controller", EMPTY),
-            property("#redistributor-regions", 1u32),
-            property("reg", cells(&regions.map(|(start, size)| pair(start, size)).concat())),
+            registers(&regions),
             property("phandle", GIC_PHANDLE),
         ],
-    )
+    );
+    match layout.vgic {
+        VgicFrames::V2 { .. } => {
+            let names: &[&str] = &["arm,gic-400", "arm,cortex-a15-gic"];
+            gic.add_property(property("compatible", names));
+        }
+        VgicFrames::V3 { .. } => {
+            gic.add_property(property("compatible", "arm,gic-v3"));
+            gic.add_property(property("#redistributor-regions", 1u32));
+        }
+    }
+    gic
 }
 
 fn clock(name: &str, phandle: u32, hz: u32) -> DeviceTreeNode {

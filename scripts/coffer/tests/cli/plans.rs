@@ -312,6 +312,8 @@ fn qemus_machine_is_planned_for() {
 fn what_the_caller_overrides_counts() {
     use coffer::board::Overrides;
     use coffer::build::{Options, plan};
+    use cofferdam::addr::{Address, Ipa};
+    use cofferdam::plan::VgicFrames;
 
     let bed = Bed::new();
     let text = "format = 1\nboard = \"qemu-virt\"\n[vm.a]\ncpus = \"5\"\nmemory = \"64M\"\nkernel = \"Image\"\n";
@@ -323,6 +325,7 @@ fn what_the_caller_overrides_counts() {
     assert_eq!((board.machine.cores.len(), board.machine.memory_bytes()), (6, 4 << 30));
     assert_eq!(planned.bundle.plan.machine.memory_bytes, 4 << 30);
     assert_eq!(planned.cores, [[5]]);
-    let report = with(Overrides { gic_version: Some(2), ..larger }).unwrap_err();
-    assert_eq!(report.messages()[0].code().name(), "E32");
+    let (_, planned) = with(Overrides { gic_version: Some(2), ..larger }).unwrap();
+    let vgic = planned.bundle.plan.vms[0].layout.vgic;
+    assert_eq!(vgic, VgicFrames::V2 { gicc: Ipa::new(0x801_0000) });
 }
