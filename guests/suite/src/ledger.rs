@@ -249,7 +249,7 @@ fn pass_on(path: Path, token: &Token, n: usize, hops: u32) {
 
 /// Makes the interrupt pending with which the token `n` is taken for the `hops`th time.
 fn send(path: Path, n: usize, hops: u32, target: usize) {
-    let number = u32::try_from(n).unwrap_or(0) | hops % 2 << 3;
+    let number = u32::try_from(n).unwrap_or(0) | (hops % 2) << 3;
     match path {
         Path::Sgi => gic::send_sgi(number, target),
         Path::SpiEdge => {
