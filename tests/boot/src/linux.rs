@@ -32,6 +32,7 @@ pub fn trials() -> Vec<Trial> {
             eight_debians("linux-8-gicv2", Some(Gic::V2))
         }),
         harness::test("linux::a_core_goes_off_and_on", core_off_and_on),
+        harness::test("linux::started_by_u_boot", started_by_u_boot),
         harness::test("linux::suspends_to_ram_and_wakes", suspend_to_ram),
         harness::test("linux::one_reboots_and_the_other_does_not_notice", one_reboots),
         harness::test("linux::no_warning_of_6_1_that_bare_qemu_does_not_give", || warnings("6.1")),
@@ -138,6 +139,29 @@ fn core_off_and_on() -> Result<()> {
     })?;
     let manifest = manifest(&[debian("a", "6.12", "0-1")], "");
     boot("linux-hotplug", &manifest, &Machine::default(), &script).map(drop)
+}
+
+/// U-Boot takes the image and the bundle as it would take Linux and its ramdisk, and starts them by
+/// `booti`.
+fn started_by_u_boot() -> Result<()> {
+    fetch()?;
+    let suite = Vm::of_guest("suite", "2-3", "guest-suite", "only=t31,t49,t58,t74,t87");
+    let script = script(End::Off, |script| {
+        script.expect("suite", r"^RESULT passed=[1-9]\d* failed=0 ")?;
+        ask(script, "a", "poweroff -f\n")?;
+        script.never("(?i)kernel panic|hypervisor fault")?;
+        Ok(())
+    })?;
+    let manifest = manifest(&[debian("a", "6.12", "0-1"), suite], "");
+    let machine = Machine::default();
+    let mut command =
+        harness::prepare("linux-u-boot", &manifest, &machine, Options::default())?.command;
+    command.arg("-bios").arg(cache("u-boot.bin"));
+    let outcome = hold(command, &script)?;
+    if outcome.text().lines().any(|line| line.starts_with("U-Boot 20")) {
+        return Ok(());
+    }
+    Err("U-Boot has not run".to_owned())
 }
 
 /// SYSTEM_SUSPEND as Linux uses it, woken by the alarm of a clock that is the guest's own. Linux
