@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The virtual GICv3 of a VM: a distributor, a redistributor for each vCPU, and delivery.
+//! The virtual GIC of a VM: a distributor, a redistributor for each vCPU, and delivery.
 //!
+//! The models are those of GICv3; a GICv2 guest sees the same state through other registers
+//! (`v2`): what is a redistributor's is banked in its distributor, and SGIs have senders.
 //! Models keep what a guest can see; [`Delivery`], one for each vCPU, is the one place that moves
 //! interrupts between models and list registers. A pending or active bit is in one place only: in
 //! a model, or in a list register. Redistributors are lock-free: any core makes an SGI pending and
 //! kicks its owner. SPIs change under the VM's lock, of which [`SpiToken`] is the proof; reading
-//! needs none. Nobody here knows cores, addresses or system registers. IHI 0069 H.
+//! needs none. Nobody here knows cores, addresses or system registers. IHI 0069 H, IHI 0048 B.
 #![forbid(unsafe_code)]
 
 mod bank;
 mod delivery;
 mod lpi;
 mod sgi;
+mod v2;
 mod vdist;
 mod vits;
 mod vredist;
@@ -24,6 +27,7 @@ mod tests;
 pub use delivery::{Delivery, Flush, ListRegisters};
 pub use lpi::{GuestTables, Unreadable};
 pub use sgi::SgiRegister;
+pub use v2::{Home, home, home_of_write, is_sgi_state};
 pub use vdist::{SpiToken, Vdist};
 pub use vits::Vits;
 pub use vredist::Vredist;
@@ -31,6 +35,7 @@ pub use vredist::Vredist;
 use crate::bits::{Level, MmioError, Width};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
 use crate::spec::gic::{self, BitRegister, SgiRequest};
+use crate::spec::gicv2;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use lpi::Lpis;
@@ -41,6 +46,15 @@ use vredist::Place;
 const IIDR: u32 = 0x4300_043b;
 /// The most vCPUs of a VM.
 const VCPUS_MAX: usize = 64;
+
+/// The architecture that a guest sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// GICv2.
+    V2,
+    /// GICv3.
+    V3,
+}
 
 /// What the models cause outside themselves.
 pub trait Effects {
@@ -73,6 +87,7 @@ pub enum ConfigError {
 /// The virtual GIC of a VM.
 #[derive(Debug)]
 pub struct Vgic {
+    version: Version,
     vdist: Vdist,
     vredists: Box<[Vredist]>,
     lpis: Lpis,
@@ -90,11 +105,13 @@ impl Vgic {
     /// # Errors
     /// When the specification allows no such GIC.
     pub fn new(
+        version: Version,
         affinities: &[Mpidr],
         spi_count: u32,
         links: &[(Vintid, Pintid)],
     ) -> Result<(Self, SpiToken), ConfigError> {
-        if affinities.is_empty() || affinities.len() > VCPUS_MAX {
+        let vcpus_max = if version == Version::V2 { gicv2::CPUS_MAX } else { VCPUS_MAX };
+        if affinities.is_empty() || affinities.len() > vcpus_max {
             return Err(ConfigError::Vcpus);
         }
         let mut vredists = Vec::with_capacity(affinities.len());
@@ -104,15 +121,15 @@ impl Vgic {
             }
             let is_last = usize::from(number) + 1 == affinities.len();
             let place = if is_last { Place::Last } else { Place::Inner };
-            vredists.push(Vredist::new(VcpuId::new(number), affinity, place));
+            vredists.push(Vredist::new(VcpuId::new(number), affinity, place, version));
         }
         let plain = (0u64..).map(|n| Mpidr::from_register((n >> 4) << 8 | n & 0xf));
         let is_plain = plain.zip(affinities).all(|(plain, &affinity)| plain == affinity);
         let not_plain = if is_plain { SgiRequest::NOT_PLAIN } else { u64::MAX };
-        let (vdist, token) = Vdist::new(spi_count, links)?;
+        let (vdist, token) = Vdist::new(spi_count, links, version)?;
         let everybody = u64::MAX >> (VCPUS_MAX - affinities.len());
         let (vredists, lpis) = (vredists.into(), Lpis::none());
-        let vgic = Self { vdist, vredists, lpis, everybody, not_plain };
+        let vgic = Self { version, vdist, vredists, lpis, everybody, not_plain };
         vgic.vdist.route_all(vgic.net(&()));
         Ok((vgic, token))
     }
@@ -134,6 +151,10 @@ impl Vgic {
         self.vdist.reset(token, self.net(effects));
     }
 
+    /// Returns the architecture that the guest sees.
+    pub fn version(&self) -> Version {
+        self.version
+    }
     /// Returns the distributor, for reads.
     #[inline(always)]
     pub fn vdist(&self) -> &Vdist {

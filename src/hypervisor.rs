@@ -8,7 +8,7 @@ pub use host_console::HostConsole;
 
 use crate::arch;
 use crate::console::HYPERVISOR_MARK;
-use crate::drivers::gicv3::Distributor;
+use crate::drivers::gic::Distributor;
 use crate::drivers::uart::Uart;
 use crate::id::{Pintid, Vintid, VmId};
 use crate::plan::FaultKind;

@@ -17,11 +17,12 @@ pub use list::List;
 use crate::addr::{Ipa, IpaRange, Pa, PaRange};
 use crate::bits::Trigger;
 use crate::id::{Mpidr, Pintid, Vintid};
+use crate::spec::{gic, gicv2, its};
 use heapless::String;
 use serde::{Deserialize, Serialize};
 
 /// The version of this schema; a plan of another version is refused.
-pub const FORMAT: u16 = 3;
+pub const FORMAT: u16 = 4;
 /// The most VMs in a plan.
 pub const VMS_MAX: usize = 16;
 /// The most vCPUs in a VM, and pCPUs in a machine.
@@ -154,16 +155,31 @@ pub struct ImagePlan {
 /// Where a VM's virtual devices stand.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Layout {
-    /// The virtual distributor, 64 KiB.
+    /// The virtual distributor.
     pub vdist: Ipa,
-    /// The virtual redistributors, 128 KiB for each vCPU, one behind the other.
-    pub vredist: Ipa,
-    /// The virtual ITS, 128 KiB, where the VM has one.
-    pub vits: Option<Ipa>,
+    /// What else the virtual GIC has, by its architecture: that of the machine's.
+    pub vgic: VgicFrames,
     /// The virtual PL011, 4 KiB.
     pub vuart: Ipa,
     /// The virtual PL011's interrupt, an SPI.
     pub vuart_interrupt: Vintid,
+}
+
+/// What a virtual GIC has beside its distributor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum VgicFrames {
+    /// GICv2: the CPU interface, 8 KiB, behind which the machine has GICV.
+    V2 {
+        /// GICC.
+        gicc: Ipa,
+    },
+    /// GICv3: the redistributors, 128 KiB for each vCPU, one behind the other, and the ITS.
+    V3 {
+        /// GICR.
+        vredist: Ipa,
+        /// GITS.
+        vits: Ipa,
+    },
 }
 
 /// A physical device that a guest drives itself: registers mapped, interrupts hardware-linked.
@@ -189,32 +205,37 @@ pub struct SpiPlan {
 }
 
 impl Layout {
-    /// The bytes of the virtual distributor (IHI 0069, section 12.8).
-    pub const VDIST_BYTES: u64 = 0x1_0000;
-    /// The bytes of one virtual redistributor: its RD and its SGI frame (IHI 0069, section 12.10).
-    pub const VREDIST_BYTES: u64 = 0x2_0000;
-    /// The bytes of the virtual ITS: its control and its translation frame (IHI 0069, section
-    /// 12.18).
-    pub const VITS_BYTES: u64 = 0x2_0000;
     /// The bytes of the virtual PL011.
     pub const VUART_BYTES: u64 = 0x1000;
 
     /// Returns where the virtual distributor stands; `None` when that wraps.
     #[must_use]
     pub fn vdist_range(&self) -> Option<IpaRange> {
-        IpaRange::new(self.vdist, Self::VDIST_BYTES)
+        let bytes = match self.vgic {
+            VgicFrames::V2 { .. } => gicv2::GICD_BYTES,
+            VgicFrames::V3 { .. } => gic::GICD_BYTES,
+        };
+        IpaRange::new(self.vdist, bytes)
     }
-    /// Returns where the redistributors of so many vCPUs stand; `None` without a vCPU, or when
-    /// that wraps.
+    /// Returns where the CPU interface stands, or the redistributors of so many vCPUs; `None`
+    /// without a vCPU, or when that wraps.
     #[must_use]
-    pub fn vredist_range(&self, vcpu_count: usize) -> Option<IpaRange> {
+    pub fn vgic_range(&self, vcpu_count: usize) -> Option<IpaRange> {
         let count = u64::try_from(vcpu_count).ok()?;
-        IpaRange::new(self.vredist, count.checked_mul(Self::VREDIST_BYTES)?)
+        match self.vgic {
+            VgicFrames::V2 { gicc } => IpaRange::new(gicc, gicv2::GICC_BYTES),
+            VgicFrames::V3 { vredist, .. } => {
+                IpaRange::new(vredist, count.checked_mul(gic::GICR_BYTES)?)
+            }
+        }
     }
-    /// Returns where a virtual ITS at `start` stands; `None` when that wraps.
+    /// Returns where the ITS stands; `None` with GICv2, or when that wraps.
     #[must_use]
-    pub fn vits_range(start: Ipa) -> Option<IpaRange> {
-        IpaRange::new(start, Self::VITS_BYTES)
+    pub fn vits_range(&self) -> Option<IpaRange> {
+        match self.vgic {
+            VgicFrames::V2 { .. } => None,
+            VgicFrames::V3 { vits, .. } => IpaRange::new(vits, its::GITS_BYTES),
+        }
     }
     /// Returns where the virtual PL011 stands; `None` when that wraps.
     #[must_use]

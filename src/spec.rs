@@ -8,6 +8,7 @@ pub mod errata;
 pub mod esr;
 pub mod exception;
 pub mod gic;
+pub mod gicv2;
 pub mod idregs;
 pub mod its;
 pub mod pl011;

@@ -14,7 +14,7 @@ mod sysreg;
 
 use crate::arch::{self, GuestRegisters, ListRegisterFile};
 use crate::bits::Level;
-use crate::drivers::gicv3::Redistributor;
+use crate::drivers::gic::PrivateInterrupts;
 use crate::gic::{Delivery, Effects, Vredist};
 use crate::hypervisor::Hypervisor;
 use crate::id::{Pintid, VcpuId};
@@ -23,8 +23,7 @@ use crate::trace::ExitCounters;
 use crate::vm::Vm;
 
 pub use idle::idle;
-use interrupt::MAINTENANCE;
-pub use interrupt::{HYP_TIMER, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
+pub use interrupt::{HYP_TIMER, MAINTENANCE, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
 
 /// The SGIs and PPIs that every core enables.
 pub const ENABLED_PRIVATE: [Pintid; 8] =
@@ -50,7 +49,7 @@ pub struct Core {
     vredist: &'static Vredist,
     delivery: Delivery,
     list_registers: ListRegisterFile,
-    redistributor: Redistributor,
+    private_interrupts: PrivateInterrupts,
 }
 
 /// What the run loop does after an exit.
@@ -114,12 +113,7 @@ impl Effects for FromCore<'_> {
 
 #[cold]
 #[inline(never)]
-fn control_lpis(
-    vm: &Vm,
-    own: Option<VcpuId>,
-    hypervisor: &Hypervisor,
-    write: (VcpuId, u32),
-) {
+fn control_lpis(vm: &Vm, own: Option<VcpuId>, hypervisor: &Hypervisor, write: (VcpuId, u32)) {
     let by = FromCore { vm, own, hypervisor };
     vm.vgic.control_lpis(&mut vm.spis.lock(), write, (vm, &by));
 }
@@ -131,7 +125,7 @@ impl Core {
         hypervisor: &'static Hypervisor,
         vm: &'static Vm,
         vcpu: VcpuId,
-        redistributor: Redistributor,
+        private_interrupts: PrivateInterrupts,
     ) -> Option<Self> {
         let list_registers = ListRegisterFile::new(hypervisor.list_registers_max);
         Some(Self {
@@ -143,7 +137,7 @@ impl Core {
             vredist: vm.vgic.vredist(vcpu)?,
             delivery: Delivery::new(vcpu, list_registers.count()),
             list_registers,
-            redistributor,
+            private_interrupts,
         })
     }
 

@@ -57,6 +57,8 @@ pub struct Vm {
     pub counter_offset_ticks: AtomicU64,
     /// The pCPU of each vCPU.
     pub pcpus: Box<[Mpidr]>,
+    /// The same as targets of kicks.
+    pub kicks: Box<[arch::SgiTarget]>,
     /// What a guest sees of physical address bits: ID_AA64MMFR0_EL1.PARange.
     pub pa_range: u64,
 }
@@ -84,8 +86,8 @@ impl Vm {
 
     /// Makes another vCPU of this VM look at its work: it leaves its guest, or wakes.
     pub fn kick(&self, vcpu: VcpuId) {
-        if let Some(pcpu) = self.pcpus.get(vcpu.index()) {
-            arch::send_sgi(crate::vcpu::KICK, *pcpu);
+        if let Some(core) = self.kicks.get(vcpu.index()) {
+            arch::send_sgi(crate::vcpu::KICK, *core);
         }
     }
 

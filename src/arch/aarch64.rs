@@ -27,8 +27,8 @@ pub use el2::{
 };
 pub use fault::{execute_data, overflow_stack, panic, write_to_text};
 pub use gic::{
-    HALT_SGI, ListRegisterFile, acknowledge, deactivate, drop_priority, enable_cpu_interface,
-    reset_virtual_interface, send_sgi,
+    HALT_SGI, ListRegisterFile, SgiTarget, deactivate, deactivate_v3, enable_cpu_interface,
+    reset_virtual_interface, send_sgi, take_interrupt, take_interrupt_v3, use_gicv2,
 };
 pub use guest::{
     GuestRegisters, elr, far, hpfar, id_register, inject, inject_serror, reset_guest,

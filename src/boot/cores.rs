@@ -5,7 +5,9 @@
 use super::{Stage, Stop, stop};
 use crate::addr::{Address, PAGE_SIZE, PaRange};
 use crate::arch::{self, Mitigations, SecondaryBoot};
-use crate::drivers::gicv3::{Distributor, Redistributor};
+use crate::drivers::gic::{Distributor, PrivateInterrupts};
+use crate::drivers::gicv2::{BankedInterrupts, CpuInterfaces};
+use crate::drivers::gicv3::Redistributor;
 use crate::hypervisor::Hypervisor;
 use crate::id::{Mpidr, PcpuId};
 use crate::memory::owners::{Owner, Owners};
@@ -26,10 +28,17 @@ const GUARD_BYTES: u64 = PAGE_SIZE;
 /// How long a core may take to come, in seconds.
 const START_SECONDS: u64 = 2;
 
+/// Where every core finds its SGIs and PPIs.
+enum Private {
+    /// GICv2: in the distributor.
+    Banked(PaRange),
+    /// GICv3: in one of these regions of redistributors, so far apart; 0 where nobody says.
+    Redistributors(Vec<Registers>, u64),
+}
+
 /// What every core reads once it comes.
 struct Meeting {
-    redistributors: Vec<Registers>,
-    stride: u64,
+    private: Private,
     mitigations: Mitigations,
     /// By the order of /cpus: what the core brings along, and what it is given to do.
     seats: Vec<Lock<Seat>>,
@@ -40,7 +49,7 @@ struct Meeting {
 #[derive(Default)]
 struct Seat {
     features: Option<Features>,
-    redistributor: Option<Redistributor>,
+    private: Option<PrivateInterrupts>,
     core: Option<Box<Core>>,
     hypervisor: Option<&'static Hypervisor>,
 }
@@ -62,19 +71,10 @@ pub struct Cores {
 /// Starts every core that the plan uses, each with a stack of its own.
 pub fn bring_up(plan: &Plan, machine: &Machine, owners: &mut Owners) -> Result<Cores, Stop> {
     let say = |why: core::fmt::Arguments<'_>| stop(Stage::CORES, why);
-    let Gic::V3 { gicd, redistributors, stride_bytes, .. } = &machine.gic else {
-        return Err(say(format_args!("GICv2 is not supported yet")));
-    };
     check_ppis(machine)?;
-    let distributor = Distributor::new(map_registers(*gicd)?)
-        .map_err(|e| say(format_args!("distributor at {gicd}: {e}")))?;
-    let mut regions = Vec::new();
-    for region in redistributors {
-        regions.push(map_registers(*region)?);
-    }
+    let (distributor, private) = interrupt_controller(&machine.gic)?;
     let meeting = MEETING.call_once(|| Meeting {
-        redistributors: regions,
-        stride: stride_bytes.unwrap_or(0),
+        private,
         mitigations: mitigations(plan),
         seats: machine.cpus.iter().map(|_| Lock::default()).collect(),
         arrived: AtomicUsize::new(0),
@@ -105,7 +105,8 @@ pub fn bring_up(plan: &Plan, machine: &Machine, owners: &mut Owners) -> Result<C
     let parks = |cpu: &Cpu| matches!(cpu.enable, EnableMethod::SpinTable(_));
     let how = if machine.cpus.iter().any(parks) { "spin-table" } else { "psci" };
     let all = machine.cpus.len();
-    Stage::CORES.say(format_args!("gicv3, cpus {up}/{all} ({how})"));
+    let gic = if matches!(machine.gic, Gic::V2 { .. }) { "gicv2" } else { "gicv3" };
+    Stage::CORES.say(format_args!("{gic}, cpus {up}/{all} ({how})"));
     Ok(Cores { meeting, here, is_up, features, distributor: Some(distributor) })
 }
 
@@ -122,10 +123,62 @@ pub fn mitigations(plan: &Plan) -> Mitigations {
     if plan.knobs.mitigations_off { Mitigations::Off } else { Mitigations::On }
 }
 
+/// Takes charge of the distributor, and says where cores find what is theirs.
+fn interrupt_controller(gic: &Gic) -> Result<(Distributor, Private), Stop> {
+    let say = |why: core::fmt::Arguments<'_>| stop(Stage::CORES, why);
+    let (gicd, made, private) = match gic {
+        Gic::V2 { gicd, gicc, gich, gicv, .. } => {
+            let (Some(gich), Some(_)) = (gich, gicv) else {
+                return Err(say(format_args!(
+                    "the GICv2 at {gicd} has no GICH and GICV in the tree: it cannot serve guests"
+                )));
+            };
+            // One block for what is banked, and one for the lock to guard: see `Private`.
+            let interfaces: &'static CpuInterfaces = Box::leak(Box::new(CpuInterfaces::new(
+                map_registers(*gicd)?,
+                map_registers(*gicc)?,
+                map_registers(*gich)?,
+            )));
+            arch::use_gicv2(interfaces);
+            let made = Distributor::v2(Registers::new(*gicd), interfaces);
+            (gicd, made, Private::Banked(*gicd))
+        }
+        Gic::V3 { gicd, redistributors, stride_bytes, .. } => {
+            let mut regions = Vec::new();
+            for region in redistributors {
+                regions.push(map_registers(*region)?);
+            }
+            let made = Distributor::v3(map_registers(*gicd)?);
+            (gicd, made, Private::Redistributors(regions, stride_bytes.unwrap_or(0)))
+        }
+    };
+    let distributor = made.map_err(|e| say(format_args!("distributor at {gicd}: {e}")))?;
+    Ok((distributor, private))
+}
+
+impl Private {
+    /// Finds what is this core's.
+    fn of_this_core(&self) -> Option<PrivateInterrupts> {
+        match self {
+            Self::Banked(gicd) => {
+                Some(PrivateInterrupts::V2(BankedInterrupts::new(Registers::new(*gicd))))
+            }
+            Self::Redistributors(regions, stride) => {
+                let find = |region| Redistributor::find(region, *stride, arch::this_mpidr());
+                regions.iter().find_map(find).map(PrivateInterrupts::V3)
+            }
+        }
+    }
+}
+
 /// The run loop knows the PPIs by the numbers of the Base System Architecture (DEN 0094).
 fn check_ppis(machine: &Machine) -> Result<(), Stop> {
     let timer = &machine.timer;
+    let maintenance = match &machine.gic {
+        Gic::V2 { maintenance, .. } | Gic::V3 { maintenance, .. } => *maintenance,
+    };
     let wrong = [
+        (maintenance, vcpu::MAINTENANCE, "GIC's maintenance interrupt"),
         (Some(timer.virt), vcpu::VIRTUAL_TIMER, "virtual timer"),
         (timer.physical, vcpu::PHYSICAL_TIMER, "physical timer"),
         (timer.hypervisor, vcpu::HYP_TIMER, "EL2 timer"),
@@ -206,17 +259,15 @@ fn take_seat(meeting: &Meeting, n: usize) -> Result<(), &'static str> {
         arch::CoreRefusal::VheOnly => "has E2H fixed to 1, which is not supported",
     })?;
     arch::enable_cpu_interface();
-    let find = |r| Redistributor::find(r, meeting.stride, arch::this_mpidr());
-    let found = meeting.redistributors.iter().find_map(find);
-    let mut redistributor = found.ok_or("has no redistributor")?;
-    redistributor.wake().map_err(|_| "has a redistributor that does not answer")?;
+    let mut private = meeting.private.of_this_core().ok_or("has no redistributor")?;
+    private.wake().map_err(|_| "has a redistributor that does not answer")?;
     for intid in vcpu::ENABLED_PRIVATE {
-        redistributor.enable(intid);
+        private.enable(intid);
     }
     let seat = meeting.seats.get(n).ok_or("has no seat")?;
     let mut seat = seat.lock();
     seat.features = Some(arch::features().translation());
-    seat.redistributor = Some(redistributor);
+    seat.private = Some(private);
     drop(seat);
     meeting.arrived.fetch_add(1, Ordering::AcqRel);
     Ok(())
@@ -257,15 +308,15 @@ impl Cores {
         n.and_then(|n| self.is_up.get(n).copied()).unwrap_or(false)
     }
 
-    /// Takes a core's redistributor, with its place in /cpus.
-    pub fn take_redistributor(
+    /// Takes a core's SGIs and PPIs, with its place in /cpus.
+    pub fn take_private_interrupts(
         &self,
         machine: &Machine,
         mpidr: Mpidr,
-    ) -> Option<(PcpuId, Redistributor)> {
+    ) -> Option<(PcpuId, PrivateInterrupts)> {
         let (n, seat) = self.seat(machine, mpidr)?;
-        let redistributor = seat.lock().redistributor.take()?;
-        Some((PcpuId::new(u8::try_from(n).ok()?), redistributor))
+        let private = seat.lock().private.take()?;
+        Some((PcpuId::new(u8::try_from(n).ok()?), private))
     }
 
     /// Gives a core its work.

@@ -7,10 +7,10 @@
 use super::bundle::Held;
 use super::cores::{self, Cores};
 use super::{Stage, Stop, stop};
-use crate::addr::{IpaRange, PaRange};
+use crate::addr::{IpaRange, PAGE_SIZE, PaRange};
 use crate::arch::{self, HeapTables, Stage2Registers, Tlb};
 use crate::console::{Config, Console, Mode, TokenBucket};
-use crate::gic::{Vgic, Vits};
+use crate::gic::{Version, Vgic, Vits};
 use crate::hypervisor::{self, HostConsole, Hypervisor, SpiOwner};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::guest::GuestMemory;
@@ -18,8 +18,8 @@ use crate::memory::owners::{Owner, Owners};
 use crate::memory::stage2::Stage2;
 use crate::memory::vmid::Vmids;
 use crate::plan::check::Report;
-use crate::plan::machine::Machine;
-use crate::plan::{ConsoleMode, Plan, SpiPlan, VMS_MAX, VmPlan};
+use crate::plan::machine::{Gic, Machine};
+use crate::plan::{ConsoleMode, Plan, SpiPlan, VMS_MAX, VgicFrames, VmPlan};
 use crate::psci::Psci;
 use crate::spec::size::Size;
 use crate::spec::vmsa::{Geometry, HypAttributes, Stage2Attributes};
@@ -126,9 +126,13 @@ impl Builder<'_> {
             .flat_map(|d| d.interrupts.iter())
             .map(|spi| (spi.vintid, spi.pintid))
             .collect();
-        let (vgic, spis) = Vgic::new(&affinities, SPI_COUNT, &links)
+        let version = match vm.layout.vgic {
+            VgicFrames::V2 { .. } => Version::V2,
+            VgicFrames::V3 { .. } => Version::V3,
+        };
+        let (vgic, spis) = Vgic::new(version, &affinities, SPI_COUNT, &links)
             .map_err(|e| self.refuse(Stage::VM, format_args!("interrupts: {e:?}")))?;
-        let vits = vm.layout.vits.map(|_| Lock::new(Vits::new()));
+        let vits = vm.layout.vits_range().map(|_| Lock::new(Vits::new()));
         let vgic = if vits.is_some() { vgic.with_lpis() } else { vgic };
         let bus = Bus::new(&vm.layout, vm.vcpus.len());
         let name = &vm.name;
@@ -149,6 +153,7 @@ impl Builder<'_> {
             loader,
             counter_offset_ticks: AtomicU64::new(0),
             pcpus: vm.vcpus.iter().copied().collect(),
+            kicks: vm.vcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)).collect(),
             pa_range: crate::spec::vmsa::ps(IPA_BITS),
         })
     }
@@ -187,6 +192,13 @@ impl Builder<'_> {
             let ipa = IpaRange::new(*ipa, registers.size());
             let ipa = ipa.ok_or_else(|| fail(self, &"a device's window wraps"))?;
             map(ipa, registers.start(), Stage2Attributes::Device).map_err(|e| fail(self, &e))?;
+        }
+        if let (VgicFrames::V2 { gicc }, Gic::V2 { gicv: Some(gicv), .. }) =
+            (self.vm.layout.vgic, &self.machine.gic)
+        {
+            // The first page alone: GICV_DIR, in the second one, is answered by EL2 (ADR 9).
+            let page = IpaRange::new(gicc, PAGE_SIZE).ok_or_else(|| fail(self, &"GICC wraps"))?;
+            map(page, gicv.start(), Stage2Attributes::Device).map_err(|e| fail(self, &e))?;
         }
         let encoding = self.cores.features.encoding;
         Ok(Stage2Registers { vttbr: stage2.vttbr_el2(), vtcr: stage2.vtcr_el2(), encoding })
@@ -263,9 +275,9 @@ pub fn install(
     });
     for vm in &hypervisor.vms {
         for (mpidr, n) in vm.pcpus.iter().zip(0..) {
-            let taken = cores.take_redistributor(machine, *mpidr);
-            let (pcpu, redistributor) = taken.ok_or(Stop)?;
-            let core = Core::new(hypervisor, vm, VcpuId::new(n), redistributor).ok_or(Stop)?;
+            let taken = cores.take_private_interrupts(machine, *mpidr);
+            let (pcpu, private) = taken.ok_or(Stop)?;
+            let core = Core::new(hypervisor, vm, VcpuId::new(n), private).ok_or(Stop)?;
             cores.assign(pcpu, Box::new(core));
         }
     }

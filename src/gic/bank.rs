@@ -8,6 +8,7 @@
 //! Must not know whose interrupts these are. IHI 0069 H 12.8 and 12.11.
 #![forbid(unsafe_code)]
 
+use super::Version;
 use crate::bits::Level;
 use crate::spec::gic::{BitRegister, gicd};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
@@ -22,6 +23,8 @@ pub struct Bank {
     implemented: u32,
     /// What `edge` is after reset.
     edge_at_reset: u32,
+    /// What `group` is after reset.
+    group_at_reset: u32,
     group: AtomicU32,
     enable: AtomicU32,
     /// Set for edge-triggered interrupts.
@@ -60,11 +63,15 @@ pub struct Change {
 
 impl Bank {
     /// Makes the state after reset.
+    ///
+    /// A guest without a Secure state expects all interrupts in Group 1 with GICv3, where the
+    /// firmware has put them, and in Group 0 with GICv2, where they are after reset.
     #[inline(never)]
-    pub fn new(implemented: u32, edge_at_reset: u32) -> Self {
+    pub fn new(implemented: u32, edge_at_reset: u32, version: Version) -> Self {
         let bank = Self {
             implemented,
             edge_at_reset,
+            group_at_reset: if version == Version::V3 { implemented } else { 0 },
             group: AtomicU32::new(0),
             enable: AtomicU32::new(0),
             edge: AtomicU32::new(0),
@@ -84,10 +91,8 @@ impl Bank {
     }
 
     /// Returns to the state after reset. The input lines belong to devices and stay.
-    ///
-    /// All interrupts are in Group 1 then, as a guest without a Secure state expects them.
     pub fn reset(&self) {
-        self.group.store(self.implemented, Relaxed);
+        self.group.store(self.group_at_reset, Relaxed);
         self.edge.store(self.edge_at_reset, Relaxed);
         let cleared = [&self.enable, &self.pending, &self.active, &self.linked, &self.listed];
         let seen = [&self.retract, &self.deactivate, &self.shown_pending, &self.shown_active];
@@ -328,7 +333,7 @@ mod tests {
 
     #[test]
     fn priorities_of_absent_interrupts_and_absent_bits_are_razwi() {
-        let bank = Bank::new(0x0fff_ffff, 0);
+        let bank = Bank::new(0x0fff_ffff, 0, Version::V3);
         for word in 0..8 {
             let _ = bank.write_priorities(word, u32::MAX, u32::MAX);
         }

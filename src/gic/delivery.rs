@@ -35,6 +35,16 @@ pub trait ListRegisters {
     fn write(&mut self, slot: usize, lr: Lr);
     /// Reads ICH_ELRSR_EL2, after an ISB where list registers were written since the exit.
     fn empty(&self) -> u32;
+    /// Does what [`Self::empty`] does for the quick route, which a GICv2 does not have.
+    #[inline(always)]
+    fn quick_empty(&self) -> u32 {
+        self.empty()
+    }
+    /// Does what [`Self::write`] does for the quick route, which a GICv2 does not have.
+    #[inline(always)]
+    fn quick_write(&mut self, slot: usize, lr: Lr) {
+        self.write(slot, lr);
+    }
     /// Reads ICH_HCR_EL2.EOIcount and sets it to 0; 0 where the guest's EOImode is 1.
     fn take_eoi_count(&mut self) -> u32;
     /// Reads VENG0 and VENG1 of ICH_VMCR_EL2 into bits 0 and 1: the groups that the guest has
@@ -220,7 +230,7 @@ impl Delivery {
     /// whether it did.
     #[inline(always)]
     fn place_quickly<L: ListRegisters>(&mut self, own: &Vredist, intid: u32, lrs: &mut L) -> bool {
-        let empty = lrs.empty();
+        let empty = lrs.quick_empty();
         let mut slot = u32::from(*self.slot_of(intid));
         // Its list register can be used again once the guest is done with it.
         if empty & bit(slot) == 0 {
@@ -230,7 +240,7 @@ impl Delivery {
             }
         }
         let lr = *self.lr_of(intid);
-        lrs.write((slot & 15) as usize, lr);
+        lrs.quick_write((slot & 15) as usize, lr);
         true
     }
 

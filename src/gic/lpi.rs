@@ -11,7 +11,7 @@
 use super::bank::{Bank, Change, bit, bits_of};
 use super::vdist::Net;
 use super::vredist::Vredist;
-use super::{Effects, SpiToken};
+use super::{Effects, SpiToken, Version};
 use crate::addr::{Address, Ipa};
 use crate::id::VcpuId;
 use crate::spec::gic::{BitRegister, gicr};
@@ -71,7 +71,7 @@ impl Lpis {
     pub fn new() -> Self {
         let lpi = |_| Lpi { target: AtomicU8::new(NOBODY), holder: AtomicU8::new(NOBODY) };
         Self {
-            banks: (0..WORDS).map(|_| Bank::new(u32::MAX, u32::MAX)).collect(),
+            banks: (0..WORDS).map(|_| Bank::new(u32::MAX, u32::MAX, Version::V3)).collect(),
             lpis: (0..LPI_COUNT).map(lpi).collect(),
             table: AtomicU64::new(NO_TABLE),
         }

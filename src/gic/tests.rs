@@ -6,6 +6,7 @@ mod delivery;
 mod linked;
 mod model;
 mod registers;
+mod v2;
 mod vits;
 
 use super::fake::{Dir, FakeCpu, Recorder};
@@ -38,7 +39,7 @@ impl Machine {
     fn new(vcpus: usize, list_registers: usize) -> Self {
         let affinities: Vec<_> = (0..vcpus as u64).map(affinity).collect();
         let links = LINKED_SPIS.map(|spi| (Vintid::new(spi), Pintid::new(spi + 100)));
-        let (vgic, token) = Vgic::new(&affinities, 64, &links).unwrap();
+        let (vgic, token) = Vgic::new(Version::V3, &affinities, 64, &links).unwrap();
         let cores = affinities.iter().zip(0..).map(|(_, n)| {
             let mut cpu = FakeCpu::new(list_registers);
             let mut delivery = Delivery::new(VcpuId::new(n), list_registers);

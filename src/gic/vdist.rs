@@ -8,7 +8,7 @@
 mod registers;
 
 use super::bank::{Bank, Change, bit, bits_of};
-use super::{ConfigError, Effects, Vgic, lpi};
+use super::{ConfigError, Effects, Version, Vgic, lpi};
 use crate::bits::Level;
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
 use crate::spec::gic::{self, gicd};
@@ -26,7 +26,7 @@ const NOBODY: u8 = u8::MAX;
 /// What an SPI has beyond its bits.
 #[derive(Debug)]
 pub(super) struct Spi {
-    /// GICD_IROUTER as written.
+    /// GICD_IROUTER as written, or with GICv2 the byte of GICD_ITARGETSR.
     router: AtomicU64,
     /// The vCPU that it goes to, or [`NOBODY`].
     target: AtomicU8,
@@ -43,6 +43,10 @@ impl Spi {
     #[inline(always)]
     pub fn is_for(&self, vcpu: VcpuId) -> bool {
         self.target.load(Relaxed) == vcpu.get()
+    }
+    /// Returns the byte of GICD_ITARGETSR.
+    pub fn targets(&self) -> u8 {
+        self.router.load(Relaxed).to_le_bytes()[0]
     }
     /// Returns whether `vcpu` holds the SPI.
     pub fn is_held_by(&self, vcpu: VcpuId) -> bool {
@@ -98,6 +102,7 @@ impl Vdist {
     pub fn new(
         spi_count: u32,
         links: &[(Vintid, Pintid)],
+        version: Version,
     ) -> Result<(Self, SpiToken), ConfigError> {
         if spi_count > gic::SPI_END - gic::SPI_FIRST {
             return Err(ConfigError::Spis);
@@ -108,7 +113,7 @@ impl Vdist {
         for word in 1..=words {
             // INTIDs 1020 to 1023 are not interrupts.
             let implemented = if word == 31 { u32::MAX >> 4 } else { u32::MAX };
-            banks.push(Bank::new(implemented, 0));
+            banks.push(Bank::new(implemented, 0, version));
             for _ in 0..implemented.count_ones() {
                 spis.push(Spi::new());
             }
@@ -274,7 +279,7 @@ impl Vdist {
         for index in bits_of(deliverable) {
             let Some(spi) = self.spi(word << 5 | index) else { continue };
             let router = spi.router.load(Relaxed);
-            if router & gicd::IROUTER_ANY != 0 {
+            if net.vgic.version == Version::V2 || router & gicd::IROUTER_ANY != 0 {
                 // One of N: whoever is awake now.
                 spi.target.store(net.target(router), Relaxed);
             }
@@ -338,19 +343,22 @@ impl Spi {
 }
 
 impl<E: Effects> Net<'_, E> {
-    /// Returns the vCPU that GICD_IROUTER names, or [`NOBODY`] where there is no such vCPU.
+    /// Returns the vCPU that GICD_IROUTER, or a byte of GICD_ITARGETSR, names; [`NOBODY`] where
+    /// there is no such vCPU.
     ///
     /// One of N is the first vCPU that is awake, or the first of all where none is.
     fn target(&self, router: u64) -> u8 {
-        let found = if router & gicd::IROUTER_ANY != 0 {
-            self.vgic
-                .vredists
-                .iter()
-                .find(|vredist| vredist.is_awake())
-                .or(self.vgic.vredists.first())
+        let mut all = self.vgic.vredists.iter();
+        let found = if self.vgic.version == Version::V2 {
+            // A single vCPU has no GICD_ITARGETSR and takes everything.
+            let set = if all.len() == 1 { 1 } else { router };
+            let mut named = all.filter(|vredist| set >> (vredist.id().get() & 7) & 1 == 1);
+            named.clone().find(|vredist| vredist.is_awake()).or(named.next())
+        } else if router & gicd::IROUTER_ANY != 0 {
+            all.clone().find(|vredist| vredist.is_awake()).or(all.next())
         } else {
             let named = Mpidr::from_register(router);
-            self.vgic.vredists.iter().find(|vredist| vredist.affinity() == named)
+            all.find(|vredist| vredist.affinity() == named)
         };
         found.map_or(NOBODY, |vredist| vredist.id().get())
     }

@@ -7,14 +7,18 @@
 
 use super::bank::{Bank, Change, bit};
 use super::lpi::LpiRegisters;
-use super::{Effects, IIDR};
+use super::{Effects, IIDR, Version};
 use crate::bits::{Level, MmioError, Width};
 use crate::id::{Mpidr, VcpuId, Vintid};
 use crate::spec::gic::{self, BitRegister, gicd, gicr};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
+    Ordering::SeqCst,
+};
 
 /// SGIs are edge-triggered, always.
-const SGIS: u32 = 0xffff;
+pub(super) const SGIS: u32 = 0xffff;
+const SGI_COUNT: usize = 16;
 /// GICR_WAKER of a PE that sleeps, which is how it starts.
 const ASLEEP: u32 = gicr::WAKER_PROCESSOR_SLEEP | gicr::WAKER_CHILDREN_ASLEEP;
 
@@ -25,6 +29,15 @@ pub enum Place {
     Inner,
     /// The last one of the VM.
     Last,
+}
+
+/// Whether a vCPU takes interrupts that any of several may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Awake {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
 }
 
 /// The virtual redistributor of one vCPU.
@@ -40,6 +53,9 @@ pub struct Vredist {
     pub(super) lpi_words: AtomicU32,
     pub(super) bank: Bank,
     pub(super) lpi: LpiRegisters,
+    /// For each SGI the vCPUs that have sent it and whose SGI is not in a list register: GICv2
+    /// tells them apart.
+    sources: [AtomicU8; SGI_COUNT],
     waker: AtomicU32,
     typer: u64,
     id: VcpuId,
@@ -54,7 +70,7 @@ impl Vredist {
     const RELEARN: u64 = 1 << 33;
 
     /// Makes the redistributor of a vCPU, in the state after reset.
-    pub fn new(id: VcpuId, affinity: Mpidr, place: Place) -> Self {
+    pub fn new(id: VcpuId, affinity: Mpidr, place: Place, version: Version) -> Self {
         let last = if place == Place::Last { gicr::TYPER_LAST } else { 0 };
         let number = u64::from(id.get()) << gicr::TYPER_NUMBER_SHIFT;
         Self {
@@ -62,8 +78,9 @@ impl Vredist {
             ctlr: AtomicU32::new(0),
             spi_words: AtomicU32::new(0),
             lpi_words: AtomicU32::new(0),
-            bank: Bank::new(u32::MAX, SGIS),
+            bank: Bank::new(u32::MAX, SGIS, version),
             lpi: LpiRegisters::default(),
+            sources: [const { AtomicU8::new(0) }; SGI_COUNT],
             waker: AtomicU32::new(ASLEEP),
             typer: u64::from(affinity.packed()) << gicr::TYPER_AFFINITY_SHIFT | number | last,
             id,
@@ -119,6 +136,60 @@ impl Vredist {
     pub(super) fn raise<E: Effects>(&self, intid: u32, effects: &E) {
         self.post(1 << (intid & 15), effects);
     }
+    /// Makes the SGI `intid` of the vCPU `sender` pending; only the low four bits of `intid`
+    /// count. GICv2 alone does this.
+    pub(super) fn raise_from<E: Effects>(&self, intid: u32, sender: VcpuId, effects: &E) {
+        self.add_source(intid, sender.get());
+        self.raise(intid, effects);
+    }
+    /// Notes a source of an SGI, which is or becomes pending.
+    pub(super) fn add_source(&self, intid: u32, source: u8) {
+        self.source_word(intid).fetch_or(1 << (source & 7), AcqRel);
+    }
+    /// Returns the set of vCPUs whose SGI `intid` is pending.
+    pub(super) fn sources(&self, intid: u32) -> u8 {
+        self.source_word(intid).load(Acquire)
+    }
+    /// Makes the SGIs `intid` of the vCPUs of a set pending. Its owner alone does this.
+    pub(super) fn latch_sources(&self, intid: u32, set: u8) {
+        if set != 0 {
+            self.source_word(intid).fetch_or(set, AcqRel);
+            let _ = self.bank.latch(bit(intid & 15));
+        }
+    }
+    /// Takes back the SGIs `intid` of the vCPUs of a set. Its owner alone does this.
+    pub(super) fn remove_sources(&self, intid: u32, set: u8) {
+        if self.source_word(intid).fetch_and(!set, AcqRel) & !set == 0 {
+            self.work.fetch_and(!u64::from(bit(intid & 15)), AcqRel);
+            self.bank.take_pending(bit(intid & 15));
+            if self.sources(intid) != 0 {
+                // Another core has sent it again in between.
+                let _ = self.bank.latch(bit(intid & 15));
+            }
+        }
+    }
+    /// Takes one source of the pending SGI `intid`, to deliver it; with others left it stays
+    /// pending. Its owner alone does this.
+    pub(super) fn take_source(&self, intid: u32) -> Option<u8> {
+        // The pending bit first: whoever adds a source sets it after that.
+        self.bank.take_pending(bit(intid & 15));
+        let all = self.sources(intid);
+        let first = all & all.wrapping_neg();
+        if self.source_word(intid).fetch_and(!first, AcqRel) & !first != 0 {
+            self.bank.pending.fetch_or(bit(intid & 15), SeqCst);
+        }
+        (first != 0).then(|| first.trailing_zeros().to_le_bytes()[0])
+    }
+    fn source_word(&self, intid: u32) -> &AtomicU8 {
+        #[expect(clippy::indexing_slicing, reason = "masked to the length")]
+        let word = &self.sources[intid as usize & (SGI_COUNT - 1)];
+        word
+    }
+
+    /// Says whether the vCPU is on, where no GICR_WAKER does: with GICv2.
+    pub(super) fn set_awake(&self, is: Awake) {
+        self.waker.store(if is == Awake::Yes { 0 } else { ASLEEP }, Relaxed);
+    }
     /// Tells of a new GICD_CTLR.
     pub(super) fn set_ctlr<E: Effects>(&self, ctlr: u32, effects: &E) {
         self.ctlr.store(ctlr, Relaxed);
@@ -161,6 +232,9 @@ impl Vredist {
     /// Returns to the state after reset, the copy of GICD_CTLR included.
     pub(super) fn reset(&self) {
         self.bank.reset();
+        for sources in &self.sources {
+            sources.store(0, Relaxed);
+        }
         self.waker.store(ASLEEP, Relaxed);
         for word in [&self.ctlr, &self.spi_words, &self.lpi_words] {
             word.store(0, Relaxed);
@@ -282,7 +356,7 @@ impl Vredist {
     }
 
     #[inline(always)]
-    fn write_bits<E: Effects>(&self, register: BitRegister, value: u32, effects: &E) {
+    pub(super) fn write_bits<E: Effects>(&self, register: BitRegister, value: u32, effects: &E) {
         match register {
             BitRegister::SetEnable | BitRegister::SetPending | BitRegister::ClearActive => {
                 self.apply(self.bank.write(register, value), effects);

@@ -48,8 +48,7 @@ pub fn two_vms() -> Plan {
         tree: Ipa::new(0x4010_0000),
         layout: Layout {
             vdist: Ipa::new(0x800_0000),
-            vredist: Ipa::new(0x80a_0000),
-            vits: Some(Ipa::new(0x808_0000)),
+            vgic: VgicFrames::V3 { vredist: Ipa::new(0x80a_0000), vits: Ipa::new(0x808_0000) },
             vuart: Ipa::new(0x900_0000),
             vuart_interrupt: Vintid::new(33),
         },

@@ -204,6 +204,8 @@ impl Lr {
     pub const EMPTY: Self = Self(0);
 
     const EOI: u64 = 1 << 41;
+    /// Where the source of an SGI stands: RES0 in GICv3 where there is no link, and 0 there.
+    const SOURCE_SHIFT: u32 = 32;
     const PINTID_SHIFT: u32 = 32;
     const PINTID: u64 = 0x1fff << Self::PINTID_SHIFT;
     const PRIORITY_SHIFT: u32 = 48;
@@ -256,6 +258,16 @@ impl Lr {
     #[inline(always)]
     pub const fn with_eoi(self) -> Self {
         Self(self.0 | Self::EOI)
+    }
+    /// Sets which CPU interface sent an SGI, 0 to 7: GICv2 alone says so. Not for linked ones.
+    #[must_use]
+    pub const fn with_source(self, source: u8) -> Self {
+        Self(self.0 & !(7 << Self::SOURCE_SHIFT) | (source as u64 & 7) << Self::SOURCE_SHIFT)
+    }
+    /// Returns which CPU interface sent an SGI.
+    #[must_use]
+    pub const fn source(self) -> u8 {
+        (self.0 >> Self::SOURCE_SHIFT).to_le_bytes()[0] & 7
     }
     /// Changes the state.
     #[must_use]

@@ -109,6 +109,18 @@ pub fn guest_view(crm: u8, op2: u8, value: u64, pa_range: u64) -> u64 {
     }
 }
 
+/// Takes the system registers of the GIC out of a view: what a guest with a GICv2 sees.
+#[must_use]
+pub const fn without_gic(crm: u8, op2: u8, view: u64) -> u64 {
+    match (crm, op2) {
+        // ID_AA64PFR0_EL1.GIC.
+        (4, 0) => view & !(0xf << 24),
+        // ID_PFR1_EL1.GIC.
+        (1, 1) => view & !(0xf << 28),
+        _ => view,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

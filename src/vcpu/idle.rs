@@ -10,8 +10,7 @@ use crate::hypervisor::Hypervisor;
 pub fn idle(hypervisor: &Hypervisor) -> ! {
     loop {
         arch::wait_for_interrupt();
-        while let Some(pintid) = arch::acknowledge() {
-            arch::drop_priority(pintid);
+        while let Some(pintid) = arch::take_interrupt() {
             arch::deactivate(pintid);
             match pintid {
                 HALT => arch::halt(),

@@ -21,15 +21,28 @@ pub const VIRTUAL_TIMER: Pintid = Pintid::new(27);
 pub const PHYSICAL_TIMER: Pintid = Pintid::new(30);
 
 impl Core {
-    /// Serves one physical interrupt; more come back at once after the entry.
+    /// Serves one physical interrupt of a GICv3; more come back at once after the entry.
     #[inline(always)]
     pub(super) fn serve_interrupt(&mut self) -> Next {
-        let Some(pintid) = arch::acknowledge() else { return Next::Enter };
-        arch::drop_priority(pintid);
+        let Some(pintid) = arch::take_interrupt_v3() else { return Next::Enter };
         if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
-            // Stays active until the guest deactivates it (traps T71, T81).
-            let vintid = Vintid::new(pintid.get());
-            self.delivery.inject_private(self.vredist, vintid, pintid, &mut self.list_registers);
+            self.pass_private(pintid);
+            return Next::Enter;
+        }
+        if pintid == KICK {
+            arch::deactivate_v3(pintid);
+            return self.after_kick();
+        }
+        self.serve_rare(pintid)
+    }
+
+    /// Does the same with either GIC.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn serve_any_interrupt(&mut self) -> Next {
+        let Some(pintid) = arch::take_interrupt() else { return Next::Enter };
+        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
+            self.pass_private(pintid);
             return Next::Enter;
         }
         if pintid == KICK {
@@ -37,6 +50,14 @@ impl Core {
             return self.after_kick();
         }
         self.serve_rare(pintid)
+    }
+
+    /// Passes a PPI on to the guest; it stays active until the guest deactivates it (traps T71,
+    /// T81).
+    #[inline(always)]
+    fn pass_private(&mut self, pintid: Pintid) {
+        let vintid = Vintid::new(pintid.get());
+        self.delivery.inject_private(self.vredist, vintid, pintid, &mut self.list_registers);
     }
 
     /// Looks at what a kick can be for; virtual interrupts are looked at before every entry.
@@ -143,6 +164,19 @@ impl Core {
         self.vm.vgic.write_vredists((offset, width), value, &self.effects())
     }
 
+    /// Brings into the models what a register of GICv2's own, at `offset`, shows or changes and
+    /// list registers have.
+    pub(super) fn settle_for_v2(&mut self, offset: u64) {
+        if gic::shows_list_registers(offset) {
+            self.reconcile();
+        } else if gic::is_sgi_state(offset) {
+            let vm = self.vm;
+            let mut spis = vm.spis.lock();
+            let effects = self.effects();
+            self.delivery.recall_sgis(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
+        }
+    }
+
     /// Sends the SGI that the guest asks for.
     #[inline(always)]
     pub(super) fn send_sgi(&self, register: SgiRegister, value: u64) {
@@ -167,6 +201,7 @@ impl Core {
             let effects = self.effects();
             let mut spis = vm.spis.lock();
             self.delivery.vacate(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
+            vm.vgic.note_off(self.vcpu);
             vm.vgic.wake_all(&mut spis, &effects);
         } else {
             self.delivery.reset(self.vredist, &mut self.list_registers);
@@ -181,6 +216,6 @@ impl Core {
         arch::reset_virtual_interface();
         // After that, since it says what the virtual interface traps.
         self.delivery.reset(self.vredist, &mut self.list_registers);
-        self.redistributor.quiet(OWN);
+        self.private_interrupts.quiet(OWN);
     }
 }

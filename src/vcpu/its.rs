@@ -41,7 +41,7 @@ impl Core {
         let mut left = BUDGET;
         while vits.has_work() {
             if left == 0 {
-                if let Some(own) = vm.pcpus.get(self.vcpu.index()) {
+                if let Some(own) = vm.kicks.get(self.vcpu.index()) {
                     arch::send_sgi(GO_ON, *own);
                 }
                 return;

@@ -5,10 +5,20 @@
 use super::{Core, Next};
 use crate::addr::{Address, Ipa};
 use crate::arch;
-use crate::bits::MmioError;
+use crate::bits::{MmioError, Width};
+use crate::gic::{self, Home};
 use crate::spec::esr::{Access, DataAbort, Direction};
 use crate::spec::exception::{AbortOn, Exception};
-use crate::vm::bus::Target;
+use crate::spec::gicv2::INTID;
+use crate::vm::bus::{Target, TargetV2};
+
+/// What became of an access to a GICv2.
+enum V2<T> {
+    /// It is done.
+    Done(T),
+    /// The models have the register here: see [`crate::vm::bus::Bus::hidden`].
+    At(Ipa),
+}
 
 impl Core {
     /// Carries an access out, or gives the guest an external abort.
@@ -50,27 +60,105 @@ impl Core {
     }
 
     #[inline(always)]
-    fn read_device(&mut self, ipa: Ipa, access: Access) -> Result<(), MmioError> {
+    fn read_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), MmioError> {
         let (vm, width) = (self.vm, access.width);
-        let value = match vm.bus.find(ipa).ok_or(MmioError::Unmapped)? {
-            Target::Vdist(offset) => self.read_vdist(offset, width),
-            Target::Vredists(offset) => self.read_vredists(offset, width),
-            Target::Vuart(offset) => vm.read_serial(&self.effects(), offset, width),
-            Target::Vits(offset) => self.read_vits(offset, width),
-        }?;
+        let value = loop {
+            break match vm.bus.find(ipa) {
+                Some(Target::Vdist(offset)) => self.read_vdist(offset, width),
+                Some(Target::Vredists(offset)) => self.read_vredists(offset, width),
+                Some(Target::Vuart(offset)) => vm.read_serial(&self.effects(), offset, width),
+                None => match self.read_rare(ipa, width)? {
+                    V2::Done(value) => Ok(value),
+                    V2::At(home) => {
+                        ipa = home;
+                        continue;
+                    }
+                },
+            }?;
+        };
         self.set_x(access.register, access.extend(value));
         Ok(())
     }
 
     #[inline(always)]
-    fn write_device(&mut self, ipa: Ipa, access: Access) -> Result<(), MmioError> {
+    fn write_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), MmioError> {
         let (vm, width) = (self.vm, access.width);
         let value = self.x(access.register) & width.mask();
-        match vm.bus.find(ipa).ok_or(MmioError::Unmapped)? {
-            Target::Vdist(offset) => self.write_vdist(offset, width, value),
-            Target::Vredists(offset) => self.write_vredists(offset, width, value),
-            Target::Vuart(offset) => vm.write_serial(&self.effects(), offset, width, value),
-            Target::Vits(offset) => self.write_vits(offset, width, value),
+        loop {
+            return match vm.bus.find(ipa) {
+                Some(Target::Vdist(offset)) => self.write_vdist(offset, width, value),
+                Some(Target::Vredists(offset)) => self.write_vredists(offset, width, value),
+                Some(Target::Vuart(offset)) => {
+                    vm.write_serial(&self.effects(), offset, width, value)
+                }
+                None => match self.write_rare(ipa, width, value)? {
+                    V2::Done(()) => Ok(()),
+                    V2::At(home) => {
+                        ipa = home;
+                        continue;
+                    }
+                },
+            };
         }
+    }
+
+    /// Reads from an ITS or from a GICv2, where there is one.
+    #[cold]
+    #[inline(never)]
+    fn read_rare(&mut self, ipa: Ipa, width: Width) -> Result<V2<u64>, MmioError> {
+        let vm = self.vm;
+        if let Some(offset) = vm.bus.find_vits(ipa) {
+            return Ok(V2::Done(self.read_vits(offset, width)?));
+        }
+        let home = match vm.bus.find_v2(ipa).ok_or(MmioError::Unmapped)? {
+            TargetV2::Vdist(offset) => gic::home(self.vcpu, offset, width)?,
+            // GICC_DIR is write-only, and the page has nothing else (IHI 0048 B 4.4.9).
+            TargetV2::Dir(_) => return Ok(V2::Done(0)),
+        };
+        Ok(match home {
+            Home::Vdist(offset) => V2::At(vm.bus.hidden(Target::Vdist(offset))),
+            Home::Vredists(offset) => V2::At(vm.bus.hidden(Target::Vredists(offset))),
+            Home::Own(offset) => {
+                self.settle_for_v2(offset);
+                V2::Done(vm.vgic.read_v2(self.vcpu, offset, width)?)
+            }
+        })
+    }
+
+    /// Writes to an ITS or to a GICv2, where there is one.
+    #[cold]
+    #[inline(never)]
+    fn write_rare(&mut self, ipa: Ipa, width: Width, value: u64) -> Result<V2<()>, MmioError> {
+        let vm = self.vm;
+        if let Some(offset) = vm.bus.find_vits(ipa) {
+            return Ok(V2::Done(self.write_vits(offset, width, value)?));
+        }
+        let home = match vm.bus.find_v2(ipa).ok_or(MmioError::Unmapped)? {
+            TargetV2::Vdist(offset) => gic::home_of_write(self.vcpu, offset, width)?,
+            TargetV2::Dir(offset) => return Ok(V2::Done(self.write_dir(offset, width, value)?)),
+        };
+        Ok(match home {
+            Home::Vdist(offset) => V2::At(vm.bus.hidden(Target::Vdist(offset))),
+            Home::Vredists(offset) => V2::At(vm.bus.hidden(Target::Vredists(offset))),
+            Home::Own(offset) => {
+                self.settle_for_v2(offset);
+                let (access, effects) = ((offset, width), self.effects());
+                let mut spis = vm.spis.lock();
+                V2::Done(vm.vgic.write_v2(&mut spis, self.vcpu, access, value, &effects)?)
+            }
+        })
+    }
+
+    /// Writes to the second page of a GICv2's CPU interface: GICC_DIR, which no trap of its own
+    /// keeps from a guest as ICH_HCR_EL2.TDIR does, so the page is not mapped.
+    fn write_dir(&mut self, offset: u64, width: Width, value: u64) -> Result<(), MmioError> {
+        if width != Width::Word || offset & 3 != 0 {
+            return Err(MmioError::Width);
+        }
+        if offset == 0 {
+            // Above the INTID is the sender of an SGI.
+            self.deactivate(value & u64::from(INTID));
+        }
+        Ok(())
     }
 }

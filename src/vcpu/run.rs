@@ -90,6 +90,7 @@ impl Core {
             let (next, reason) = match exit {
                 Exit::Synchronous(syndrome) => self.answer(syndrome),
                 Exit::Interrupt => (self.serve_interrupt(), ExitReason::Interrupt),
+                Exit::InterruptV2 => (self.serve_any_interrupt(), ExitReason::Interrupt),
                 Exit::SError => (self.pass_serror_on(), ExitReason::Fault),
             };
             self.counters.count(reason, arch::counter().wrapping_sub(left_at));
@@ -151,7 +152,7 @@ impl Core {
     fn wait(&mut self) {
         arch::wait_for_interrupt();
         // The vCPU is off, so the VM's changes are not its business.
-        let _ = self.serve_interrupt();
+        let _ = self.serve_any_interrupt();
     }
 
     /// Sleeps as a machine that is suspended, until the guest has an interrupt to take, whatever
@@ -163,7 +164,7 @@ impl Core {
                 break;
             }
             arch::wait_for_interrupt();
-            let next = self.serve_interrupt();
+            let next = self.serve_any_interrupt();
             if next != Next::Enter {
                 return next;
             }
@@ -178,6 +179,7 @@ impl Core {
         if let Some(kind) = self.hypervisor.fault_at_start {
             fault_on_purpose(kind);
         }
+        self.vm.vgic.note_on(self.vcpu);
         arch::start_guest(start.entry, self.vm.counter_offset_ticks.load(Ordering::Relaxed));
         self.registers.x = [0; 32];
         self.set_x0(start.context);

@@ -4,7 +4,7 @@
 
 use super::{Core, Next};
 use crate::arch;
-use crate::gic::SgiRegister;
+use crate::gic::{SgiRegister, Version};
 use crate::spec::esr::{Direction, SystemRegister, SystemRegisterAccess};
 use crate::spec::idregs;
 
@@ -55,7 +55,9 @@ impl Core {
     fn read_system_register(&self, id: SystemRegister) -> Option<u64> {
         if let Some((crm, op2)) = id.identification() {
             let value = arch::id_register(crm, op2);
-            return Some(idregs::guest_view(crm, op2, value, self.vm.pa_range));
+            let view = idregs::guest_view(crm, op2, value, self.vm.pa_range);
+            let has_gicv2 = self.vm.vgic.version() == Version::V2;
+            return Some(if has_gicv2 { idregs::without_gic(crm, op2, view) } else { view });
         }
         match id {
             // The guest has this very core; SMIDR_EL1, which the same control traps, is hidden.

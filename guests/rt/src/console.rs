@@ -22,6 +22,8 @@ pub mod reg {
     pub const IMSC: u64 = 0x38;
     /// UARTRIS.
     pub const RIS: u64 = 0x3c;
+    /// UARTMIS.
+    pub const MIS: u64 = 0x40;
     /// UARTICR.
     pub const ICR: u64 = 0x44;
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The GICv3 (IHI 0069): distributor, the redistributor of each vCPU, CPU interface.
+//! The GIC: distributor, what is of each vCPU, SGIs.
 //!
-//! Everything is in Group 1; QEMU without EL3 leaves it in Group 0 otherwise.
+//! With a GICv3 (IHI 0069) everything is in Group 1; QEMU without EL3 leaves it in Group 0
+//! otherwise. With a GICv2 (IHI 0048 B) everything stays in Group 0, and what a redistributor has is
+//! banked in the distributor.
 
 use crate::cpu::{self, CPUS_MAX};
+pub use crate::cpu_interface::EOI_MODE;
 use crate::device::Device;
-use crate::sysreg::{
-    ICC_AP0R0_EL1, ICC_AP1R0_EL1, ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1,
-    ICC_SGI1R_EL1, ICC_SRE_EL1, isb,
-};
-use crate::{timer, tree};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sysreg::{ICC_SGI1R_EL1, dsb, isb};
+use crate::{cpu_interface, timer, tree};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 /// Register offsets (IHI 0069 12.8, 12.10, 12.11); the banked ones are the same in the SGI frame.
 pub mod reg {
@@ -42,6 +42,14 @@ pub mod reg {
     pub const IPRIORITYR: u64 = 0x0400;
     /// GICD_ICFGR.
     pub const ICFGR: u64 = 0x0c00;
+    /// GICD_ITARGETSR, of GICv2.
+    pub const ITARGETSR: u64 = 0x0800;
+    /// GICD_SGIR, of GICv2.
+    pub const SGIR: u64 = 0x0f00;
+    /// GICD_CPENDSGIR, of GICv2.
+    pub const CPENDSGIR: u64 = 0x0f10;
+    /// GICD_SPENDSGIR, of GICv2.
+    pub const SPENDSGIR: u64 = 0x0f20;
     /// GICD_INMIR.
     pub const INMIR: u64 = 0x0f80;
     /// GICD_IROUTER.
@@ -53,20 +61,32 @@ pub mod reg {
 }
 
 /// GICD_CTLR: affinity routing, one security state's view or the Non-secure one.
-pub const CTLR_ARE: u32 = 1 << 4;
+const CTLR_ARE: u32 = 1 << 4;
 /// GICD_CTLR: Group 1 enabled.
-pub const CTLR_GROUP1: u32 = 1 << 1;
+const CTLR_GROUP1: u32 = 1 << 1;
+/// GICD_CTLR of GICv2: Group 0 enabled.
+const CTLR_GROUP0: u32 = 1 << 0;
 /// GICD_CTLR: a write is on its way.
 const GICD_RWP: u32 = 1 << 31;
 /// GICR_CTLR: a write is on its way.
 const GICR_RWP: u32 = 1 << 3;
-/// ICC_CTLR_EL1: EOIR drops the priority only.
-pub const EOI_MODE: u64 = 1 << 1;
 /// The priority that everything has unless a test sets another.
 pub const PRIORITY: u8 = 0xa0;
 
+/// GICD_IROUTER: Interrupt_Routing_Mode.
+pub const ROUTE_TO_ANY: u64 = 1 << 31;
+
 /// The redistributor of each vCPU, by index.
 static GICR: [AtomicU64; CPUS_MAX] = [const { AtomicU64::new(0) }; CPUS_MAX];
+
+/// The CPU interface of each vCPU, by index: its bit in the target registers of a GICv2.
+static TARGETS: [AtomicU8; CPUS_MAX] = [const { AtomicU8::new(0) }; CPUS_MAX];
+
+/// Returns whether there is a GICv2.
+#[must_use]
+pub fn is_v2() -> bool {
+    cpu_interface::gicc().is_some()
+}
 
 /// Returns the distributor.
 #[must_use]
@@ -78,6 +98,18 @@ pub fn gicd() -> Device {
 #[must_use]
 pub fn gicr(index: usize) -> Device {
     Device::new(GICR.get(index).map_or(0, |base| base.load(Relaxed)), reg::GICR_STRIDE)
+}
+
+/// Returns the registers of this vCPU's SGIs and PPIs, and where they start.
+#[must_use]
+pub fn private() -> (Device, u64) {
+    if is_v2() { (gicd(), 0) } else { (gicr(cpu::index()), reg::SGI_FRAME) }
+}
+
+/// Returns the bit of vCPU `index` in target registers; 0 before it has run.
+#[must_use]
+pub fn target(index: usize) -> u8 {
+    TARGETS.get(index).map_or(0, |target| target.load(Relaxed))
 }
 
 /// Returns how many INTIDs the distributor has, without the special ones.
@@ -96,58 +128,84 @@ pub(crate) fn find_redistributors() {
 /// Brings the distributor into its working state: Group 1 on, nothing enabled, pending or active.
 pub fn init() {
     let gicd = gicd();
-    gicd.write32(reg::CTLR, CTLR_ARE);
-    let _ = wait_for_writes();
+    disable_groups();
     for intid in (32..intids()).step_by(32) {
         let word = u64::from(intid) / 8;
         gicd.write32(reg::ICENABLER + word, u32::MAX);
         gicd.write32(reg::ICPENDR + word, u32::MAX);
         gicd.write32(reg::ICACTIVER + word, u32::MAX);
-        gicd.write32(reg::IGROUPR + word, u32::MAX);
-        gicd.write32(reg::INMIR + word, 0);
+        gicd.write32(reg::IGROUPR + word, if is_v2() { 0 } else { u32::MAX });
         gicd.write32(reg::ICFGR + 2 * word, 0);
         gicd.write32(reg::ICFGR + 2 * word + 4, 0);
         for n in 0..8 {
             gicd.write32(reg::IPRIORITYR + 8 * word + 4 * n, u32::from_ne_bytes([PRIORITY; 4]));
         }
+        if is_v2() {
+            for n in 0..8 {
+                let here = u32::from_ne_bytes([own_target(); 4]);
+                gicd.write32(reg::ITARGETSR + 8 * word + 4 * n, here);
+            }
+            continue;
+        }
+        gicd.write32(reg::INMIR + word, 0);
         for n in 0..32 {
             gicd.write64(reg::IROUTER + 64 * word + 8 * n, cpu::mpidr(0));
         }
     }
     let _ = wait_for_writes();
-    gicd.write32(reg::CTLR, CTLR_ARE | CTLR_GROUP1);
+    enable_groups();
+}
+
+/// Lets the distributor pass on what is pending.
+pub fn enable_groups() {
+    gicd().write32(reg::CTLR, if is_v2() { CTLR_GROUP0 } else { CTLR_ARE | CTLR_GROUP1 });
     let _ = wait_for_writes();
 }
 
-/// Brings this vCPU's redistributor and CPU interface into their working state.
+/// Keeps the distributor from passing anything on.
+pub fn disable_groups() {
+    gicd().write32(reg::CTLR, if is_v2() { 0 } else { CTLR_ARE });
+    let _ = wait_for_writes();
+}
+
+/// Reads this vCPU's bit in the target registers of a GICv2: the byte of an SGI says so.
+fn own_target() -> u8 {
+    gicd().read8(reg::ITARGETSR)
+}
+
+/// Brings what this vCPU has for itself, and its CPU interface, into their working state.
 pub fn init_cpu() {
-    let gicr = gicr(cpu::index());
-    gicr.write32(reg::WAKER, 0);
-    // ChildrenAsleep.
-    let _ = timer::wait_for(timer::PATIENCE_MS, || gicr.read32(reg::WAKER) & 4 == 0);
+    if is_v2() {
+        if let Some(target) = TARGETS.get(cpu::index()) {
+            target.store(own_target(), Relaxed);
+        }
+        for n in 0..4 {
+            gicd().write32(reg::CPENDSGIR + 4 * n, u32::MAX);
+        }
+    } else {
+        let gicr = gicr(cpu::index());
+        gicr.write32(reg::WAKER, 0);
+        // ChildrenAsleep.
+        let _ = timer::wait_for(timer::PATIENCE_MS, || gicr.read32(reg::WAKER) & 4 == 0);
+        gicr.write32(reg::SGI_FRAME + reg::INMIR, 0);
+    }
+    let (private, frame) = private();
     for (offset, value) in [
         (reg::ICENABLER, u32::MAX),
         (reg::ICPENDR, u32::MAX),
         (reg::ICACTIVER, u32::MAX),
-        (reg::IGROUPR, u32::MAX),
-        (reg::INMIR, 0),
+        (reg::IGROUPR, if is_v2() { 0 } else { u32::MAX }),
     ] {
-        gicr.write32(reg::SGI_FRAME + offset, value);
+        private.write32(frame + offset, value);
     }
     for n in 0..8 {
-        let offset = reg::SGI_FRAME + reg::IPRIORITYR + 4 * n;
-        gicr.write32(offset, u32::from_ne_bytes([PRIORITY; 4]));
+        let offset = frame + reg::IPRIORITYR + 4 * n;
+        private.write32(offset, u32::from_ne_bytes([PRIORITY; 4]));
     }
-    let _ = timer::wait_for(timer::PATIENCE_MS, || gicr.read32(reg::CTLR) & GICR_RWP == 0);
-    ICC_SRE_EL1::set(ICC_SRE_EL1::get() | 1);
-    isb();
-    ICC_CTLR_EL1::set(0);
-    ICC_PMR_EL1::set(0xff);
-    ICC_BPR1_EL1::set(0);
-    ICC_AP0R0_EL1::set(0);
-    ICC_AP1R0_EL1::set(0);
-    ICC_IGRPEN1_EL1::set(1);
-    isb();
+    if !is_v2() {
+        let _ = timer::wait_for(timer::PATIENCE_MS, || private.read32(reg::CTLR) & GICR_RWP == 0);
+    }
+    cpu_interface::init();
 }
 
 /// Waits until the distributor has taken in what was written; `false` when it does not.
@@ -177,7 +235,7 @@ fn find_redistributor(affinity: u64) -> u64 {
 
 /// Returns the registers that hold an INTID: the distributor, or this vCPU's SGI frame.
 fn bank(intid: u32) -> (Device, u64) {
-    if intid < 32 { (gicr(cpu::index()), reg::SGI_FRAME) } else { (gicd(), 0) }
+    if intid < 32 { private() } else { (gicd(), 0) }
 }
 
 fn write_bit(register: u64, intid: u32) {
@@ -242,8 +300,13 @@ pub fn set_edge(intid: u32) {
     let value = device.read32(frame + offset);
     device.write32(frame + offset, value | 2 << (intid % 16 * 2));
 }
-/// Sends an SPI to the vCPU with an affinity.
+/// Sends an SPI to the vCPU with an affinity, or to any with [`ROUTE_TO_ANY`].
 pub fn route(intid: u32, affinity: u64) {
+    if is_v2() {
+        let named = |index: &usize| affinity == ROUTE_TO_ANY || cpu::mpidr(*index) == affinity;
+        let all = (0..cpu::count()).filter(named).fold(0, |set, index| set | target(index));
+        return gicd().write8(reg::ITARGETSR + u64::from(intid), all);
+    }
     gicd().write64(reg::IROUTER + 8 * u64::from(intid), affinity);
 }
 
@@ -257,10 +320,13 @@ pub fn sgi_value(intid: u32, affinity: u64, list: u16) -> u64 {
 
 /// Sends an SGI to vCPU `index`.
 pub fn send_sgi(intid: u32, index: usize) {
+    dsb();
+    if is_v2() {
+        return gicd().write32(reg::SGIR, u32::from(target(index)) << 16 | intid);
+    }
     let affinity = cpu::mpidr(index);
     // Aff0 is below 16 on the machines of these tests; the range selector takes care of the rest.
     let value = sgi_value(intid, affinity, 1 << (affinity & 0xf)) | (affinity >> 4 & 0xf) << 44;
-    crate::sysreg::dsb();
     ICC_SGI1R_EL1::set(value);
     isb();
 }

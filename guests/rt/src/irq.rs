@@ -3,10 +3,9 @@
 #![expect(unsafe_code, reason = "calls a handler that is kept as a pointer")]
 
 use crate::cpu::{self, CPUS_MAX, PerCpu};
-use crate::gic::EOI_MODE;
-use crate::sysreg::{
-    DAIF, ICC_CTLR_EL1, ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ISR_EL1, dsb, isb,
-};
+use crate::cpu_interface;
+pub use crate::cpu_interface::{deactivate, end};
+use crate::sysreg::{DAIF, ISR_EL1, dsb, isb};
 use crate::timer::{ENABLE, IMASK, Timer};
 use crate::{console, tree};
 use core::mem::transmute;
@@ -80,21 +79,7 @@ pub fn is_waiting() -> bool {
 
 /// Acknowledges the interrupt with the highest priority; [`SPURIOUS`] when there is none.
 pub fn acknowledge() -> u32 {
-    let intid = u32::try_from(ICC_IAR1_EL1::get() & 0xff_ffff).unwrap_or(SPURIOUS);
-    dsb();
-    intid
-}
-
-/// Ends an interrupt: drops the priority and, in EOImode 0, deactivates.
-pub fn end(intid: u32) {
-    ICC_EOIR1_EL1::set(intid.into());
-    isb();
-}
-
-/// Deactivates an interrupt in EOImode 1.
-pub fn deactivate(intid: u32) {
-    ICC_DIR_EL1::set(intid.into());
-    isb();
+    cpu_interface::acknowledge() & 0xff_ffff
 }
 
 pub(crate) fn take(this: &PerCpu) {
@@ -118,7 +103,7 @@ pub fn count_one() {
     quiet(intid);
     count.store(count.load(Relaxed).wrapping_add(1), Release);
     end(intid);
-    if ICC_CTLR_EL1::get() & EOI_MODE != 0 {
+    if cpu_interface::eoi_mode() != 0 {
         deactivate(intid);
     }
 }

@@ -7,7 +7,8 @@
 //!   [`code`] runs generated instructions;
 //! - [`memory`] fills and searches the memory that the program does not use itself;
 //! - [`tree`] reads the device tree, [`device`] reaches registers with single instructions,
-//!   [`console`], [`gic`], [`its`], [`irq`], [`timer`] and [`psci`] drive what every guest has;
+//!   [`console`], [`gic`], [`cpu_interface`], [`its`], [`irq`], [`timer`] and [`psci`] drive what
+//!   every guest has;
 //! - [`mod@test`] runs tests and prints one line for each.
 //!
 //! All of it is for tests: a guest that goes wrong says so and ends.
@@ -17,6 +18,7 @@ pub mod boot;
 pub mod code;
 pub mod console;
 pub mod cpu;
+pub mod cpu_interface;
 pub mod device;
 pub mod el0;
 pub mod exception;

@@ -22,6 +22,8 @@ pub struct Machine {
     pub uart_intid: u32,
     /// The distributor.
     pub gicd: Device,
+    /// The CPU interface of a GICv2; none with a GICv3.
+    pub gicc: Option<Device>,
     /// The regions of redistributors.
     pub gicr: Vec<Device, 4>,
     /// The ITS.
@@ -85,7 +87,8 @@ pub(crate) fn read(address: u64) {
     if let Some(ramdisk) = ramdisk(&tree) {
         let _ = kept.push(ramdisk);
     }
-    let gic = tree.find_compatible(&["arm,gic-v3"]);
+    let gicv2 = tree.find_compatible(&["arm,gic-400", "arm,cortex-a15-gic"]);
+    let gic = gicv2.or_else(|| tree.find_compatible(&["arm,gic-v3"]));
     let mut gic_regions = gic.into_iter().flat_map(regions);
     let uart = tree.find_compatible(&["arm,pl011"]);
     let rtc = tree.find_compatible(&["arm,pl031"]);
@@ -95,6 +98,7 @@ pub(crate) fn read(address: u64) {
         uart: uart.and_then(device).unwrap_or_default(),
         uart_intid: uart.map_or(0, |node| intid(node, 0)),
         gicd: gic_regions.next().map(to_device).unwrap_or_default(),
+        gicc: gicv2.and_then(|_| gic_regions.next()).map(to_device),
         gicr: gic_regions.map(to_device).take(redistributor_regions(gic)).collect(),
         its: tree.find_compatible(&["arm,gic-v3-its"]).and_then(device),
         cpus: tree.cpus().take(CPUS_MAX).map(|cpu| cpu.ids().first() as u64).collect(),
@@ -151,6 +155,12 @@ fn intid(node: FdtNode<'_, '_>, n: usize) -> u32 {
 }
 
 fn redistributor_regions(gic: Option<FdtNode<'_, '_>>) -> usize {
+    let has_some = gic.is_some_and(|node| {
+        node.compatible().is_some_and(|names| names.all().any(|name| name == "arm,gic-v3"))
+    });
+    if !has_some {
+        return 0;
+    }
     let count = gic.and_then(|node| cell(node, "#redistributor-regions", 0)).unwrap_or(1);
     usize::try_from(count).unwrap_or(1)
 }

@@ -4,7 +4,7 @@
 //! must end in an external abort with nothing changed, as the hypervisor's policy is. Bare
 //! hardware carries them out.
 
-use crate::{insn, under_hypervisor};
+use crate::{gicv3, insn, under_hypervisor};
 use guest_rt::gic::{self, reg};
 use guest_rt::mmu::{self, Access};
 use guest_rt::sysreg::{CPACR_EL1, ID_AA64ISAR0_EL1, isb};
@@ -111,6 +111,7 @@ fn t28_forms_without_a_syndrome_on_gicd() -> Outcome {
 }
 
 fn t28_forms_without_a_syndrome_on_gicr() -> Outcome {
+    gicv3()?;
     let offset = reg::SGI_FRAME + reg::IPRIORITYR;
     let gicr = gic::gicr(0);
     check_forms(gicr.at(offset), || gicr.read32(offset))

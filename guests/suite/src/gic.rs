@@ -2,11 +2,10 @@
 //! Delivery of SPIs: many at once, in the order of their priorities, nested, and none lost while
 //! something keeps them back (IHI 0069 4.8, traps T66 to T70).
 
-use guest_rt::gic::{self, CTLR_ARE, CTLR_GROUP1, EOI_MODE, PRIORITY, reg};
+use guest_rt::cpu_interface::{self, EOI_MODE, running_priority};
+use guest_rt::gic::{self, PRIORITY};
 use guest_rt::irq::{self, SPURIOUS};
-use guest_rt::sysreg::{
-    ICC_CTLR_EL1, ICC_HPPIR1_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_RPR_EL1, isb, relax,
-};
+use guest_rt::sysreg::relax;
 use guest_rt::test::{Outcome, Test};
 use guest_rt::{check, check_eq, tests, timer};
 
@@ -60,22 +59,19 @@ fn spread(intid: u32) -> u8 {
 
 /// Makes many SPIs pending at once: everything is set up while the group is off.
 fn pend_many() {
-    let gicd = gic::gicd();
-    gicd.write32(reg::CTLR, CTLR_ARE);
-    let _ = gic::wait_for_writes();
+    gic::disable_groups();
     for intid in FIRST..FIRST + many() {
         prepare(intid, spread(intid));
         gic::set_pending(intid);
     }
-    gicd.write32(reg::CTLR, CTLR_ARE | CTLR_GROUP1);
-    let _ = gic::wait_for_writes();
+    gic::enable_groups();
 }
 
 /// Checks that no SPI is left pending or active.
 fn check_idle() -> Outcome {
     irq::take_pending();
     check_eq!(irq::acknowledge(), SPURIOUS, "INTID at the end");
-    check_eq!(ICC_RPR_EL1::get() & 0xff, 0xff, "running priority at the end");
+    check_eq!(running_priority(), 0xff, "running priority at the end");
     for intid in FIRST..FIRST + many() {
         check!(!gic::is_pending(intid), "{intid} is still pending");
         check!(!gic::is_active(intid), "{intid} is still active");
@@ -92,7 +88,7 @@ fn t67_200_pending_in_order_of_priority() -> Outcome {
         check!(intid != SPURIOUS, "only {n} of {} came", many());
         check!((FIRST..FIRST + many()).contains(&intid), "INTID {intid} came from nowhere");
         let priority = spread(intid);
-        check_eq!(ICC_RPR_EL1::get() & 0xff, u64::from(priority), "running priority of {intid}");
+        check_eq!(running_priority(), u64::from(priority), "running priority of {intid}");
         check!(priority >= last, "{intid} of priority {priority:#x} came behind {last:#x}");
         last = priority;
         let index = usize::try_from(intid - FIRST).unwrap_or(0);
@@ -124,8 +120,7 @@ fn t67_200_pending_through_the_vector() -> Outcome {
 
 fn t67_200_pending_in_both_eoi_modes() -> Outcome {
     for mode in [EOI_MODE, 0] {
-        ICC_CTLR_EL1::set(mode);
-        isb();
+        cpu_interface::set_eoi_mode(mode);
         irq::reset();
         pend_many();
         check_all_counted_once()?;
@@ -175,15 +170,13 @@ fn t68_pending_while_disabled_stays_pending() -> Outcome {
 fn t68_pending_while_masked_by_priority() -> Outcome {
     let intid = FIRST + 2;
     prepare(intid, 0x80);
-    ICC_PMR_EL1::set(0x80);
-    isb();
+    cpu_interface::set_priority_mask(0x80);
     gic::set_pending(intid);
     check!(gic::is_pending(intid), "it is not pending");
     check_eq!(irq::acknowledge(), SPURIOUS, "INTID while masked");
     check!(!irq::is_waiting(), "ISR_EL1.I while masked");
-    ICC_PMR_EL1::set(0xf0);
-    isb();
-    check_eq!(ICC_HPPIR1_EL1::get() & 0xff_ffff, u64::from(intid), "highest pending");
+    cpu_interface::set_priority_mask(0xf0);
+    check_eq!(cpu_interface::highest_pending(), intid, "highest pending");
     check_eq!(acknowledge_soon(), intid, "INTID once let through");
     irq::end(intid);
     check_idle()
@@ -192,17 +185,15 @@ fn t68_pending_while_masked_by_priority() -> Outcome {
 fn t68_pending_while_group_is_off() -> Outcome {
     let intid = FIRST + 3;
     prepare(intid, PRIORITY);
-    ICC_IGRPEN1_EL1::set(0);
-    isb();
+    cpu_interface::set_group(0);
     gic::set_pending(intid);
-    check_eq!(irq::acknowledge(), SPURIOUS, "INTID with ICC_IGRPEN1_EL1 off");
-    gic::gicd().write32(reg::CTLR, CTLR_ARE);
+    check_eq!(irq::acknowledge(), SPURIOUS, "INTID with the interface's group off");
+    gic::disable_groups();
     check!(gic::wait_for_writes(), "GICD_CTLR.RWP stays set");
-    ICC_IGRPEN1_EL1::set(1);
-    isb();
+    cpu_interface::set_group(1);
     check_eq!(irq::acknowledge(), SPURIOUS, "INTID with GICD_CTLR off");
     check!(gic::is_pending(intid), "it is not pending");
-    gic::gicd().write32(reg::CTLR, CTLR_ARE | CTLR_GROUP1);
+    gic::enable_groups();
     check!(gic::wait_for_writes(), "GICD_CTLR.RWP stays set");
     check_eq!(acknowledge_soon(), intid, "INTID with everything on");
     irq::end(intid);
@@ -212,8 +203,7 @@ fn t68_pending_while_group_is_off() -> Outcome {
 fn t69_disable_while_active() -> Outcome {
     let intid = FIRST + 4;
     for mode in [0, EOI_MODE] {
-        ICC_CTLR_EL1::set(mode);
-        isb();
+        cpu_interface::set_eoi_mode(mode);
         prepare(intid, PRIORITY);
         gic::set_pending(intid);
         check_eq!(acknowledge_soon(), intid, "INTID");
@@ -270,9 +260,8 @@ fn t70_eoi_mode_0_deactivates() -> Outcome {
 }
 
 fn t70_eoi_mode_1_only_drops_priority() -> Outcome {
-    ICC_CTLR_EL1::set(EOI_MODE);
-    isb();
-    check_eq!(ICC_CTLR_EL1::get() & EOI_MODE, EOI_MODE, "ICC_CTLR_EL1.EOImode");
+    cpu_interface::set_eoi_mode(EOI_MODE);
+    check_eq!(cpu_interface::eoi_mode(), EOI_MODE, "EOImode");
     let (low, high) = (FIRST + 7, FIRST + 8);
     prepare(low, 0xb0);
     prepare(high, 0x30);
@@ -281,9 +270,9 @@ fn t70_eoi_mode_1_only_drops_priority() -> Outcome {
     gic::set_pending(high);
     check_eq!(acknowledge_soon(), high, "INTID that preempts");
     irq::end(high);
-    check_eq!(ICC_RPR_EL1::get() & 0xff, 0xb0, "running priority after one EOI");
+    check_eq!(running_priority(), 0xb0, "running priority after one EOI");
     irq::end(low);
-    check_eq!(ICC_RPR_EL1::get() & 0xff, 0xff, "running priority after both EOIs");
+    check_eq!(running_priority(), 0xff, "running priority after both EOIs");
     check!(gic::is_active(low) && gic::is_active(high), "EOI has deactivated");
     gic::set_pending(high);
     check_eq!(irq::acknowledge(), SPURIOUS, "INTID while active");
@@ -301,8 +290,7 @@ fn t70_eoi_mode_1_only_drops_priority() -> Outcome {
 /// More active interrupts than there are list registers, deactivated in the wrong order.
 fn t70_many_active_in_eoi_mode_1() -> Outcome {
     const COUNT: u32 = 40;
-    ICC_CTLR_EL1::set(EOI_MODE);
-    isb();
+    cpu_interface::set_eoi_mode(EOI_MODE);
     for intid in FIRST..FIRST + COUNT {
         prepare(intid, PRIORITY);
         gic::set_pending(intid);
@@ -328,8 +316,7 @@ fn t70_many_active_in_eoi_mode_1() -> Outcome {
 }
 
 fn t70_nested_as_deep_as_priorities_go() -> Outcome {
-    // ICC_CTLR_EL1.PRIbits is one less than the number of bits.
-    let bits = u32::try_from(ICC_CTLR_EL1::get() >> 8 & 7).unwrap_or(0) + 1;
+    let bits = cpu_interface::priority_bits();
     check!(bits >= 4, "only {bits} bits of priority");
     let levels = (1 << bits.min(5)) - 1;
     let step = 256 >> bits.min(5);
@@ -339,7 +326,7 @@ fn t70_nested_as_deep_as_priorities_go() -> Outcome {
         prepare(intid, priority(level));
         gic::set_pending(intid);
         check_eq!(acknowledge_soon(), intid, "INTID at depth {level}");
-        check_eq!(ICC_RPR_EL1::get() & 0xff, u64::from(priority(level)), "depth {level}");
+        check_eq!(running_priority(), u64::from(priority(level)), "depth {level}");
         // An equal does not preempt.
         let equal = FIRST + 64 + level;
         prepare(equal, priority(level));
@@ -352,7 +339,7 @@ fn t70_nested_as_deep_as_priorities_go() -> Outcome {
         check_eq!(acknowledge_soon(), equal, "INTID of equal priority behind depth {level}");
         irq::end(equal);
         let below = if level == 0 { 0xff } else { u64::from(priority(level - 1)) };
-        check_eq!(ICC_RPR_EL1::get() & 0xff, below, "running priority behind depth {level}");
+        check_eq!(running_priority(), below, "running priority behind depth {level}");
     }
     check_idle()
 }

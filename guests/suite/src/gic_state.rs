@@ -3,11 +3,12 @@
 //! (traps T75, T77).
 
 use crate::gic::{acknowledge_soon, prepare};
-use guest_rt::gic::{self, EOI_MODE, PRIORITY, reg};
+use crate::{gicv3, under_hypervisor};
+use guest_rt::cpu_interface::{self, EOI_MODE};
+use guest_rt::gic::{self, PRIORITY, reg};
 use guest_rt::irq::{self, SPURIOUS};
-use guest_rt::sysreg::{ICC_CTLR_EL1, ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, isb};
 use guest_rt::test::{Outcome, Test};
-use guest_rt::{check, check_eq, cpu, tests, timer};
+use guest_rt::{check, check_eq, cpu, skip, tests, timer};
 
 pub const TESTS: &[Test] = tests![
     t75_set_and_clear_registers_only_act_on_ones,
@@ -67,16 +68,16 @@ fn t75_configuration_is_kept() -> Outcome {
     check_eq!(gicd.read32(offset), 0xaaaa_aaaa, "GICD_ICFGR, all edges");
     gicd.write32(offset, 0);
     check_eq!(gicd.read32(offset), 0, "GICD_ICFGR, all levels");
-    let gicr = gic::gicr(0);
-    let sgis = reg::SGI_FRAME + reg::ICFGR;
-    gicr.write32(sgis, 0);
-    check_eq!(gicr.read32(sgis), 0xaaaa_aaaa, "GICR_ICFGR0: SGIs are edges");
+    let (own, frame) = gic::private();
+    let sgis = frame + reg::ICFGR;
+    own.write32(sgis, 0);
+    check_eq!(own.read32(sgis), 0xaaaa_aaaa, "ICFGR0: SGIs are edges");
     for priority in [0, 0x20, 0xa0, 0xe0] {
         gic::set_priority(SPI, priority);
         let offset = reg::IPRIORITYR + u64::from(SPI);
         check_eq!(gicd.read8(offset), priority, "GICD_IPRIORITYR");
-        gicr.write8(reg::SGI_FRAME + reg::IPRIORITYR + 5, priority);
-        check_eq!(gicr.read8(reg::SGI_FRAME + reg::IPRIORITYR + 5), priority, "GICR_IPRIORITYR");
+        own.write8(frame + reg::IPRIORITYR + 5, priority);
+        check_eq!(own.read8(frame + reg::IPRIORITYR + 5), priority, "IPRIORITYR of an SGI");
     }
     Ok(())
 }
@@ -115,7 +116,16 @@ fn t75_every_spi_reaches_the_vcpu_it_is_routed_to() -> Outcome {
     stop_servers()
 }
 
+/// Returns whether pending bits are kept for each CPU interface that an SPI is for, as QEMU has it
+/// in its GICv2.
+fn pends_by_target() -> bool {
+    gic::is_v2() && !under_hypervisor()
+}
+
 fn t75_route_to_nobody_keeps_pending() -> Outcome {
+    if pends_by_target() {
+        skip!("QEMU's GICv2 keeps nothing for nobody");
+    }
     for nobody in [0xfe, 0xff00, 0x00ff_0000, 0xff_0000_0000] {
         prepare(SPI, PRIORITY);
         gic::route(SPI, nobody);
@@ -130,11 +140,13 @@ fn t75_route_to_nobody_keeps_pending() -> Outcome {
 }
 
 fn t75_route_to_any_is_taken_once() -> Outcome {
+    if pends_by_target() {
+        skip!("QEMU's GICv2 gives it to all");
+    }
     start_servers()?;
     for round in 1..=20 {
         prepare(SPI, PRIORITY);
-        // Interrupt_Routing_Mode.
-        gic::route(SPI, 1 << 31);
+        gic::route(SPI, gic::ROUTE_TO_ANY);
         gic::set_pending(SPI);
         irq::unmask();
         let total = || (0..cpu::count()).map(|index| irq::count(index, SPI)).sum::<u32>();
@@ -149,45 +161,43 @@ fn t75_route_to_any_is_taken_once() -> Outcome {
 
 fn t77_nothing_pending_reads_1023() -> Outcome {
     for _ in 0..10 {
-        check_eq!(ICC_IAR1_EL1::get(), u64::from(SPURIOUS), "ICC_IAR1_EL1");
+        check_eq!(cpu_interface::acknowledge(), SPURIOUS, "IAR");
     }
     Ok(())
 }
 
 /// INTIDs that are special, beyond the distributor, beyond 16 bits, or just below LPIs.
-const NO_INTIDS: [u64; 9] = [1020, 1021, 1022, 1023, 1024, 1120, 5120, 8191, 0xff_ffff];
+const NO_INTIDS: [u32; 9] = [1020, 1021, 1022, 1023, 1024, 1120, 5120, 8191, 0xff_ffff];
 
 fn t77_end_of_what_is_no_interrupt() -> Outcome {
     gic::enable(2);
     for mode in [0, EOI_MODE] {
-        ICC_CTLR_EL1::set(mode);
-        isb();
+        cpu_interface::set_eoi_mode(mode);
         for intid in NO_INTIDS {
-            ICC_EOIR1_EL1::set(intid);
-            ICC_DIR_EL1::set(intid);
-            isb();
+            irq::end(intid);
+            irq::deactivate(intid);
         }
         // Everything still works.
         gic::send_sgi(2, 0);
         check_eq!(acknowledge_soon(), 2, "INTID in mode {mode}");
         for intid in NO_INTIDS.into_iter().take(4) {
-            ICC_EOIR1_EL1::set(intid);
-            isb();
+            irq::end(intid);
         }
-        let gicr = gic::gicr(0);
-        let active = gicr.read32(reg::SGI_FRAME + reg::ISACTIVER);
-        check_eq!(active, 4, "GICR_ISACTIVER0 after the end of special INTIDs");
+        let (own, frame) = gic::private();
+        let active = own.read32(frame + reg::ISACTIVER);
+        check_eq!(active, 4, "ISACTIVER0 after the end of special INTIDs");
         irq::end(2);
         if mode == EOI_MODE {
             irq::deactivate(2);
         }
-        check_eq!(gicr.read32(reg::SGI_FRAME + reg::ISACTIVER), 0, "GICR_ISACTIVER0");
+        check_eq!(own.read32(frame + reg::ISACTIVER), 0, "ISACTIVER0");
     }
     Ok(())
 }
 
 /// An SGI or PPI is in the redistributor; the distributor's words for it are RAZ/WI.
 fn t77_private_words_of_gicd_are_zero() -> Outcome {
+    gicv3()?;
     let gicd = gic::gicd();
     for register in [reg::ISENABLER, reg::ISPENDR, reg::ISACTIVER, reg::IGROUPR] {
         gicd.write32(register, u32::MAX);

@@ -50,6 +50,9 @@ fn t31_pc_advances_once() -> Outcome {
         ("DC CIVAC", insn::DC_CIVAC, gicd),
     ];
     for (name, instruction, x0) in cases {
+        if gic::is_v2() && name.starts_with("ICC") {
+            continue;
+        }
         // Twice in a row, so that a PC that moves too far also shows between the two.
         let code = [
             insn::MOV_X9_0,

@@ -4,6 +4,7 @@
 use crate::gic::{acknowledge_soon, prepare};
 use crate::under_hypervisor;
 use core::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use guest_rt::cpu_interface::{self, EOI_MODE};
 use guest_rt::device::Device;
 use guest_rt::gic;
 use guest_rt::irq::{self, SPURIOUS};
@@ -11,7 +12,6 @@ use guest_rt::its::{
     self, Command, ENABLED, Enable, LPI_COUNT, LPI_FIRST, QUEUE_PLACES, QUIESCENT, STALLED, clear,
     discard, int, inv, invall, mapc, mapd, mapi, mapti, movall, movi, reg, sync, unmapc, unmapd,
 };
-use guest_rt::sysreg::{ICC_CTLR_EL1, isb};
 use guest_rt::test::{Outcome, Test};
 use guest_rt::{check, check_eq, cpu, skip, tests, timer, tree};
 
@@ -116,9 +116,8 @@ fn t84_int_delivers_once() -> Outcome {
 /// An LPI has no active state, so nobody writes ICC_DIR_EL1 for it.
 fn t84_int_in_both_eoi_modes() -> Outcome {
     let its = set_up(8)?;
-    for mode in [gic::EOI_MODE, 0] {
-        ICC_CTLR_EL1::set(mode);
-        isb();
+    for mode in [EOI_MODE, 0] {
+        cpu_interface::set_eoi_mode(mode);
         for round in 0..20 {
             let n = round % 8;
             run(its, &[int((DEVICE, n)), int((DEVICE, n ^ 1)), sync(0)])?;
@@ -154,8 +153,7 @@ fn check_order(count: u32, priority: impl Fn(u32) -> Option<u8>) -> Outcome {
 fn t84_lpis_come_in_order_of_priority() -> Outcome {
     const SPI: u32 = 32;
     let its = set_up(32)?;
-    gic::gicd().write32(gic::reg::CTLR, gic::CTLR_ARE);
-    check!(gic::wait_for_writes(), "GICD_CTLR.RWP stays set");
+    gic::disable_groups();
     for n in 0..32 {
         its::configure(LPI_FIRST + n, spread(n), Enable::On);
         run(its, &[inv((DEVICE, n)), int((DEVICE, n))])?;
@@ -167,8 +165,7 @@ fn t84_lpis_come_in_order_of_priority() -> Outcome {
         gic::enable(sgi);
         gic::send_sgi(sgi, 0);
     }
-    gic::gicd().write32(gic::reg::CTLR, gic::CTLR_ARE | gic::CTLR_GROUP1);
-    check!(gic::wait_for_writes(), "GICD_CTLR.RWP stays set");
+    gic::enable_groups();
     check_order(32 + 32 + 8, |intid| match intid {
         0..8 => Some(spread(intid + 5)),
         SPI..64 => Some(spread(intid - SPI + 3)),

@@ -4,7 +4,8 @@
 //! what only a hypervisor promises is skipped there.
 //!
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
-//! `mode=list` prints the names, `mode=reset` see [`reset`], `mode=off` ends by CPU_OFF alone,
+//! `mode=list` prints the names, `mode=reset` see [`reset`],
+//! `mode=ledger` see [`ledger`], `mode=off` ends by CPU_OFF alone,
 //! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
@@ -16,9 +17,11 @@ mod features;
 mod forms;
 mod gic;
 mod gic_state;
+mod gicv2;
 mod inject;
 mod insn;
 mod its;
+mod ledger;
 mod lines;
 mod mmio;
 mod power;
@@ -30,8 +33,8 @@ mod sysreg;
 mod timer;
 
 use guest_rt::sysreg::relax;
-use guest_rt::test::{self, Test};
-use guest_rt::{entry, println, psci, tree};
+use guest_rt::test::{self, Outcome, Test};
+use guest_rt::{entry, println, psci, skip, tree};
 use spin::Once;
 
 entry!(main);
@@ -47,6 +50,7 @@ const GROUPS: &[&[Test]] = &[
     features::TESTS,
     gic::TESTS,
     gic_state::TESTS,
+    gicv2::TESTS,
     sgi::TESTS,
     lines::TESTS,
     its::TESTS,
@@ -59,10 +63,27 @@ fn main() {
     match tree::argument("mode") {
         Some("list") => test::list_all(GROUPS),
         Some("reset") => reset::run(),
+        Some("ledger") => ledger::run(),
         Some("payload") => end_as_payload(),
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),
     }
+}
+
+/// Skips a test of what a GICv2 does not have.
+fn gicv3() -> Outcome {
+    if guest_rt::gic::is_v2() {
+        skip!("needs a GICv3");
+    }
+    Ok(())
+}
+
+/// Skips a test of what a GICv3 does not have.
+fn gicv2() -> Outcome {
+    if !guest_rt::gic::is_v2() {
+        skip!("needs a GICv2");
+    }
+    Ok(())
 }
 
 /// Ends as a guest of kvm-unit-tests does, or as `end=` says otherwise.

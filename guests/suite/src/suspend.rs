@@ -4,8 +4,9 @@
 use crate::{boot, under_hypervisor};
 use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use guest_rt::boot::{EntryState, suspend_system};
+use guest_rt::cpu_interface;
 use guest_rt::psci::{self, Error, id};
-use guest_rt::sysreg::{ICC_IGRPEN1_EL1, ICC_PMR_EL1, relax};
+use guest_rt::sysreg::relax;
 use guest_rt::test::{Outcome, Test};
 use guest_rt::timer::{self, ENABLE, Timer};
 use guest_rt::{boot::secondary_entry_address, check, check_eq, cpu, gic, irq, skip, tests, tree};
@@ -110,11 +111,11 @@ fn t90_system_suspend_wakes_by_what_waits() -> Outcome {
     check_eq!(suspend_system(), Ok(0), "SYSTEM_SUSPEND");
     check!(gic::is_pending(spi), "SPI {spi} is gone");
     // The distributor has kept what it was told; the CPU interface starts anew.
-    check_eq!(ICC_IGRPEN1_EL1::get(), 0, "ICC_IGRPEN1_EL1");
-    check_eq!(ICC_PMR_EL1::get(), 0, "ICC_PMR_EL1");
+    check_eq!(cpu_interface::group(), 0, "the interface's group");
+    check_eq!(cpu_interface::priority_mask(), 0, "the priority mask");
     gic::init_cpu();
     check!(timer::wait_for(timer::PATIENCE_MS, irq::is_waiting), "SPI {spi} does not come");
-    check_eq!(irq::acknowledge(), spi, "ICC_IAR1_EL1");
+    check_eq!(irq::acknowledge(), spi, "INTID");
     irq::end(spi);
     Ok(())
 }
@@ -125,7 +126,7 @@ fn t90_system_suspend_wakes_although_masked() -> Outcome {
         skip!("QEMU has no SYSTEM_SUSPEND");
     }
     let timer = Timer::Virtual;
-    for mask in [|| ICC_IGRPEN1_EL1::set(0), || ICC_PMR_EL1::set(0)] {
+    for mask in [|| cpu_interface::set_group(0), || cpu_interface::set_priority_mask(0)] {
         gic::init_cpu();
         gic::enable(timer.intid());
         timer.set_cval(timer.now() + timer::ticks(300));

@@ -170,6 +170,17 @@ fn t46_id_space_reads_as_zero_at_least() -> Outcome {
     })
 }
 
+/// Checks that there is none of some registers, to read or to write.
+pub fn check_undef(registers: &[Encoding]) -> Outcome {
+    for instruction in [Encoding::mrs, Encoding::msr_xzr] {
+        sweep(Level::El1, registers.iter().copied(), instruction, 0, |encoding, class| {
+            check_eq!(class, Some(ec::UNKNOWN), "class of {encoding:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// op1 4 and 5 belong to EL2, 6 to EL3, 7 to Secure EL1 (DDI 0487 table D24-2).
 fn t46_registers_of_higher_levels_are_undef() -> Outcome {
     let check = |encoding: Encoding, class: Option<u64>| -> Result<(), Verdict> {

@@ -125,10 +125,6 @@ impl<'a> Planner<'a> {
     fn machine(&mut self) -> Option<MachineClaim> {
         let machine = &self.board.machine;
         let board = || self.manifest.mark(self.manifest.board.span(), "");
-        if machine.gic.version != 3 {
-            let text = "this board has a GICv2; guests need a GICv3 in this version";
-            return self.error(Message::new(Code::E32, text).at(board()));
-        }
         let uart = machine.uart.as_ref().and_then(|uart| {
             let path = PlanPath::try_from(self.board.tree.path(uart.node).as_str()).ok()?;
             Some(UartClaim { path, registers: uart.registers })
@@ -137,7 +133,9 @@ impl<'a> Planner<'a> {
             let text = "the board's tree names no UART for the console";
             self.report.push(Message::new(Code::W01, text).at(board()));
         }
-        let gic = GicClaim::V3 { gicd: machine.gic.gicd };
+        let gicd = machine.gic.gicd;
+        let is_v2 = machine.gic.version == 2;
+        let gic = if is_v2 { GicClaim::V2 { gicd } } else { GicClaim::V3 { gicd } };
         Some(MachineClaim { memory_bytes: machine.memory_bytes(), gic, uart })
     }
 
@@ -166,7 +164,7 @@ impl<'a> Planner<'a> {
             images: self.image_plans(images)?,
             entry: places.entry,
             tree: layout::RAM,
-            layout: layout::virtual_devices(),
+            layout: layout::virtual_devices(machine.gic.version),
             devices: List::new(plans)?,
             on_reboot: vm.on_reboot,
         })
@@ -293,7 +291,7 @@ impl<'a> Planner<'a> {
                 .filter_map(|core| Some(machine.cores.get(*core)?.compatible.as_slice()))
                 .collect(),
             memory,
-            layout: &layout::virtual_devices(),
+            layout: &layout::virtual_devices(machine.gic.version),
             bootargs: &bootargs,
             ramdisk,
             has_pmu: machine.has_pmu,

@@ -6,12 +6,14 @@
 #![expect(unsafe_code, reason = "FP, SVE and pointer-authentication state is zeroed in assembly")]
 
 use super::el2::features;
+use super::gic::has_gicv2;
 use super::sysreg::{
     set_afsr0, set_afsr1, set_amair, set_contextidr, set_csselr, set_dbgclaimclr, set_mdccint,
     set_mdscr, set_osdlr, set_oslar, set_pmccfiltr, set_pmccntr, set_pmcntenclr, set_pmcr,
     set_pmintenclr, set_pmovsclr, set_pmselr, set_pmuserenr, set_pmxevcntr, set_pmxevtyper,
     set_vpidr,
 };
+use super::vectors::{INTERRUPT, INTERRUPT_V2};
 use crate::addr::{Address, Gva, Ipa};
 use crate::id::Mpidr;
 use crate::spec::esr::Syndrome;
@@ -29,13 +31,19 @@ pub struct GuestRegisters {
     pub(super) host_return: u64,
     pub(super) host_sp: u64,
     pub(super) history_loops: u64,
+    /// What the vector of interrupts returns.
+    pub(super) interrupt: u64,
 }
 
 impl GuestRegisters {
     /// Makes the registers of a vCPU that runs on this core, all zero.
     #[must_use]
     pub fn new(mitigations: super::Mitigations) -> Self {
-        Self { history_loops: super::el2::history_loops(mitigations), ..Self::default() }
+        Self {
+            history_loops: super::el2::history_loops(mitigations),
+            interrupt: if has_gicv2() { INTERRUPT_V2 } else { INTERRUPT },
+            ..Self::default()
+        }
     }
 }
 

@@ -16,16 +16,19 @@ use core::mem::offset_of;
 pub enum Exit {
     /// By a synchronous exception.
     Synchronous(Syndrome),
-    /// By a physical interrupt.
+    /// By a physical interrupt, on a machine with a GICv3.
     Interrupt,
     /// By an SError.
     SError,
+    /// By a physical interrupt, on a machine with a GICv2.
+    InterruptV2,
 }
 
 /// What the vectors return instead of a syndrome: bits 63:56 of ESR_EL2 are RES0 (DDI 0487
 /// D24.2.40).
-const INTERRUPT: u64 = 1 << 63;
+pub(super) const INTERRUPT: u64 = 1 << 63;
 const SERROR: u64 = 1 << 62;
+pub(super) const INTERRUPT_V2: u64 = 1 << 61;
 
 global_asm!(
     r#"
@@ -97,7 +100,7 @@ global_asm!(
     fatal   0x380
     .rept 2                         // Lower EL in AArch64, then AArch32 (EL0 applications)
     \entry  mrs x0, esr_el2
-    \entry  mov x0, #{INTERRUPT}
+    \entry  ldr x0, [sp, #{TAKES}]   // By which GIC, so that nobody has to ask
     .balign 128
     fatal   0x500                   // FIQ: nothing is in Group 0
     \entry  mov x0, #{SERROR}
@@ -140,7 +143,7 @@ enter_guest:
     "#,
     RETURN = const offset_of!(GuestRegisters, host_return),
     LOOPS = const offset_of!(GuestRegisters, history_loops),
-    INTERRUPT = const INTERRUPT,
+    TAKES = const offset_of!(GuestRegisters, interrupt),
     SERROR = const SERROR,
 );
 
@@ -185,9 +188,11 @@ pub fn enter(registers: &mut GuestRegisters) -> Exit {
     }
     if exit & INTERRUPT != 0 {
         Exit::Interrupt
+    } else if exit & (SERROR | INTERRUPT_V2) == 0 {
+        Exit::Synchronous(Syndrome::new(exit))
     } else if exit & SERROR != 0 {
         Exit::SError
     } else {
-        Exit::Synchronous(Syndrome::new(exit))
+        Exit::InterruptV2
     }
 }

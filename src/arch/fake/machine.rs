@@ -169,6 +169,8 @@ pub enum Exit {
     Interrupt,
     /// By an SError.
     SError,
+    /// By a physical interrupt, on a machine with a GICv2.
+    InterruptV2,
 }
 
 /// The general registers of a guest.
@@ -273,22 +275,41 @@ pub fn aidr() -> u64 {
     0
 }
 
-/// Takes the next pending interrupt.
-pub fn acknowledge() -> Option<Pintid> {
-    with(|core| core.pending.pop_front())
-}
-/// Drops an interrupt's priority.
-pub fn drop_priority(intid: Pintid) {
+/// Takes the next pending interrupt and drops its priority.
+pub fn take_interrupt() -> Option<Pintid> {
+    let intid = with(|core| core.pending.pop_front())?;
     record(Event::PriorityDrop(intid));
+    Some(intid)
+}
+/// Does the same: what a GICv3 does otherwise is not seen here.
+pub fn take_interrupt_v3() -> Option<Pintid> {
+    take_interrupt()
 }
 /// Deactivates an interrupt.
 pub fn deactivate(intid: Pintid) {
     record(Event::Deactivate(intid));
 }
+/// Does the same.
+pub fn deactivate_v3(intid: Pintid) {
+    deactivate(intid);
+}
+/// A core as the target of SGIs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SgiTarget(Mpidr);
+
+impl SgiTarget {
+    /// Makes the target of a core.
+    #[must_use]
+    pub fn new(target: Mpidr) -> Self {
+        Self(target)
+    }
+}
 /// Sends an SGI.
-pub fn send_sgi(intid: Pintid, target: Mpidr) {
+pub fn send_sgi(intid: Pintid, SgiTarget(target): SgiTarget) {
     record(Event::Sgi(intid, target));
 }
+/// Names the GICv2: a test that has one reaches it by its driver.
+pub fn use_gicv2(_interfaces: &'static crate::drivers::gicv2::CpuInterfaces) {}
 /// Makes the CPU interface ready.
 pub fn enable_cpu_interface() {}
 /// Empties the virtual interface.

@@ -15,10 +15,10 @@
 
 use super::{Delivery, ListRegisters, NO_SLOT, SLOTS, SpiToken, Vgic};
 use crate::bits::Level;
-use crate::gic::Effects;
 use crate::gic::bank::{Bank, bit, bits_of};
 use crate::gic::vdist::{Net, Spi};
 use crate::gic::vredist::Vredist;
+use crate::gic::{Effects, Version};
 use crate::id::{Pintid, Vintid};
 use crate::spec::gic::{Lr, LrState, SPI_FIRST, ich_hcr};
 use crate::spec::its::LPI_FIRST;
@@ -81,6 +81,15 @@ impl Listing<'_> {
             let others = word.load(Relaxed) & !self.bit;
             word.store(others | if is_set { self.bit } else { 0 }, Relaxed);
         }
+    }
+}
+
+impl Vredist {
+    /// Makes the value of a list register with a pending SGI of `sender`; where others have sent
+    /// it too its end is reported, so that the next one follows.
+    pub(super) fn sgi_of(&self, on: Listing<'_>, sender: u8) -> Lr {
+        let lr = on.pending().with_source(sender);
+        if self.sources(on.intid) == 0 { lr } else { lr.with_eoi() }
     }
 }
 
@@ -166,7 +175,9 @@ impl Delivery {
     ) {
         let Some(mut pass) = self.look(vgic, token, lrs, effects) else { return };
         self.refill(&mut pass);
-        self.quick = if self.has_backlog { 0 } else { self.learned };
+        // An SGI of GICv2 has a sender, of which the quick route knows nothing.
+        let has_quick_route = vgic.version() == Version::V3 && !self.has_backlog;
+        self.quick = if has_quick_route { self.learned } else { 0 };
         self.set_control(&mut pass);
     }
 
@@ -186,6 +197,26 @@ impl Delivery {
         self.has_backlog = false;
         self.quick = 0;
         self.set_control(&mut pass);
+        pass.own.look_again();
+    }
+
+    /// Moves the SGIs that wait in list registers back into the redistributor, which then shows
+    /// all of their senders. A flush brings them back.
+    pub fn recall_sgis<L: ListRegisters, E: Effects>(
+        &mut self,
+        vgic: &Vgic,
+        token: &mut SpiToken,
+        lrs: &mut L,
+        effects: &E,
+    ) {
+        let Some(mut pass) = self.look(vgic, token, lrs, effects) else { return };
+        for slot in bits_of(self.usable & !self.free) {
+            let is_waiting =
+                |lr: &&Lr| lr.state() == LrState::Pending && vgic.has_sender(lr.vintid().get());
+            if pass.seen.get(slot as usize).filter(is_waiting).is_some() {
+                self.evict(&mut pass, slot);
+            }
+        }
         pass.own.look_again();
     }
 
@@ -232,6 +263,9 @@ impl Delivery {
             on.take(&on.bank.active);
         }
         let eligible = on.bank.eligible(pass.ctlr) & on.bit != 0;
+        if pass.vgic.has_sender(on.intid) {
+            return self.review_sgi_of_sender(pass, on, (left, was), eligible);
+        }
         let deliverable = eligible && pass.is_mine(on.intid);
         let mut latched = left.is_pending() && self.line_driven & bit(slot) == 0;
         if deliverable {
@@ -258,6 +292,36 @@ impl Delivery {
             pass.write(slot, now);
         }
         pass.note(slot, now);
+    }
+
+    /// Compares one list register that holds an SGI of GICv2 with the model. There it is of one
+    /// sender, so it is never pending and active; others wait for its end.
+    fn review_sgi_of_sender<L: ListRegisters, E: Effects>(
+        &mut self,
+        pass: &mut Pass<'_, L, E>,
+        on: Listing<'_>,
+        (left, was): (Lr, Lr),
+        deliverable: bool,
+    ) {
+        if left.is_pending() && !deliverable {
+            pass.own.latch_sources(on.intid, 1 << left.source());
+        }
+        let now = if left.is_active() {
+            self.still_active(on, was.with_state(LrState::Active), pass.ctlr)
+        } else if left.is_pending() && deliverable {
+            // Sent again by the same sender, it is pending as it was.
+            pass.own.remove_sources(on.intid, 1 << left.source());
+            pass.own.sgi_of(on, left.source())
+        } else if let Some(source) = deliverable.then(|| pass.own.take_source(on.intid)).flatten() {
+            pass.own.sgi_of(on, source)
+        } else {
+            return self.retire(pass, on, was);
+        };
+        on.show(now);
+        if now != was {
+            pass.write(on.slot, now);
+        }
+        pass.note(on.slot, now);
     }
 
     /// Returns what a list register holds that is active: without link where that cannot be, and

@@ -131,13 +131,19 @@ impl Delivery {
             on.bank.deactivate.fetch_and(!on.bit, Relaxed);
             pass.hold(on.intid);
         }
-        let latched = on.bank.take_pending(on.bit) != 0;
-        if !latched && on.bank.held_by_line() & on.bit == 0 {
-            // Another core has just taken it back.
-            return true;
-        }
+        let (latched, pending) = if pass.vgic.has_sender(on.intid) {
+            let Some(sender) = pass.own.take_source(on.intid) else { return true };
+            (true, pass.own.sgi_of(on, sender))
+        } else {
+            let latched = on.bank.take_pending(on.bit) != 0;
+            if !latched && on.bank.held_by_line() & on.bit == 0 {
+                // Another core has just taken it back.
+                return true;
+            }
+            (latched, on.pending())
+        };
         let link = self.take_link(pass, on);
-        let lr = link.map_or(on.pending(), |pintid| on.pending().with_link(pintid));
+        let lr = link.map_or(pending, |pintid| pending.with_link(pintid));
         if on.intid < SPI_FIRST && link.is_some() == (on.intid >= PPI_FIRST) {
             *self.lr_of(on.intid) = lr;
             self.learned |= on.bit;
@@ -180,6 +186,9 @@ impl Delivery {
         let Some(on) = pass.listing(slot, lr.vintid().get()) else { return };
         if lr.is_pending() {
             self.has_backlog = true;
+            if pass.vgic.has_sender(on.intid) {
+                pass.own.add_source(on.intid, lr.source());
+            }
             if self.line_driven & bit(slot) == 0 {
                 on.bank.pending.fetch_or(on.bit, SeqCst);
             }

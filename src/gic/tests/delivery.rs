@@ -705,7 +705,7 @@ fn t76_sgi_to_all_others_and_to_names_outside_the_vm() {
 #[test]
 fn t76_sgi_by_range_and_cluster_where_affinities_are_not_plain() {
     let affinities = [0x12_0034_5635, 0x12_0034_5625, 0x00_0034_5635].map(Mpidr::from_register);
-    let (vgic, _) = Vgic::new(&affinities, 0, &[]).unwrap();
+    let (vgic, _) = Vgic::new(Version::V3, &affinities, 0, &[]).unwrap();
     let effects = Recorder::default();
     vgic.send_sgi(VcpuId::new(2), SgiRegister::Sgi1, 0x0012_3034_0156_0020, &effects);
     assert_eq!(*effects.kicks.borrow(), [VcpuId::new(0)]);

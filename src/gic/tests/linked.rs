@@ -61,7 +61,7 @@ fn t71_linked_spi_that_software_made_pending_stays_when_its_line_is_low() {
 /// when somebody looks, and the physical interrupt is free to come again.
 #[test]
 fn t81_linked_timer_whose_line_is_low_is_withdrawn() {
-    let (vgic, mut token) = Vgic::new(&[Mpidr::default()], 32, &[]).unwrap();
+    let (vgic, mut token) = Vgic::new(Version::V3, &[Mpidr::default()], 32, &[]).unwrap();
     let mut lrs = FakeCpu::new(4);
     let mut delivery = Delivery::new(VcpuId::new(0), 4);
     let own = vgic.vredist(VcpuId::new(0)).unwrap();

@@ -7,7 +7,7 @@ use crate::spec::gic::GICD_BYTES;
 
 /// A VM with one vCPU and all SPIs that there can be.
 fn full() -> (Vgic, SpiToken) {
-    Vgic::new(&[affinity(0)], 988, &[]).unwrap()
+    Vgic::new(Version::V3, &[affinity(0)], 988, &[]).unwrap()
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn control_keeps_the_group_enables_only() {
 fn t74_redistributors_stand_side_by_side_and_the_last_one_says_so() {
     for vcpus in [1usize, 2, 4, 8, 64] {
         let affinities: Vec<_> = (0..vcpus as u64).map(affinity).collect();
-        let (vgic, _) = Vgic::new(&affinities, 0, &[]).unwrap();
+        let (vgic, _) = Vgic::new(Version::V3, &affinities, 0, &[]).unwrap();
         for (n, affinity) in affinities.iter().enumerate() {
             let frame = n as u64 * 0x2_0000;
             let typer = vgic.read_vredists(frame + 8, Width::Double).unwrap();
@@ -60,7 +60,7 @@ fn t74_bad_configurations_are_refused() {
     let new = |affinities: &[Mpidr], spis, links: &[(u32, u32)]| {
         let link = |&(vintid, pintid)| (Vintid::new(vintid), Pintid::new(pintid));
         let links: Vec<_> = links.iter().map(link).collect();
-        Vgic::new(affinities, spis, &links).err()
+        Vgic::new(Version::V3, affinities, spis, &links).err()
     };
     let [zero, one] = [affinity(0), affinity(1)];
     assert_eq!(new(&[], 32, &[]), Some(ConfigError::Vcpus));

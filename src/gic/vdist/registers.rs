@@ -158,11 +158,27 @@ impl Vdist {
         }
     }
 
-    fn write_router<E: Effects>(&self, _: &mut SpiToken, offset: u64, value: u64, net: Net<'_, E>) {
-        let intid = router_intid(offset);
+    fn write_router<E: Effects>(
+        &self,
+        token: &mut SpiToken,
+        offset: u64,
+        value: u64,
+        net: Net<'_, E>,
+    ) {
+        self.route(token, router_intid(offset), value & ROUTER, net);
+    }
+
+    /// Routes an SPI as a value of GICD_IROUTER, or a byte of GICD_ITARGETSR, says.
+    pub(in crate::gic) fn route<E: Effects>(
+        &self,
+        _: &mut SpiToken,
+        intid: u32,
+        router: u64,
+        net: Net<'_, E>,
+    ) {
         let Some(spi) = self.spi(intid) else { return };
-        spi.router.store(value & ROUTER, Relaxed);
-        let target = net.target(value & ROUTER);
+        spi.router.store(router, Relaxed);
+        let target = net.target(router);
         let moved = spi.target.swap(target, Relaxed) != target;
         if let (Some(pintid), Some(vredist)) =
             (spi.link(), net.vgic.vredists.get(usize::from(target)))

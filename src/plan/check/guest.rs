@@ -4,13 +4,14 @@
 
 use super::{Claim, Limits, Part, Refusal};
 use crate::addr::{Address, Ipa, IpaRange, PAGE_SIZE, PaRange};
-use crate::plan::{DEVICES_MAX, IMAGES_MAX, Layout, REGIONS_MAX, VmPlan};
+use crate::plan::{DEVICES_MAX, IMAGES_MAX, REGIONS_MAX, VgicFrames, VmPlan};
 use alloc::vec::Vec;
 
 /// Interrupts that can be shared by PEs (IHI 0069, section 2.2).
 pub(super) const SPIS: core::ops::RangeInclusive<u32> = 32..=1019;
 
-/// What a redistributor, the distributor and an ITS are aligned to (IHI 0069, section 12.1).
+/// What a redistributor, the distributor of GICv3 and an ITS are aligned to (IHI 0069, section
+/// 12.1).
 const FRAME_ALIGN: u64 = 0x1_0000;
 /// What a device tree is aligned to, and an instruction.
 const TREE_ALIGN: u64 = 8;
@@ -50,10 +51,14 @@ fn check_address_space<'a>(vm: &'a VmPlan, limits: Limits) -> Check<'a> {
         Ok(())
     };
     add(Part::Memory, Some(vm.memory), PAGE_SIZE)?;
-    add(Part::Vdist, vm.layout.vdist_range(), FRAME_ALIGN)?;
-    add(Part::Vredist, vm.layout.vredist_range(vm.vcpus.len()), FRAME_ALIGN)?;
-    if let Some(vits) = vm.layout.vits {
-        add(Part::Vits, Layout::vits_range(vits), FRAME_ALIGN)?;
+    let (part, frame_align) = match vm.layout.vgic {
+        VgicFrames::V2 { .. } => (Part::VcpuInterface, PAGE_SIZE),
+        VgicFrames::V3 { .. } => (Part::Vredist, FRAME_ALIGN),
+    };
+    add(Part::Vdist, vm.layout.vdist_range(), frame_align)?;
+    add(part, vm.layout.vgic_range(vm.vcpus.len()), frame_align)?;
+    if let VgicFrames::V3 { .. } = vm.layout.vgic {
+        add(Part::Vits, vm.layout.vits_range(), FRAME_ALIGN)?;
     }
     add(Part::Vuart, vm.layout.vuart_range(), PAGE_SIZE)?;
     for device in &vm.devices {

@@ -6,8 +6,9 @@ use super::Refusal;
 use super::guest::SPIS;
 use crate::addr::PaRange;
 use crate::id::{Pintid, VmId};
-use crate::plan::machine::{Holder, Machine};
-use crate::plan::{DevicePlan, SpiPlan, VmPlan};
+use crate::plan::machine::{Gic, Holder, Machine};
+use crate::plan::{DevicePlan, SpiPlan, VgicFrames, VmPlan};
+use crate::spec::gicv2;
 
 type Check<'a> = Result<(), Refusal<'a>>;
 
@@ -17,6 +18,7 @@ pub(super) fn check<'a>(
     others: &[(VmId, &'a VmPlan)],
     machine: &'a Machine,
 ) -> Check<'a> {
+    check_gic(vm, machine)?;
     check_cpus(vm, others, machine)?;
     for (index, device) in vm.devices.iter().enumerate() {
         // All devices before this one: of the VMs that were accepted, and of this VM.
@@ -51,6 +53,16 @@ pub(super) fn check<'a>(
         }
     }
     Ok(())
+}
+
+/// Checks that hardware can play the virtual CPU interface: it is always the machine's own kind.
+fn check_gic<'a>(vm: &VmPlan, machine: &Machine) -> Check<'a> {
+    let fits = match (vm.layout.vgic, &machine.gic) {
+        (VgicFrames::V2 { .. }, Gic::V2 { .. }) => vm.vcpus.len() <= gicv2::CPUS_MAX,
+        (VgicFrames::V3 { .. }, Gic::V3 { .. }) => true,
+        _ => false,
+    };
+    fits.then_some(()).ok_or(Refusal::Gic)
 }
 
 fn check_cpus<'a>(vm: &'a VmPlan, others: &[(VmId, &'a VmPlan)], machine: &Machine) -> Check<'a> {

@@ -98,6 +98,8 @@ pub enum Refusal<'a> {
     NoVirtualSpi(Vintid),
     /// It has two interrupts of this number.
     VintidTwice(Vintid),
+    /// Its GIC is of another architecture than the machine's, or has more vCPUs than there can be.
+    Gic,
     /// There is no memory for it.
     NoRoom {
         /// The bytes that it needs.
@@ -118,6 +120,8 @@ pub enum Part<'a> {
     Vredist,
     /// The virtual ITS.
     Vits,
+    /// The CPU interface of GICv2.
+    VcpuInterface,
     /// The virtual PL011.
     Vuart,
     /// Registers of the device at this path.
@@ -212,6 +216,7 @@ impl fmt::Display for Part<'_> {
             Self::Vdist => write!(f, "virtual distributor"),
             Self::Vredist => write!(f, "virtual redistributors"),
             Self::Vits => write!(f, "virtual ITS"),
+            Self::VcpuInterface => write!(f, "virtual CPU interface"),
             Self::Vuart => write!(f, "virtual UART"),
             Self::Device(path) => write!(f, "device {path}"),
             Self::Image(name) => write!(f, "image {name}"),
@@ -281,6 +286,7 @@ impl fmt::Display for Refusal<'_> {
                 write!(f, ": interrupt {pintid} of device {path} is that of device {other} ")?;
                 write!(f, "of \"{vm}\"")
             }
+            Self::Gic => write!(f, " expects another GIC than the tree has, or more of its CPUs"),
             Self::NoVirtualSpi(vintid) => write!(f, ": its interrupt {vintid} is no SPI"),
             Self::VintidTwice(vintid) => write!(f, " has two interrupts of number {vintid}"),
         }

@@ -6,7 +6,7 @@ use crate::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use crate::id::{Mpidr, Pintid, Vintid};
 use crate::plan::machine::samples::{pi4, virt, virt_but};
 use crate::plan::samples::{IMAGE_BYTES, device, list, name, two_vms};
-use crate::plan::{UartClaim, is_name};
+use crate::plan::{UartClaim, VgicFrames, is_name};
 use crate::spec::dtb::Dtb;
 use proptest::prelude::*;
 use std::string::{String, ToString};
@@ -170,9 +170,18 @@ fn names_are_checked_before_they_are_shown() {
 fn guest_layout_is_checked() {
     let at = |ipa| Ipa::new(ipa);
     assert_eq!(
-        said_after(|b| b.layout.vredist = at(0x800_0000)),
+        said_after(|b| {
+            b.layout.vgic = VgicFrames::V3 { vredist: at(0x800_0000), vits: at(0x808_0000) }
+        }),
         "\"b\": virtual redistributors at 0x8000000..0x8040000 \
             overlaps virtual distributor at 0x8000000..0x8010000"
+    );
+    assert_eq!(
+        said_after(|b| {
+            b.layout.vgic = VgicFrames::V3 { vredist: at(0x80a_0000), vits: at(0x809_0000) }
+        }),
+        "\"b\": virtual redistributors at 0x80a0000..0x80e0000 \
+            overlaps virtual ITS at 0x8090000..0x80b0000"
     );
     assert_eq!(
         said_after(|b| b.layout.vuart = at(0x4000_0000)),
@@ -344,9 +353,17 @@ fn gicv2_plan_fits_the_pi() {
     });
     for (vm, start) in plan.vms.iter_mut().zip([0xfe20_1000, 0xfe20_2000]) {
         vm.devices[0].regions[0].0 = pages(start, 1);
+        vm.layout.vgic = VgicFrames::V2 { gicc: Ipa::new(0x801_0000) };
     }
     let machine = Machine::read(&Dtb::new(&pi4()).unwrap()).unwrap();
     assert_eq!(said_on(&plan, &machine), [""; 0]);
+    plan.vms[1].layout.vgic =
+        VgicFrames::V3 { vredist: Ipa::new(0x80a_0000), vits: Ipa::new(0x808_0000) };
+    assert_eq!(
+        said_on(&plan, &machine),
+        ["\"b\" expects another GIC than the tree has, or more of its CPUs"]
+    );
+    plan.vms[1].layout.vgic = VgicFrames::V2 { gicc: Ipa::new(0x801_0000) };
     // The console's registers are 64 bytes of this page.
     plan.vms[1].devices[0].regions[0].0 = pages(0xfe21_5000, 1);
     assert!(said_on(&plan, &machine)[0].contains("the console /soc/serial@7e215040"));
@@ -414,7 +431,7 @@ proptest! {
         let vm = &mut plan.vms[1];
         let places = [
             vm.layout.vdist_range().unwrap(),
-            vm.layout.vredist_range(vm.vcpus.len()).unwrap(),
+            vm.layout.vgic_range(vm.vcpus.len()).unwrap(),
             vm.layout.vuart_range().unwrap(),
             IpaRange::new(vm.devices[0].regions[0].1, 0x1000).unwrap(),
             vm.memory,
@@ -423,7 +440,10 @@ proptest! {
         let target = Ipa::new(places[onto].start().get() + (page << 12) % places[onto].size());
         match which {
             0 => vm.layout.vdist = target.align_down(0x1_0000),
-            1 => vm.layout.vredist = target.align_down(0x1_0000),
+            1 => {
+                let (vredist, vits) = (target.align_down(0x1_0000), Ipa::new(0x808_0000));
+                vm.layout.vgic = VgicFrames::V3 { vredist, vits };
+            }
             2 => vm.layout.vuart = target,
             _ => vm.devices[0].regions[0].1 = target,
         }

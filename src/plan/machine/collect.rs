@@ -37,6 +37,9 @@ pub(super) struct Found<'b, 'a> {
     aliases: Option<FdtNode<'b, 'a>>,
 }
 
+/// What stands for the name of an entry of the reservation block.
+const MEMRESERVE: &str = "memreserve";
+
 type Done<'a> = Result<(), MachineError<'a>>;
 
 /// Walks the tree once.
@@ -45,7 +48,7 @@ pub(super) fn collect<'b, 'a>(tree: &'b Dtb<'a>) -> Result<Found<'b, 'a>, Machin
     for (address, size) in tree.reservations() {
         let range = PaRange::new(Pa::new(address), size);
         if size > 0 {
-            found.reserve("memreserve", range, "size")?;
+            found.reserve(MEMRESERVE, range, "size")?;
         }
     }
     let mut walk = Walk::default();
@@ -261,6 +264,9 @@ impl<'b, 'a> Found<'b, 'a> {
         self.uarts
             .retain(|uart| !self.memory.iter().any(|(_, bank)| bank.overlaps(uart.registers)));
         self.memory.sort_unstable_by_key(|(_, bank)| bank.start());
+        // U-Boot reserves the ramdisk as well, which is nobody's but ours.
+        let initrd = self.initrd()?;
+        self.reserved.retain(|region| region.name != MEMRESERVE || Some(region.range) != initrd);
         let pmu = |pmu: &Specifiers<'_>| pmu.get(gic.domain, 0).and_then(|i| i.ppi());
         Ok(Machine {
             timer: self.timer(gic.domain)?,
@@ -270,7 +276,7 @@ impl<'b, 'a> Found<'b, 'a> {
                 .first()
                 .and_then(pmu)
                 .filter(|first| self.pmus.iter().all(|other| pmu(other) == Some(*first))),
-            initrd: self.initrd()?,
+            initrd,
             uart: uart::choose(&self.uarts, self.chosen, self.aliases, gic.domain),
             model: self.model,
             cpus: self.cpus.into_iter().map(|(_, cpu)| cpu).collect(),

@@ -417,6 +417,17 @@ fn initrd_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn ramdisk_that_is_reserved_is_no_reservation() {
+    let with = |start, bytes| virt_but(&[], |b| b.reserve(start, bytes));
+    let reserved = |tree: &[u8]| read(tree).reserved.iter().map(|r| r.range).collect::<Vec<_>>();
+    assert_eq!(reserved(&with(0x4800_0000, 0x400_0000)), []);
+    // Whatever is not exactly that is somebody else's.
+    for (start, bytes) in [(0x4800_0000, 0x3ff_ffff), (0x47ff_f000, 0x400_1000)] {
+        assert_eq!(reserved(&with(start, bytes)), [range(start, bytes)]);
+    }
+}
+
+#[test]
 fn reservations_that_cannot_be_are_refused() {
     let wraps = virt_but(&[], |b| b.reserve(u64::MAX, 2));
     assert!(refusal(&wraps).contains("memreserve: size is no usable range"));

@@ -10,6 +10,7 @@ mod bundles;
 mod faults;
 mod harness;
 mod image;
+mod ledger;
 mod linux;
 mod machines;
 mod payloads;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         bundles::trials(),
         faults::trials(),
         resets::trials(),
+        ledger::trials(),
         linux::trials(),
         payloads::trials(),
         bench::trials(),

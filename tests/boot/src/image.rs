@@ -15,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         test("image::t51_el2_uses_no_fp_register", || check(fp_registers)),
         test("image::t60_no_eret_is_speculated_past", || check(open_erets)),
+        test("image::t65_empty_list_registers_are_read_behind_an_isb", || check(early_elrsr)),
         test("image::its_relocations_are_relative", relocations),
         test("image::rules_catch_what_they_forbid", self_test),
     ]
@@ -140,6 +141,24 @@ fn open_erets(code: &Code) -> Result<Vec<u64>> {
     Ok(open)
 }
 
+/// Returns the reads of ICH_ELRSR_EL2 (S3_4_C12_C11_5) that are not the first system instruction
+/// behind an ISB: what was written to a list register before would not show.
+fn early_elrsr(code: &Code) -> Result<Vec<u64>> {
+    let is_read = |word: u32| word & 0xffff_ffe0 == 0xd53c_cba0;
+    // All of barriers, hints, MSR and MRS (DDI 0487 C4.1.93).
+    let is_system = |word: u32| word >> 22 == 0b11_0101_0100;
+    let is_isb = |word: u32| word & 0xffff_f0ff == 0xd503_30df;
+    let reads = || code.words.iter().enumerate().filter(|(_, (_, word))| is_read(*word));
+    if reads().next().is_none() {
+        return Err("nobody reads ICH_ELRSR_EL2".to_owned());
+    }
+    let is_early = |n: usize| {
+        let before = code.words.iter().take(n).rev();
+        before.map(|(_, word)| *word).find(|word| is_system(*word)).is_none_or(|w| !is_isb(w))
+    };
+    Ok(reads().filter(|(n, _)| is_early(*n)).map(|(_, (at, _))| *at).collect())
+}
+
 /// The image relocates itself and knows one kind of relocation.
 fn relocations() -> Result<()> {
     let bytes = std::fs::read(hypervisor()?).map_err(text)?;
@@ -230,6 +249,13 @@ fn self_test() -> Result<()> {
         expect("an ERET that is open", !closed(open))?;
     }
     expect("no ERET at all", !closed(&[sb]))?;
+
+    let (read_elrsr, write_lr0, add) = (0xd53c_cba8, 0xd51c_cc09, 0x9100_0400);
+    let early = |words: &[u32]| early_elrsr(&listed(words, 0..0));
+    expect("ELRSR behind an ISB", early(&[write_lr0, isb, add, read_elrsr])?.is_empty())?;
+    expect("ELRSR behind an LR", early(&[isb, write_lr0, add, read_elrsr])? == [0x100c])?;
+    expect("ELRSR behind nothing", early(&[add, read_elrsr])? == [0x1004])?;
+    expect("no ELRSR at all", early(&[isb]).is_err())?;
 
     let mut entry = [0; 48];
     entry[8..12].copy_from_slice(&1027_u32.to_le_bytes());

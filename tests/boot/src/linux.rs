@@ -7,7 +7,7 @@ use coffer::build::Options;
 use coffer::demo;
 use coffer::expect::{End, Outcome, Script, ScriptError};
 use coffer::manifest::Manifest;
-use coffer::qemu::{Entry, Machine};
+use coffer::qemu::{Entry, Gic, Machine};
 use cofferdam::plan::ConsoleMode;
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
@@ -23,9 +23,16 @@ const OF_A_BUSY_HOST: &str = "hrtimer: interrupt took # ns";
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        harness::test("linux::two_debians_side_by_side", two_debians),
-        harness::test("linux::eight_debians_on_eight_cores", eight_debians),
+        harness::test("linux::two_debians_side_by_side", || two_debians("linux-demo", None)),
+        harness::test("linux::two_debians_with_a_gicv2", || {
+            two_debians("linux-demo-gicv2", Some(Gic::V2))
+        }),
+        harness::test("linux::eight_debians_on_eight_cores", || eight_debians("linux-8", None)),
+        harness::test("linux::eight_debians_with_a_gicv2", || {
+            eight_debians("linux-8-gicv2", Some(Gic::V2))
+        }),
         harness::test("linux::a_core_goes_off_and_on", core_off_and_on),
+        harness::test("linux::started_by_u_boot", started_by_u_boot),
         harness::test("linux::suspends_to_ram_and_wakes", suspend_to_ram),
         harness::test("linux::one_reboots_and_the_other_does_not_notice", one_reboots),
         harness::test("linux::no_warning_of_6_1_that_bare_qemu_does_not_give", || warnings("6.1")),
@@ -62,18 +69,19 @@ fn ask(script: &mut Script, vm: &str, command: &str) -> std::result::Result<(), 
 }
 
 /// What the demo shows, from its own manifest.
-fn two_debians() -> Result<()> {
+fn two_debians(test: &str, gic: Option<Gic>) -> Result<()> {
     fetch()?;
     let path = project_root().join(demo::MANIFEST);
     let manifest = Manifest::load(&path).map_err(refused)?;
     let names: Vec<&str> = manifest.vms.iter().map(|vm| vm.name.get_ref().as_str()).collect();
     let options = Options {
         console: Some(ConsoleMode::Tagged),
-        out: Some(harness::folder("linux-demo")?),
+        out: Some(harness::folder(test)?),
         hypervisor: Some(harness::hypervisor()?),
         ..Options::default()
     };
-    let prepared = coffer::run::prepare(&path, &Machine::default(), options).map_err(text)?;
+    let machine = Machine { gic, ..Machine::default() };
+    let prepared = coffer::run::prepare(&path, &machine, options).map_err(text)?;
     let outcome = hold(prepared.command, &demo::script(&names).map_err(text)?)?;
     let mut releases = BTreeSet::new();
     for name in &names {
@@ -92,7 +100,7 @@ fn two_debians() -> Result<()> {
 }
 
 /// More cores than most hosts have: guests must not wait for one another.
-fn eight_debians() -> Result<()> {
+fn eight_debians(test: &str, gic: Option<Gic>) -> Result<()> {
     fetch()?;
     let names = ["d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7"];
     let vms: Vec<_> = (0..)
@@ -110,8 +118,8 @@ fn eight_debians() -> Result<()> {
         script.never("(?i)kernel panic|rcu.*stall|hypervisor fault")?;
         Ok(())
     })?;
-    let machine = Machine { smp: Some(8), memory_bytes: Some(4 << 30), ..Machine::default() };
-    boot("linux-eight", &manifest(&vms, ""), &machine, &script).map(drop)
+    let machine = Machine { smp: Some(8), memory_bytes: Some(4 << 30), gic, ..Machine::default() };
+    boot(test, &manifest(&vms, ""), &machine, &script).map(drop)
 }
 
 fn core_off_and_on() -> Result<()> {
@@ -131,6 +139,29 @@ fn core_off_and_on() -> Result<()> {
     })?;
     let manifest = manifest(&[debian("a", "6.12", "0-1")], "");
     boot("linux-hotplug", &manifest, &Machine::default(), &script).map(drop)
+}
+
+/// U-Boot takes the image and the bundle as it would take Linux and its ramdisk, and starts them by
+/// `booti`.
+fn started_by_u_boot() -> Result<()> {
+    fetch()?;
+    let suite = Vm::of_guest("suite", "2-3", "guest-suite", "only=t31,t49,t58,t74,t87");
+    let script = script(End::Off, |script| {
+        script.expect("suite", r"^RESULT passed=[1-9]\d* failed=0 ")?;
+        ask(script, "a", "poweroff -f\n")?;
+        script.never("(?i)kernel panic|hypervisor fault")?;
+        Ok(())
+    })?;
+    let manifest = manifest(&[debian("a", "6.12", "0-1"), suite], "");
+    let machine = Machine::default();
+    let mut command =
+        harness::prepare("linux-u-boot", &manifest, &machine, Options::default())?.command;
+    command.arg("-bios").arg(cache("u-boot.bin"));
+    let outcome = hold(command, &script)?;
+    if outcome.text().lines().any(|line| line.starts_with("U-Boot 20")) {
+        return Ok(());
+    }
+    Err("U-Boot has not run".to_owned())
 }
 
 /// SYSTEM_SUSPEND as Linux uses it, woken by the alarm of a clock that is the guest's own. Linux

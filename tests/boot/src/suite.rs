@@ -4,14 +4,19 @@
 use crate::harness::{self, Result, Vm, script};
 use coffer::board::project_root;
 use coffer::expect::{End, Outcome, Script, drive};
-use coffer::qemu::{Entry, Machine};
+use coffer::qemu::{Entry, Gic, Machine};
 use libtest_mimic::{Completion, Trial};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-/// A core without VHE, one with it, one with everything that QEMU has.
-const CPUS: [&str; 3] = ["cortex-a72", "cortex-a76", "max"];
+/// A core without VHE, one with it, one with everything that QEMU has, and the other GIC.
+const MACHINES: [(&str, &str, Option<Gic>); 4] = [
+    ("cortex-a72", "cortex-a72", None),
+    ("cortex-a76", "cortex-a76", None),
+    ("max", "max", None),
+    ("gicv2", "cortex-a72", Some(Gic::V2)),
+];
 const VM: &str = "suite";
 
 /// The suite on one core: it boots when the first test asks for it.
@@ -19,29 +24,41 @@ type Boot = Arc<OnceLock<Result<Outcome>>>;
 
 pub fn trials() -> Vec<Trial> {
     let names = names();
-    let bare = harness::test("suite::on_bare_qemu", on_bare_qemu);
-    CPUS.iter().flat_map(|&cpu| on_cpu(cpu, &names)).chain([bare]).collect()
+    let bare = [("suite::on_bare_qemu", Gic::V3), ("suite::on_bare_gicv2", Gic::V2)]
+        .map(|(name, gic)| harness::test(name, move || on_bare_qemu(gic)));
+    let ours = MACHINES.iter().flat_map(|&(title, cpu, gic)| {
+        let machine = Machine { cpu: Some(cpu.to_owned()), gic, ..Machine::default() };
+        on_machine(title, machine, &names)
+    });
+    ours.chain(bare).collect()
 }
 
 /// Runs the suite at EL1 without a hypervisor: what it asks of ours, the architecture has to give.
-fn on_bare_qemu() -> Result<()> {
-    let machine = Machine { cpu: Some("max".into()), entry: Entry::El1, ..Machine::default() };
+fn on_bare_qemu(gic: Gic) -> Result<()> {
+    let machine = Machine {
+        cpu: Some("max".into()),
+        gic: Some(gic),
+        entry: Entry::El1,
+        ..Machine::default()
+    };
     let mut script = script(End::Off, passes)?;
     script.bare = Some(VM.to_owned());
-    harness::hold(harness::bare_guest("suite-bare", "guest-suite", &machine)?, &script).map(drop)
+    let test = if gic == Gic::V2 { "suite-bare-gicv2" } else { "suite-bare" };
+    harness::hold(harness::bare_guest(test, "guest-suite", &machine)?, &script).map(drop)
 }
 
-fn on_cpu(cpu: &'static str, names: &BTreeSet<String>) -> Vec<Trial> {
+fn on_machine(title: &'static str, machine: Machine, names: &BTreeSet<String>) -> Vec<Trial> {
     let boot = Boot::default();
     let each = |name: &String| {
-        let (boot, name) = (Arc::clone(&boot), name.clone());
-        let title = format!("suite::{cpu}::{name}");
-        Trial::ignorable_test(title, move || Ok(verdict(booted(&boot, cpu)?, &name)?))
+        let (boot, machine, name) = (Arc::clone(&boot), machine.clone(), name.clone());
+        let test = format!("suite::{title}::{name}");
+        let run = move || Ok(verdict(booted(&boot, title, &machine)?, &name)?);
+        Trial::ignorable_test(test, run)
     };
     let mut trials: Vec<_> = names.iter().map(each).collect();
     let names = names.clone();
-    trials.push(harness::test(&format!("suite::{cpu}"), move || {
-        let outcome = booted(&boot, cpu)?;
+    trials.push(harness::test(&format!("suite::{title}"), move || {
+        let outcome = booted(&boot, title, &machine)?;
         if let Some(report) = outcome.report() {
             return Err(report);
         }
@@ -52,17 +69,16 @@ fn on_cpu(cpu: &'static str, names: &BTreeSet<String>) -> Vec<Trial> {
     trials
 }
 
-/// Returns what the suite said on `cpu`. What went wrong with the boot as a whole is left to the
+/// Returns what the suite said on `machine`. What went wrong with the boot as a whole is left to the
 /// test of that name: the others can have passed before.
-fn booted<'b>(boot: &'b Boot, cpu: &str) -> Result<&'b Outcome> {
-    boot.get_or_init(|| run(cpu)).as_ref().map_err(Clone::clone)
+fn booted<'b>(boot: &'b Boot, title: &str, machine: &Machine) -> Result<&'b Outcome> {
+    boot.get_or_init(|| run(title, machine)).as_ref().map_err(Clone::clone)
 }
 
-fn run(cpu: &str) -> Result<Outcome> {
-    let machine = Machine { cpu: Some(cpu.to_owned()), ..Machine::default() };
+fn run(title: &str, machine: &Machine) -> Result<Outcome> {
     let manifest = harness::manifest(&[Vm::of_guest(VM, "0-3", "guest-suite", "")], "");
-    let test = format!("suite-{cpu}");
-    let prepared = harness::prepare(&test, &manifest, &machine, Default::default())?;
+    let test = format!("suite-{title}");
+    let prepared = harness::prepare(&test, &manifest, machine, Default::default())?;
     let script = Script { limit: harness::LIMIT, ..script(End::Off, passes)? };
     drive(prepared.command, &script, |_| {}).map_err(harness::text)
 }

@@ -10,8 +10,8 @@ use cofferdam::addr::{Address, Pa, PaRange};
 use cofferdam::id::Mpidr;
 use cofferdam::plan::CPUS_MAX;
 
-/// GICv2 and the names it goes by.
-const GIC_V2: [&str; 3] = ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a9-gic"];
+/// GICv2 with virtualization and the names it goes by.
+const GIC_V2: [&str; 3] = ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic"];
 /// More banks of memory than any machine has.
 const BANKS_MAX: usize = 128;
 const GIC_V3: &str = "arm,gic-v3";

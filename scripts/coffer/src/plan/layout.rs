@@ -6,9 +6,10 @@
 //!
 //! | IPA | what |
 //! |---|---|
-//! | 0x0800_0000 | vdist, 64 KiB |
-//! | 0x0808_0000 | vits, 128 KiB |
-//! | 0x080a_0000 | vredist, 128 KiB for each vCPU |
+//! | 0x0800_0000 | vdist, 64 KiB; of a GICv2 4 KiB |
+//! | 0x0801_0000 | CPU interface of a GICv2, 8 KiB |
+//! | 0x0808_0000 | vits of a GICv3, 128 KiB |
+//! | 0x080a_0000 | vredist of a GICv3, 128 KiB for each vCPU |
 //! | 0x0900_0000 | PL011, 4 KiB, INTID 33 |
 //! | 0x1000_0000 to 0x4000_0000 | physical devices, INTIDs from 64 |
 //! | 0x4000_0000 | RAM: device tree, 2 MiB on the kernel, behind it the ramdisk |
@@ -17,7 +18,7 @@
 use crate::image::{ALIGNMENT, Placement};
 use cofferdam::addr::{Address, Ipa, IpaRange};
 use cofferdam::id::Vintid;
-use cofferdam::plan::Layout;
+use cofferdam::plan::{Layout, VgicFrames};
 
 /// The start of RAM.
 pub const RAM: Ipa = Ipa::at(0x4000_0000);
@@ -29,22 +30,20 @@ pub const RAM_ALIGNMENT: u64 = 2 << 20;
 pub const DEVICES: (Ipa, Ipa) = (Ipa::at(0x1000_0000), Ipa::at(0x4000_0000));
 /// The first INTID of physical devices.
 pub const DEVICE_INTERRUPTS: u32 = 64;
-/// The bytes of the vdist.
-pub const VDIST_BYTES: u64 = 0x1_0000;
-/// The bytes of each vCPU's vredist.
-pub const VREDIST_BYTES: u64 = 0x2_0000;
-/// The bytes of the vits.
-pub const VITS_BYTES: u64 = 0x2_0000;
 /// The bytes of the PL011.
 pub const VUART_BYTES: u64 = 0x1000;
 
-/// Returns where every guest's virtual devices stand.
+/// Returns where every guest's virtual devices stand on a machine with a GIC of this architecture.
 #[must_use]
-pub fn virtual_devices() -> Layout {
+pub fn virtual_devices(gic_version: u32) -> Layout {
+    let vgic = if gic_version == 2 {
+        VgicFrames::V2 { gicc: Ipa::at(0x0801_0000) }
+    } else {
+        VgicFrames::V3 { vredist: Ipa::at(0x080a_0000), vits: Ipa::at(0x0808_0000) }
+    };
     Layout {
         vdist: Ipa::at(0x0800_0000),
-        vredist: Ipa::at(0x080a_0000),
-        vits: Some(Ipa::at(0x0808_0000)),
+        vgic,
         vuart: Ipa::at(0x0900_0000),
         vuart_interrupt: Vintid::new(33),
     }

@@ -7,9 +7,9 @@ use super::{HYPERVISOR_BYTES, Planned, cores};
 use crate::board::Board;
 use crate::bundle::Bundle;
 use crate::message::{JsonMessage, bytes};
-use crate::plan::layout::{VDIST_BYTES, VITS_BYTES, VREDIST_BYTES, VUART_BYTES};
+use crate::plan::layout::VUART_BYTES;
 use cofferdam::addr::{Address, Ipa};
-use cofferdam::plan::{ConsoleMode, OnReboot, SpiPlan, VmPlan};
+use cofferdam::plan::{ConsoleMode, OnReboot, SpiPlan, VgicFrames, VmPlan};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -90,12 +90,18 @@ impl Planned {
             rows.push(row(what, image.ipa, image.size_bytes, note));
         }
         let layout = &vm.layout;
-        let frames = vm.vcpus.iter().fold(0, |sum, _| sum + VREDIST_BYTES);
-        rows.push(row("vdist", layout.vdist, VDIST_BYTES, "GICv3"));
-        if let Some(vits) = layout.vits {
-            rows.push(row("vits", vits, VITS_BYTES, ""));
-        }
-        rows.push(row("vredist", layout.vredist, frames, ""));
+        let (version, what) = match layout.vgic {
+            VgicFrames::V2 { .. } => ("GICv2", "vgicc"),
+            VgicFrames::V3 { .. } => ("GICv3", "vredist"),
+        };
+        let frames = [
+            ("vdist", layout.vdist_range(), version),
+            (what, layout.vgic_range(vm.vcpus.len()), ""),
+        ];
+        let vits = layout.vits_range().map(|range| ("vits", Some(range), ""));
+        rows.extend(frames.into_iter().chain(vits).filter_map(|(what, range, note)| {
+            Some(row(what, range?.start(), range?.size(), note))
+        }));
         let interrupt = format!("PL011, INTID {}", layout.vuart_interrupt);
         rows.push(row("vuart", layout.vuart, VUART_BYTES, &interrupt));
         for device in &vm.devices {

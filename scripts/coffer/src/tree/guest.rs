@@ -5,9 +5,9 @@
 //! Documentation/devicetree/bindings for the nodes), so that kernels meet what they know.
 #![forbid(unsafe_code)]
 
-use crate::plan::layout::{VDIST_BYTES, VITS_BYTES, VREDIST_BYTES, VUART_BYTES};
+use crate::plan::layout::VUART_BYTES;
 use cofferdam::addr::{Address, Ipa, IpaRange};
-use cofferdam::plan::Layout;
+use cofferdam::plan::{Layout, VgicFrames};
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
@@ -93,10 +93,10 @@ pub fn write(guest: &Guest<'_>) -> Vec<u8> {
     root.add_child(cpus(&guest.vcpus));
     root.add_child(memory(guest.memory));
     root.add_child(psci());
-    root.add_child(timer());
+    root.add_child(timer(guest));
     root.add_child(gic(guest));
     if guest.has_pmu {
-        let interrupts = [PPI, PMU_PPI, LEVEL_HIGH];
+        let interrupts = [PPI, PMU_PPI, ppi_flags(guest)];
         let compatible = property("compatible", "arm,armv8-pmuv3");
         root.add_child(node("pmu", [compatible, property("interrupts", cells(&interrupts))]));
     }
@@ -160,8 +160,17 @@ fn psci() -> DeviceTreeNode {
     node("psci", [property("compatible", versions), property("method", "hvc")])
 }
 
-fn timer() -> DeviceTreeNode {
-    let interrupts: Vec<u32> = TIMER_PPIS.iter().flat_map(|ppi| [PPI, *ppi, LEVEL_HIGH]).collect();
+/// Returns the flags of a PPI: with GICv2, the vCPUs too that have it (bits 15:8).
+fn ppi_flags(guest: &Guest<'_>) -> u32 {
+    match guest.layout.vgic {
+        VgicFrames::V2 { .. } => guest.vcpus.iter().fold(0, |set, _| set << 1 | 0x100) | LEVEL_HIGH,
+        VgicFrames::V3 { .. } => LEVEL_HIGH,
+    }
+}
+
+fn timer(guest: &Guest<'_>) -> DeviceTreeNode {
+    let flags = ppi_flags(guest);
+    let interrupts: Vec<u32> = TIMER_PPIS.iter().flat_map(|ppi| [PPI, *ppi, flags]).collect();
     let compatible = property("compatible", "arm,armv8-timer");
     let interrupts = property("interrupts", cells(&interrupts));
     node("timer", [compatible, interrupts, property("always-on", EMPTY)])
@@ -169,23 +178,31 @@ fn timer() -> DeviceTreeNode {
 
 fn gic(guest: &Guest<'_>) -> DeviceTreeNode {
     let layout = guest.layout;
-    let frames = guest.vcpus.iter().fold(0, |bytes, _| bytes + VREDIST_BYTES);
-    let regions = [(layout.vdist, VDIST_BYTES), (layout.vredist, frames)];
+    let regions = [layout.vdist_range(), layout.vgic_range(guest.vcpus.len())];
+    let regions: Vec<IpaRange> = regions.into_iter().flatten().collect();
     // Without an ITS there is nothing below it: an interrupt-map would have no address to name.
-    let address_cells = if layout.vits.is_some() { 2u32 } else { 0 };
+    let address_cells = if layout.vits_range().is_some() { 2u32 } else { 0 };
     let mut gic = node(
         &format!("intc@{:x}", layout.vdist.get()),
         [
-            property("compatible", "arm,gic-v3"),
             property("#interrupt-cells", 3u32),
             property("#address-cells", address_cells),
             property("interrupt-controller", EMPTY),
-            property("#redistributor-regions", 1u32),
-            property("reg", cells(&regions.map(|(start, size)| pair(start, size)).concat())),
+            registers(&regions),
             property("phandle", GIC_PHANDLE),
         ],
     );
-    if let Some(vits) = layout.vits {
+    match layout.vgic {
+        VgicFrames::V2 { .. } => {
+            let names: &[&str] = &["arm,gic-400", "arm,cortex-a15-gic"];
+            gic.add_property(property("compatible", names));
+        }
+        VgicFrames::V3 { .. } => {
+            gic.add_property(property("compatible", "arm,gic-v3"));
+            gic.add_property(property("#redistributor-regions", 1u32));
+        }
+    }
+    if let Some(vits) = layout.vits_range() {
         gic.add_property(property("#size-cells", 2u32));
         gic.add_property(property("ranges", EMPTY));
         gic.add_child(its(vits));
@@ -193,14 +210,14 @@ fn gic(guest: &Guest<'_>) -> DeviceTreeNode {
     gic
 }
 
-fn its(at: Ipa) -> DeviceTreeNode {
+fn its(range: IpaRange) -> DeviceTreeNode {
     node(
-        &format!("its@{:x}", at.get()),
+        &format!("its@{:x}", range.start().get()),
         [
             property("compatible", "arm,gic-v3-its"),
             property("msi-controller", EMPTY),
             property("#msi-cells", 1u32),
-            property("reg", cells(&pair(at, VITS_BYTES))),
+            registers(&[range]),
             property("phandle", ITS_PHANDLE),
         ],
     )

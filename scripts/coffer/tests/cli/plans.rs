@@ -80,14 +80,14 @@ little  memory    0x40000000..0x44000000       64M
 little  kernel    0x40200000..0x40201000        4K  Image: Image
 little  ramdisk   0x40600000..0x40600009        9B  initrd
 little  vdist     0x08000000..0x08010000       64K  GICv3
-little  vits      0x08080000..0x080a0000      128K
 little  vredist   0x080a0000..0x080e0000      256K
+little  vits      0x08080000..0x080a0000      128K
 little  vuart     0x09000000..0x09001000        4K  PL011, INTID 33
 big     memory    0x40000000..0x48000000      128M
 big     kernel    0x40200000..0x40201000        4K  Image: Image
 big     vdist     0x08000000..0x08010000       64K  GICv3
-big     vits      0x08080000..0x080a0000      128K
 big     vredist   0x080a0000..0x080e0000      256K
+big     vits      0x08080000..0x080a0000      128K
 big     vuart     0x09000000..0x09001000        4K  PL011, INTID 33
 big     device    0x10000000..0x10001000        4K  /soc/rtc@1000 at 0xf0001000, SPI 2 as INTID 64, no DMA
 ";
@@ -314,6 +314,8 @@ fn qemus_machine_is_planned_for() {
 fn what_the_caller_overrides_counts() {
     use coffer::board::Overrides;
     use coffer::build::{Options, plan};
+    use cofferdam::addr::{Address, Ipa};
+    use cofferdam::plan::VgicFrames;
 
     let bed = Bed::new();
     let text = "format = 1\nboard = \"qemu-virt\"\n[vm.a]\ncpus = \"5\"\nmemory = \"64M\"\nkernel = \"Image\"\n";
@@ -325,6 +327,7 @@ fn what_the_caller_overrides_counts() {
     assert_eq!((board.machine.cores.len(), board.machine.memory_bytes()), (6, 4 << 30));
     assert_eq!(planned.bundle.plan.machine.memory_bytes, 4 << 30);
     assert_eq!(planned.cores, [[5]]);
-    let report = with(Overrides { gic_version: Some(2), ..larger }).unwrap_err();
-    assert_eq!(report.messages()[0].code().name(), "E32");
+    let (_, planned) = with(Overrides { gic_version: Some(2), ..larger }).unwrap();
+    let vgic = planned.bundle.plan.vms[0].layout.vgic;
+    assert_eq!(vgic, VgicFrames::V2 { gicc: Ipa::new(0x801_0000) });
 }

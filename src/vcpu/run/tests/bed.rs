@@ -8,9 +8,10 @@ use crate::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use crate::arch::fake::machine::{Event, ExitKind, Scripted, with};
 use crate::arch::{self, HypMemory, Mitigations, Stage2Registers};
 use crate::console::{Config, Console, Mode, TokenBucket};
-use crate::drivers::gicv3::{Distributor, Redistributor};
+use crate::drivers::gic::{Distributor, PrivateInterrupts};
+use crate::drivers::gicv3::Redistributor;
 use crate::drivers::uart::{Uart, UartKind};
-use crate::gic::{Vgic, Vits};
+use crate::gic::{Version, Vgic, Vits};
 use crate::hypervisor::{HostConsole, Hypervisor, SpiOwner};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::guest::GuestMemory;
@@ -95,7 +96,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         (GICR + 8, 1 << 4), // GICR_TYPER: the last one
     ];
     with(|core| core.devices.extend(devices));
-    let distributor = Distributor::new(Registers::new(pa_range(GICD, 0x1_0000))).unwrap();
+    let distributor = Distributor::v3(Registers::new(pa_range(GICD, 0x1_0000))).unwrap();
     let names: Vec<_> = plan.vms.iter().map(|vm| vm.name.clone()).collect();
     let config = Config {
         mode: Mode::Focus,
@@ -139,8 +140,8 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
         (0..).take(plan.vcpus.len()).map(|n| Vm::mpidr_of(VcpuId::new(n))).collect();
     let links = [(Vintid::new(SPI.1), Pintid::new(SPI.0))];
     let links = if n == 0 { &links[..] } else { &[] };
-    let (vgic, spis) = Vgic::new(&affinities, 64, links).unwrap();
-    let vits = plan.layout.vits.map(|_| Lock::new(Vits::new()));
+    let (vgic, spis) = Vgic::new(Version::V3, &affinities, 64, links).unwrap();
+    let vits = plan.layout.vits_range().map(|_| Lock::new(Vits::new()));
     let vgic = if vits.is_some() { vgic.with_lpis() } else { vgic };
     let pieces = [pa_range(RAM_PA + u64::from(n) * RAM_BYTES, RAM_BYTES)];
     let memory = GuestMemory::lay_out(plan.memory.start(), &pieces).unwrap();
@@ -165,6 +166,7 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
         loader: Loader::new(Box::new(images), mapped.into()),
         counter_offset_ticks: 0.into(),
         pcpus: plan.vcpus.iter().copied().collect(),
+        kicks: plan.vcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)).collect(),
         pa_range: 2,
     }
 }
@@ -183,7 +185,13 @@ fn image(at: u64, ipa: u64, bytes: &[u8]) -> Image {
 pub fn core(hypervisor: &'static Hypervisor, vm: usize, vcpu: u8) -> Core {
     let region = Registers::new(pa_range(GICR, 0x2_0000));
     let redistributor = Redistributor::find(&region, 0, Mpidr::default()).unwrap();
-    Core::new(hypervisor, &hypervisor.vms[vm], VcpuId::new(vcpu), redistributor).unwrap()
+    Core::new(
+        hypervisor,
+        &hypervisor.vms[vm],
+        VcpuId::new(vcpu),
+        PrivateInterrupts::V3(redistributor),
+    )
+    .unwrap()
 }
 
 /// Runs until the script has ended, the core is asleep or has halted.

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Interrupts by the hundred thousand, on 1 to 8 vCPUs: each that is sent is taken, once.
+
+use crate::harness::{self, Result, Vm, hold, manifest, prepare, script};
+use coffer::expect::End;
+use coffer::qemu::Machine;
+use libtest_mimic::Trial;
+
+/// How many interrupts each path of each guest delivers where one thread runs all cores: altogether
+/// more than 10^5 on each path, and ten times that with `--full`.
+const SOME: u32 = 15_000;
+const MANY: u32 = 150_000;
+
+/// How QEMU runs the cores.
+#[derive(Clone, Copy, PartialEq)]
+enum Threads {
+    /// One for all, each core in its turn.
+    Single,
+    /// One for each. Where the host has fewer cores they wait for one another a thousand times
+    /// longer than the interrupts take, so there are fewer interrupts, and fewer at a time.
+    Multi,
+}
+
+/// A name and the cores of each guest: every number of vCPUs from 1 to 8.
+const MACHINES: [(&str, &[&str]); 5] = [
+    ("one_and_seven_vcpus", &["0", "1-7"]),
+    ("two_and_six_vcpus", &["0-1", "2-7"]),
+    ("three_and_five_vcpus", &["0-2", "3-7"]),
+    ("twice_four_vcpus", &["0-3", "4-7"]),
+    ("eight_vcpus", &["0-7"]),
+];
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (name, guests) in MACHINES {
+        for (threads, suffix) in [(Threads::Single, ""), (Threads::Multi, "_in_threads")] {
+            let run = move |count| ledger(guests, threads, count);
+            let some = format!("ledger::{name}{suffix}");
+            trials.push(harness::test(&some, move || run(SOME)));
+            let many = format!("ledger::many_on_{name}{suffix}");
+            trials.push(harness::test(&many, move || run(MANY)).with_ignored_flag(true));
+        }
+    }
+    trials
+}
+
+fn ledger(guests: &[&str], threads: Threads, count: u32) -> Result<()> {
+    let arguments = match threads {
+        Threads::Single => format!("mode=ledger count={count}"),
+        Threads::Multi => format!("mode=ledger count={} tokens=2", count / 10),
+    };
+    let vms: Vec<Vm> = ["first", "second"]
+        .iter()
+        .zip(guests)
+        .map(|(name, cpus)| Vm::of_guest(name, cpus, "guest-suite", &arguments))
+        .collect();
+    let script = script(End::Off, |script| {
+        for vm in &vms {
+            script.expect(vm.name, r"^RESULT passed=5 failed=0 skipped=0")?;
+        }
+        script.never("FAIL|hypervisor fault")?;
+        Ok(())
+    })?;
+    let machine = Machine { smp: Some(8), ..Machine::default() };
+    let test = format!("ledger-{}-{count}-{arguments}", guests.join("-")).replace(' ', "-");
+    let mut command = prepare(&test, &manifest(&vms, ""), &machine, Default::default())?.command;
+    if threads == Threads::Single {
+        command.args(["-accel", "tcg,thread=single"]);
+    }
+    hold(command, &script).map(drop)
+}
