@@ -8,15 +8,14 @@
 //! to do sleeps in WFI, so that a wake-up that is lost is an interrupt that is lost.
 
 use core::sync::atomic::{
-    AtomicU32, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, AtomicU32, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use guest_rt::console::{self, reg};
 use guest_rt::its::{self, Enable, LPI_FIRST};
-use guest_rt::sysreg::{dsb, wfi};
+use guest_rt::sysreg::{dsb, relax, wfi};
 use guest_rt::test::{Outcome, Tally};
 use guest_rt::timer::{self, ENABLE, ISTATUS, Timer};
 use guest_rt::{check, check_eq, cpu, gic, irq, println, tree};
-use spin::Mutex;
 
 /// The most tokens: SGI 15 ends servers, and each token has two.
 const TOKENS_MAX: usize = 7;
@@ -26,8 +25,8 @@ const SPI_FIRST: u32 = 48;
 const TXIM: u32 = 1 << 5;
 /// The device whose events are LPIs.
 const LPI_DEVICE: u32 = 1;
-/// Whose turn it is to post commands.
-static QUEUE: Mutex<()> = Mutex::new(());
+/// Whether a vCPU posts commands: one at a time.
+static IS_POSTING: AtomicBool = AtomicBool::new(false);
 /// How often vCPU 0 looks whether anything has happened, in microseconds.
 const WATCH_US: u64 = 10_000;
 /// After how many looks without news an interrupt counts as lost.
@@ -283,8 +282,11 @@ fn send(path: Path, n: usize, hops: u32, target: usize) {
         Path::Lpi => {
             let Some(its) = its::device() else { return };
             let event = (LPI_DEVICE, number);
-            let _turn = QUEUE.lock();
+            while IS_POSTING.swap(true, Acquire) {
+                relax();
+            }
             its::post(its, [its::movi(event, target), its::int(event)]);
+            IS_POSTING.store(false, Release);
         }
         Path::SpiLevel => {
             gic::route(tree::machine().uart_intid, cpu::mpidr(target));
