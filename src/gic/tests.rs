@@ -5,6 +5,7 @@
 mod delivery;
 mod linked;
 mod model;
+mod races;
 mod registers;
 mod v2;
 

@@ -107,8 +107,6 @@ impl Delivery {
             on.bank.retract.fetch_and(!on.bit, Relaxed);
             on.bank.deactivate.fetch_and(!on.bit, Relaxed);
             spi.hold(pass.own.id());
-        } else {
-            *self.slot_of(on.intid) = slot.to_le_bytes()[0];
         }
         let (latched, pending) = if pass.vgic.has_sender(on.intid) {
             let Some(sender) = pass.own.take_source(on.intid) else { return true };
@@ -121,6 +119,9 @@ impl Delivery {
             }
             (latched, on.pending())
         };
+        if on.intid < SPI_FIRST {
+            *self.slot_of(on.intid) = slot.to_le_bytes()[0];
+        }
         let link = self.take_link(pass, on);
         let lr = link.map_or(pending, |pintid| pending.with_link(pintid));
         if on.intid < SPI_FIRST && link.is_some() == (on.intid >= PPI_FIRST) {
