@@ -9,6 +9,7 @@ mod idle;
 mod interrupt;
 mod mmio;
 pub mod run;
+mod settle;
 mod sysreg;
 
 use crate::arch::{self, GuestRegisters, ListRegisterFile};

@@ -4,6 +4,7 @@
 
 mod delivery;
 mod linked;
+mod listed;
 mod model;
 mod races;
 mod registers;

@@ -5,7 +5,7 @@
 use super::{Core, HALT, KICK, Next};
 use crate::arch;
 use crate::bits::{MmioError, Width};
-use crate::gic::{self, Flush, SgiRegister};
+use crate::gic::{self, Flush, Frame, SgiRegister};
 use crate::id::{Pintid, Vintid};
 
 /// The virtual interface wants maintenance.
@@ -113,7 +113,7 @@ impl Core {
     }
 
     /// Compares list registers and models.
-    fn reconcile(&mut self) {
+    pub(super) fn reconcile(&mut self) {
         let vm = self.vm;
         let mut spis = vm.spis.lock();
         let effects = self.effects();
@@ -123,7 +123,8 @@ impl Core {
     #[inline(always)]
     pub(super) fn read_vdist(&mut self, offset: u64, width: Width) -> Result<u64, MmioError> {
         if gic::shows_list_registers(offset) {
-            self.reconcile();
+            let word = self.read_listed(Frame::Vdist, (offset, width));
+            return word.map(u64::from).ok_or(MmioError::Width);
         }
         self.vm.vgic.vdist().read(offset, width)
     }
@@ -135,8 +136,8 @@ impl Core {
         width: Width,
         value: u64,
     ) -> Result<(), MmioError> {
-        if gic::shows_list_registers(offset) {
-            self.reconcile();
+        if gic::changes_list_registers(offset) {
+            return self.write_listed(Frame::Vdist, (offset, width), value);
         }
         let mut spis = self.vm.spis.lock();
         self.vm.vgic.write_vdist(&mut spis, (offset, width), value, &self.effects())
@@ -145,7 +146,8 @@ impl Core {
     #[inline(always)]
     pub(super) fn read_vredists(&mut self, offset: u64, width: Width) -> Result<u64, MmioError> {
         if gic::shows_list_registers(offset) {
-            self.reconcile();
+            let word = self.read_listed(Frame::Vredists, (offset, width));
+            return word.map(u64::from).ok_or(MmioError::Width);
         }
         self.vm.vgic.read_vredists(offset, width)
     }
@@ -157,8 +159,8 @@ impl Core {
         width: Width,
         value: u64,
     ) -> Result<(), MmioError> {
-        if gic::shows_list_registers(offset) {
-            self.reconcile();
+        if gic::changes_list_registers(offset) {
+            return self.write_listed(Frame::Vredists, (offset, width), value);
         }
         self.vm.vgic.write_vredists((offset, width), value, &self.effects())
     }
