@@ -12,6 +12,8 @@
 
 mod bank;
 mod delivery;
+mod listed;
+mod look;
 mod lpi;
 mod sgi;
 mod v2;
@@ -25,6 +27,8 @@ pub mod fake;
 mod tests;
 
 pub use delivery::{Delivery, Flush, ListRegisters};
+pub use listed::{Frame, changes_list_registers, shows_list_registers};
+pub use look::Asked;
 pub use lpi::{GuestTables, Unreadable};
 pub use sgi::SgiRegister;
 pub use v2::{Home, home, home_of_write, is_sgi_state};
@@ -34,7 +38,7 @@ pub use vredist::Vredist;
 
 use crate::bits::{Level, MmioError, Width};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
-use crate::spec::gic::{self, BitRegister, SgiRequest};
+use crate::spec::gic::{self, SgiRequest};
 use crate::spec::gicv2;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -266,22 +270,6 @@ impl Vgic {
     fn net<'a, E>(&'a self, effects: &'a E) -> Net<'a, E> {
         Net { vgic: self, effects }
     }
-}
-
-/// Returns whether what a guest reads at `offset` of GICD, or of a redistributor's second frame,
-/// is in list registers too, so that the reader's [`Delivery`] must reconcile first.
-#[must_use]
-#[inline(always)]
-pub const fn shows_list_registers(offset: u64) -> bool {
-    matches!(
-        BitRegister::at(offset & (gic::GICR_SGI_BASE - 1)),
-        Some(
-            BitRegister::SetPending
-                | BitRegister::ClearPending
-                | BitRegister::SetActive
-                | BitRegister::ClearActive
-        )
-    )
 }
 
 /// Effects on nothing: while a VM is being made there is nobody to tell.

@@ -10,6 +10,7 @@ mod interrupt;
 mod its;
 mod mmio;
 pub mod run;
+mod settle;
 mod sysreg;
 
 use crate::arch::{self, GuestRegisters, ListRegisterFile};

@@ -4,7 +4,9 @@
 
 mod delivery;
 mod linked;
+mod listed;
 mod model;
+mod races;
 mod registers;
 mod v2;
 mod vits;

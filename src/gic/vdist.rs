@@ -185,6 +185,17 @@ impl Vdist {
     pub(super) fn spi(&self, intid: u32) -> Option<&Spi> {
         self.spis.get((intid as usize).wrapping_sub(gic::SPI_FIRST as usize))
     }
+    /// Returns a bit for each vCPU that has one of the SPIs `bits`, of the word that `offset` is
+    /// for, in a list register.
+    pub(super) fn holders(&self, offset: u64, bits: u32) -> u64 {
+        let word = registers::bit_word(offset);
+        let listed = self.bank(word).map_or(0, |bank| bank.listed.load(Relaxed));
+        let holders = bits_of(listed & bits).filter_map(|index| self.spi(word << 5 | index));
+        holders.fold(0, |set, spi| match spi.holder.load(Relaxed) {
+            NOBODY => set,
+            holder => set | 1 << (holder & 63),
+        })
+    }
     /// Returns the number of words of SPIs.
     pub(super) fn bank_count(&self) -> u32 {
         self.typer & 0x1f

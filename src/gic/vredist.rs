@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::bank::{Bank, Change, bit};
+use super::look::{Asked, Looks};
 use super::lpi::LpiRegisters;
 use super::{Effects, IIDR, Version};
 use crate::bits::{Level, MmioError, Width};
@@ -53,6 +54,7 @@ pub struct Vredist {
     pub(super) lpi_words: AtomicU32,
     pub(super) bank: Bank,
     pub(super) lpi: LpiRegisters,
+    pub(super) looks: Looks,
     /// For each SGI the vCPUs that have sent it and whose SGI is not in a list register: GICv2
     /// tells them apart.
     sources: [AtomicU8; SGI_COUNT],
@@ -81,6 +83,7 @@ impl Vredist {
             bank: Bank::new(u32::MAX, SGIS, version),
             lpi: LpiRegisters::default(),
             sources: [const { AtomicU8::new(0) }; SGI_COUNT],
+            looks: Looks::default(),
             waker: AtomicU32::new(ASLEEP),
             typer: u64::from(affinity.packed()) << gicr::TYPER_AFFINITY_SHIFT | number | last,
             id,
@@ -129,6 +132,19 @@ impl Vredist {
     /// means.
     pub fn look_again(&self) {
         self.work.fetch_or(Self::LOOK, AcqRel);
+    }
+
+    /// Asks the owner for a look, from another core: what its guest has done with its list
+    /// registers so far, and what it has been asked before this, shows in the models once
+    /// [`Self::has_looked_since`] says so. A vCPU that is off does not look, and has nothing.
+    pub fn ask_for_look<E: Effects>(&self, effects: &E) -> Asked {
+        let asked = self.looks.ask();
+        self.post_look(effects);
+        asked
+    }
+    /// Returns whether the owner has looked.
+    pub fn has_looked_since(&self, asked: Asked) -> bool {
+        self.looks.is_done_since(asked)
     }
 
     /// Makes the SGI `intid` pending; only the low four bits count.
@@ -263,11 +279,7 @@ impl Vredist {
     fn read_word(&self, offset: u64) -> u32 {
         if let Some(offset) = offset.checked_sub(gic::GICR_SGI_BASE) {
             return match (BitRegister::at(offset), offset) {
-                (Some(BitRegister::SetPending | BitRegister::ClearPending), 0x200 | 0x280) => {
-                    let raised = Work(self.work.load(Relaxed)).raised();
-                    raised | self.bank.read(BitRegister::SetPending)
-                }
-                (Some(register), _) if offset & 0x7f == 0 => self.bank.read(register),
+                (Some(register), _) if offset & 0x7f == 0 => self.read_bits(register),
                 (_, 0x400..0x420) => self.bank.read_priorities(priority_word(offset)),
                 (_, 0xc00) => self.bank.read_config(0),
                 (_, 0xc04) => self.bank.read_config(1),
@@ -291,6 +303,26 @@ impl Vredist {
     }
     fn read_double(&self, offset: u64) -> u64 {
         if offset == gicr::TYPER { self.typer } else { self.lpi.read(offset) }
+    }
+
+    fn read_bits(&self, register: BitRegister) -> u32 {
+        let raised = match register {
+            BitRegister::SetPending | BitRegister::ClearPending => {
+                Work(self.work.load(Relaxed)).raised()
+            }
+            _ => 0,
+        };
+        raised | self.bank.read(register)
+    }
+    /// Reads a register of pending or active bits, or what is reserved next to them.
+    pub(super) fn read_listed(&self, offset: u64) -> u32 {
+        listed_register(offset).map_or(0, |register| self.read_bits(register))
+    }
+    /// Writes a register of enables, pending or active bits, or what is reserved next to them.
+    pub(super) fn write_listed<E: Effects>(&self, offset: u64, value: u32, effects: &E) {
+        if let Some(register) = listed_register(offset) {
+            self.write_bits(register, value, effects);
+        }
     }
 
     /// Writes at `offset` of the 128 KiB.
@@ -408,6 +440,12 @@ impl Work {
     pub fn asks_to_relearn(self) -> bool {
         self.0 & Vredist::RELEARN != 0
     }
+}
+
+/// Returns which register of the second frame is at `offset`: there is one word of each.
+fn listed_register(offset: u64) -> Option<BitRegister> {
+    let offset = offset.checked_sub(gic::GICR_SGI_BASE)?;
+    BitRegister::at(offset).filter(|_| offset & 0x7f == 0)
 }
 
 /// Returns the word of IPRIORITYR at `offset`, to be taken modulo 8.

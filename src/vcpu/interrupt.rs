@@ -5,7 +5,7 @@
 use super::{Core, GO_ON, HALT, KICK, Next};
 use crate::arch;
 use crate::bits::{MmioError, Width};
-use crate::gic::{self, Flush, SgiRegister};
+use crate::gic::{self, Flush, Frame, SgiRegister};
 use crate::id::{Pintid, Vintid};
 
 /// The virtual interface wants maintenance.
@@ -114,7 +114,7 @@ impl Core {
     }
 
     /// Compares list registers and models.
-    fn reconcile(&mut self) {
+    pub(super) fn reconcile(&mut self) {
         let vm = self.vm;
         let mut spis = vm.spis.lock();
         let effects = self.effects();
@@ -124,7 +124,8 @@ impl Core {
     #[inline(always)]
     pub(super) fn read_vdist(&mut self, offset: u64, width: Width) -> Result<u64, MmioError> {
         if gic::shows_list_registers(offset) {
-            self.reconcile();
+            let word = self.read_listed(Frame::Vdist, (offset, width));
+            return word.map(u64::from).ok_or(MmioError::Width);
         }
         self.vm.vgic.vdist().read(offset, width)
     }
@@ -136,8 +137,8 @@ impl Core {
         width: Width,
         value: u64,
     ) -> Result<(), MmioError> {
-        if gic::shows_list_registers(offset) {
-            self.reconcile();
+        if gic::changes_list_registers(offset) {
+            return self.write_listed(Frame::Vdist, (offset, width), value);
         }
         let mut spis = self.vm.spis.lock();
         self.vm.vgic.write_vdist(&mut spis, (offset, width), value, &self.effects())
@@ -146,7 +147,8 @@ impl Core {
     #[inline(always)]
     pub(super) fn read_vredists(&mut self, offset: u64, width: Width) -> Result<u64, MmioError> {
         if gic::shows_list_registers(offset) {
-            self.reconcile();
+            let word = self.read_listed(Frame::Vredists, (offset, width));
+            return word.map(u64::from).ok_or(MmioError::Width);
         }
         self.vm.vgic.read_vredists(offset, width)
     }
@@ -158,8 +160,8 @@ impl Core {
         width: Width,
         value: u64,
     ) -> Result<(), MmioError> {
-        if gic::shows_list_registers(offset) {
-            self.reconcile();
+        if gic::changes_list_registers(offset) {
+            return self.write_listed(Frame::Vredists, (offset, width), value);
         }
         self.vm.vgic.write_vredists((offset, width), value, &self.effects())
     }

@@ -16,6 +16,7 @@ mod boot;
 mod features;
 mod forms;
 mod gic;
+mod gic_remote;
 mod gic_state;
 mod gicv2;
 mod inject;
@@ -50,6 +51,7 @@ const GROUPS: &[&[Test]] = &[
     features::TESTS,
     gic::TESTS,
     gic_state::TESTS,
+    gic_remote::TESTS,
     gicv2::TESTS,
     sgi::TESTS,
     lines::TESTS,

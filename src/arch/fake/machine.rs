@@ -111,6 +111,8 @@ pub struct FakeCore {
     pub hyp_timer: Option<u64>,
     /// The physical counter; each look moves it on.
     pub counter: u64,
+    /// By how much.
+    pub counter_step: u64,
     current: Scripted,
 }
 
@@ -131,6 +133,7 @@ impl Default for FakeCore {
             far_el1: 0,
             hyp_timer: None,
             counter: 0,
+            counter_step: 1,
             current: Scripted { kind: ExitKind::Interrupt, esr: 0, far: 0, ipa: 0 },
         }
     }
@@ -383,7 +386,7 @@ pub fn list_registers_are_empty(used: &ListRegisterFile) -> bool {
 /// Returns the counter and moves it on.
 pub fn counter() -> u64 {
     with(|core| {
-        core.counter += 1;
+        core.counter += core.counter_step;
         core.counter
     })
 }

@@ -179,6 +179,7 @@ impl Delivery {
         let has_quick_route = vgic.version() == Version::V3 && !self.has_backlog;
         self.quick = if has_quick_route { self.learned } else { 0 };
         self.set_control(&mut pass);
+        pass.own.looks.end();
     }
 
     /// Moves everything from list registers into the models: what a core does whose vCPU is
@@ -197,6 +198,7 @@ impl Delivery {
         self.has_backlog = false;
         self.quick = 0;
         self.set_control(&mut pass);
+        pass.own.looks.end();
         pass.own.look_again();
     }
 
@@ -229,6 +231,7 @@ impl Delivery {
     ) -> Option<Pass<'a, L, E>> {
         let own = vgic.vredist(self.vcpu)?;
         let work = own.take_work();
+        own.looks.begin();
         self.forget_if_asked(work);
         // Requests before latches: what was made pending after a request stays pending.
         let retract = own.bank.retract.swap(0, SeqCst);

@@ -123,9 +123,7 @@ impl Delivery {
         }
         let slot = self.free.trailing_zeros();
         let Some(on) = pass.listing(slot, key & 0xffff) else { return true };
-        if on.intid < SPI_FIRST {
-            *self.slot_of(on.intid) = slot.to_le_bytes()[0];
-        } else {
+        if on.intid >= SPI_FIRST {
             // Requests to a holder of earlier times.
             on.bank.retract.fetch_and(!on.bit, Relaxed);
             on.bank.deactivate.fetch_and(!on.bit, Relaxed);
@@ -142,6 +140,9 @@ impl Delivery {
             }
             (latched, on.pending())
         };
+        if on.intid < SPI_FIRST {
+            *self.slot_of(on.intid) = slot.to_le_bytes()[0];
+        }
         let link = self.take_link(pass, on);
         let lr = link.map_or(pending, |pintid| pending.with_link(pintid));
         if on.intid < SPI_FIRST && link.is_some() == (on.intid >= PPI_FIRST) {

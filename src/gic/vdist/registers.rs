@@ -123,6 +123,27 @@ impl Vdist {
         }
     }
 
+    /// Reads a register with a bit for each of 32 INTIDs.
+    pub(in crate::gic) fn read_listed(&self, offset: u64) -> u32 {
+        let register = BitRegister::at(offset);
+        let bank = self.bank(bit_word(offset));
+        register.zip(bank).map_or(0, |(register, bank)| bank.read(register))
+    }
+
+    /// Writes GICD_CTLR, or a register with a bit for each of 32 INTIDs.
+    pub(in crate::gic) fn write_listed<E: Effects>(
+        &self,
+        token: &mut SpiToken,
+        offset: u64,
+        value: u32,
+        net: Net<'_, E>,
+    ) {
+        match BitRegister::at(offset) {
+            Some(register) => self.write_bits(token, bit_word(offset), register, value, net),
+            None => self.write_ctlr(value, net),
+        }
+    }
+
     /// Writes a register with a bit for each of INTIDs 32 × `word` and the following 31.
     #[inline(always)]
     pub(super) fn write_bits<E: Effects>(
@@ -214,7 +235,7 @@ impl Vdist {
 
 /// Returns which word of INTIDs a [`BitRegister`] at `offset` is for.
 #[inline(always)]
-fn bit_word(offset: u64) -> u32 {
+pub(super) fn bit_word(offset: u64) -> u32 {
     halves(offset >> 2)[0] & 31
 }
 

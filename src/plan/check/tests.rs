@@ -180,8 +180,8 @@ fn guest_layout_is_checked() {
         said_after(|b| {
             b.layout.vgic = VgicFrames::V3 { vredist: at(0x80a_0000), vits: at(0x809_0000) }
         }),
-        "\"b\": virtual redistributors at 0x80a0000..0x80e0000 \
-            overlaps virtual ITS at 0x8090000..0x80b0000"
+        "\"b\": virtual ITS at 0x8090000..0x80b0000 \
+            overlaps virtual redistributors at 0x80a0000..0x80e0000"
     );
     assert_eq!(
         said_after(|b| b.layout.vuart = at(0x4000_0000)),

@@ -8,3 +8,4 @@ mod bed;
 mod exits;
 mod interrupts;
 mod life;
+mod listed;

@@ -24,13 +24,26 @@ type Boot = Arc<OnceLock<Result<Outcome>>>;
 
 pub fn trials() -> Vec<Trial> {
     let names = names();
-    let bare = [("suite::on_bare_qemu", Gic::V3), ("suite::on_bare_gicv2", Gic::V2)]
-        .map(|(name, gic)| harness::test(name, move || on_bare_qemu(gic)));
+    let others = [
+        harness::test("suite::on_bare_qemu", || on_bare_qemu(Gic::V3)),
+        harness::test("suite::on_bare_gicv2", || on_bare_qemu(Gic::V2)),
+        harness::test("suite::one_list_register", || with_list_registers(1)),
+        harness::test("suite::two_list_registers", || with_list_registers(2)),
+    ];
     let ours = MACHINES.iter().flat_map(|&(title, cpu, gic)| {
         let machine = Machine { cpu: Some(cpu.to_owned()), gic, ..Machine::default() };
         on_machine(title, machine, &names)
     });
-    ours.chain(bare).collect()
+    ours.chain(others).collect()
+}
+
+/// Runs what concerns interrupts and power with fewer list registers than the machine has: more
+/// wait than fit nearly always, and active interrupts leave their list registers.
+fn with_list_registers(count: u8) -> Result<()> {
+    let vm = Vm::of_guest(VM, "0-3", "guest-suite", "only=t31,t5,t6,t7,t8,t9");
+    let manifest = harness::manifest(&[vm], &format!("list_registers_max = {count}"));
+    let script = script(End::Off, passes)?;
+    harness::boot(&format!("suite-lr{count}"), &manifest, &Machine::default(), &script).map(drop)
 }
 
 /// Runs the suite at EL1 without a hypervisor: what it asks of ours, the architecture has to give.
