@@ -97,10 +97,21 @@ pub const fn shows_list_registers(offset: u64) -> bool {
 #[must_use]
 #[inline(always)]
 pub const fn changes_list_registers(offset: u64) -> bool {
-    let offset = offset & (gic::GICR_SGI_BASE - 1);
-    offset == gicd::CTLR
-        || matches!(BitRegister::at(offset), Some(BitRegister::ClearEnable))
-        || shows_list_registers(offset)
+    offset == gicd::CTLR || disables_or_shows(offset)
+}
+
+/// Returns whether a write at `offset` of a redistributor's second frame is of this kind; GICR_CTLR
+/// is not, which stands in the first frame where GICD has its own.
+#[must_use]
+#[inline(always)]
+pub const fn changes_own_list_registers(offset: u64) -> bool {
+    disables_or_shows(offset)
+}
+
+#[inline(always)]
+const fn disables_or_shows(offset: u64) -> bool {
+    let register = BitRegister::at(offset & (gic::GICR_SGI_BASE - 1));
+    matches!(register, Some(BitRegister::ClearEnable)) || shows_list_registers(offset)
 }
 
 /// Checks that a register takes an access (IHI 0069 H 12.1.3).

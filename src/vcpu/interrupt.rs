@@ -160,7 +160,7 @@ impl Core {
         width: Width,
         value: u64,
     ) -> Result<(), MmioError> {
-        if gic::changes_list_registers(offset) {
+        if gic::changes_own_list_registers(offset) {
             return self.write_listed(Frame::Vredists, (offset, width), value);
         }
         self.vm.vgic.write_vredists((offset, width), value, &self.effects())
