@@ -127,6 +127,13 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
         let active = was.is_active() && !deactivate;
         was.with_state(LrState::new(pending, active))
     }
+    /// Shows a linked PPI that is active as pending too where its line is high and the trigger a
+    /// level: the list register must not say so, but the guest has not seen the last of it.
+    fn show_line(&self, on: Listing<'_>, lr: Lr) {
+        if on.is_level() && lr.pintid().is_some_and(|pintid| self.lrs.line(pintid) == Level::High) {
+            on.show(lr.with_state(LrState::PendingActive));
+        }
+    }
     /// Writes a list register.
     pub fn write(&mut self, slot: u32, lr: Lr) {
         self.lrs.write(slot as usize, lr);
@@ -268,6 +275,9 @@ impl Delivery {
             self.line_driven |= bit(slot);
         }
         on.show(now);
+        if now.is_active() && on.intid < SPI_FIRST {
+            pass.show_line(on, now);
+        }
         if now != was {
             pass.write(slot, now);
         }
