@@ -32,6 +32,7 @@ mod suspend;
 mod sweep;
 mod sysreg;
 mod timer;
+mod timer_edges;
 
 use guest_rt::sysreg::relax;
 use guest_rt::test::{self, Outcome, Test};
@@ -57,6 +58,7 @@ const GROUPS: &[&[Test]] = &[
     lines::TESTS,
     its::TESTS,
     timer::TESTS,
+    timer_edges::TESTS,
     power::TESTS,
     suspend::TESTS,
 ];
