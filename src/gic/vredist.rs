@@ -136,7 +136,8 @@ impl Vredist {
 
     /// Returns whether the models may hold an interrupt that is to be delivered to the vCPU.
     pub(super) fn has_waiting(&self) -> bool {
-        self.bank.signal() != 0 || self.spi_words.load(Relaxed) != 0
+        self.bank.signal() != 0
+            || (self.spi_words.load(Relaxed) | self.lpi_words.load(Relaxed)) != 0
     }
 
     /// Asks the owner for a look, from another core: what its guest has done with its list
