@@ -196,6 +196,7 @@ impl Delivery {
                 self.evict(&mut pass, slot);
             }
         }
+        pass.own.looks.end();
         pass.own.look_again();
     }
 
