@@ -31,6 +31,7 @@ mod suspend;
 mod sweep;
 mod sysreg;
 mod timer;
+mod timer_edges;
 
 use guest_rt::sysreg::relax;
 use guest_rt::test::{self, Outcome, Test};
@@ -55,6 +56,7 @@ const GROUPS: &[&[Test]] = &[
     sgi::TESTS,
     lines::TESTS,
     timer::TESTS,
+    timer_edges::TESTS,
     power::TESTS,
     suspend::TESTS,
 ];

@@ -31,25 +31,25 @@ pub const TESTS: &[Test] = tests![
 const SOON_US: u64 = 2_000_000;
 
 /// Waits until an interrupt waits for this vCPU.
-fn comes() -> bool {
+pub fn comes() -> bool {
     timer::wait_for(SOON_US / 1000, irq::is_waiting)
 }
 
 /// Returns whether an interrupt comes within a time in which it must not.
-fn comes_anyway() -> bool {
+pub fn comes_anyway() -> bool {
     timer::delay(200);
     irq::is_waiting()
 }
 
 /// Sets a timer off: no interrupt, nothing pending.
-fn quiet(timer: Timer) {
+pub fn quiet(timer: Timer) {
     timer.set_ctl(0);
     gic::clear_pending(timer.intid());
     gic::enable(timer.intid());
 }
 
 /// Takes the timer's interrupt, which has to be the only one, and leaves it masked in the timer.
-fn take(timer: Timer) -> Outcome {
+pub fn take(timer: Timer) -> Outcome {
     check_eq!(irq::acknowledge(), timer.intid(), "INTID of {timer:?}");
     timer.set_ctl(ENABLE | IMASK);
     irq::end(timer.intid());

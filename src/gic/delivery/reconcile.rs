@@ -127,7 +127,15 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
         let active = was.is_active() && !deactivate;
         was.with_state(LrState::new(pending, active))
     }
+    /// Shows a linked PPI that is active as pending too where its line is high and the trigger a
+    /// level: the list register must not say so, but the guest has not seen the last of it.
+    fn show_line(&self, on: Listing<'_>, lr: Lr) {
+        if on.is_level() && lr.pintid().is_some_and(|pintid| self.lrs.line(pintid) == Level::High) {
+            on.show(lr.with_state(LrState::PendingActive));
+        }
+    }
     /// Writes a list register.
+    #[inline(never)]
     pub fn write(&mut self, slot: u32, lr: Lr) {
         self.lrs.write(slot as usize, lr);
         self.note(slot, lr);
@@ -160,7 +168,7 @@ impl Delivery {
     }
 
     /// Moves everything from list registers into the models: what a core does whose vCPU is
-    /// switched off. After it is switched on again, `look_again` and a flush bring it back.
+    /// switched off. After it is switched on again, a flush brings back what waits.
     pub fn vacate<L: ListRegisters, E: Effects>(
         &mut self,
         vgic: &Vgic,
@@ -176,7 +184,9 @@ impl Delivery {
         self.quick = 0;
         self.set_control(&mut pass);
         pass.own.looks.end();
-        pass.own.look_again();
+        if pass.own.has_waiting() {
+            pass.own.look_again();
+        }
     }
 
     /// Moves the SGIs that wait in list registers back into the redistributor, which then shows
@@ -269,6 +279,9 @@ impl Delivery {
             self.line_driven |= bit(slot);
         }
         on.show(now);
+        if now.is_active() && on.intid < SPI_FIRST {
+            pass.show_line(on, now);
+        }
         if now != was {
             pass.write(slot, now);
         }

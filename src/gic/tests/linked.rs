@@ -105,3 +105,28 @@ fn t81_timer_that_stops_with_its_vcpu_is_not_pending_afterwards() {
         assert_eq!(machine.take(0), SPURIOUS);
     }
 }
+
+/// A level-sensitive timer that is active reads as pending too for as long as its line is high; its
+/// list register never says so, and the next one comes by the line alone.
+#[test]
+fn t81_active_timer_whose_line_is_high_reads_as_pending() {
+    for (trigger, pending) in [(0, 1 << TIMER), (0xffff_ffff, 0)] {
+        let mut machine = Machine::enabled(1, 4);
+        machine.write_private(0, 0xc04, trigger);
+        assert!(machine.fire_timer(0));
+        machine.settle(0);
+        assert_eq!(machine.cpu(0).acknowledge(), TIMER);
+        machine.reconcile(0);
+        let state = [machine.read_private(0, 0x200), machine.read_private(0, 0x300)];
+        assert_eq!(state, [pending, 1 << TIMER], "high, ICFGR1 {trigger:#x}");
+        assert!(machine.cpu(0).find(TIMER).is_some_and(|lr| !lr.is_pending() && lr.is_linked()));
+        machine.cpu(0).low_lines.push(Pintid::new(TIMER));
+        machine.reconcile(0);
+        let state = [machine.read_private(0, 0x200), machine.read_private(0, 0x300)];
+        assert_eq!(state, [0, 1 << TIMER], "low");
+        machine.cpu(0).end(TIMER);
+        machine.settle(0);
+        assert_eq!(machine.read_private(0, 0x200), 0);
+        assert!(machine.physical_ppis.is_empty());
+    }
+}

