@@ -29,6 +29,10 @@ fn main() {
         for arg in ["-pie", "--no-dynamic-linker", "-znorelro", "--build-id=none"] {
             println!("cargo:rustc-link-arg-bins={arg}");
         }
+        // Smaller: relocations as bits, and one copy of equal functions.
+        for arg in ["--pack-dyn-relocs=relr", "--icf=all", "-O2"] {
+            println!("cargo:rustc-link-arg-bins={arg}");
+        }
         println!("cargo:rustc-link-arg-bins=-T{root}/linker/image.ld");
     }
 }

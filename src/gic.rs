@@ -81,6 +81,17 @@ pub enum ConfigError {
     Link(Vintid),
 }
 
+impl core::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Vcpus => f.write_str("no vCPUs, or too many"),
+            Self::Affinity(affinity) => write!(f, "two vCPUs have affinity {affinity}"),
+            Self::Spis => f.write_str("too many SPIs"),
+            Self::Link(vintid) => write!(f, "INTID {vintid} cannot be a physical interrupt"),
+        }
+    }
+}
+
 /// The virtual GIC of a VM.
 #[derive(Debug)]
 pub struct Vgic {

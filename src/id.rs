@@ -36,7 +36,7 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
+                u64::from(self.0).fmt(f)
             }
         }
     )*};

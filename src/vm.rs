@@ -31,7 +31,7 @@ pub struct Vm {
     /// Which VM.
     pub id: VmId,
     /// What was planned, checked.
-    pub plan: VmPlan,
+    pub plan: &'static VmPlan,
     /// The registers of its stage 2.
     pub stage2: arch::Stage2Registers,
     /// Where its memory is.

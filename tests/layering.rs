@@ -25,9 +25,10 @@ enum Layer {
 
 use Layer::{Composition, Machine, Models, Vocabulary};
 
-const ROOMS: [(&str, Layer); 19] = [
+const ROOMS: [(&str, Layer); 20] = [
     ("addr", Vocabulary),
     ("bits", Vocabulary),
+    ("sort", Vocabulary),
     ("id", Vocabulary),
     ("spec", Vocabulary),
     ("arch", Machine),

@@ -84,10 +84,11 @@ fn top(free: PaRange, bytes: u64) -> crate::addr::Pa {
 /// Reads the plan.
 pub fn plan(held: &Held) -> Result<Plan, Stop> {
     let plan = Plan::decode(held.bundle.plan().bytes).map_err(|e| match e {
-        DecodeError::Format(found) => stop(
-            Stage::PLAN,
-            format_args!("plan format {found}, {FORMAT} expected: build it again"),
-        ),
+        DecodeError::Format(found) => {
+            let [found, expected] = [found, FORMAT].map(u64::from);
+            let why = format_args!("plan format {found}, {expected} expected: build it again");
+            stop(Stage::PLAN, why)
+        }
         DecodeError::Malformed => stop(Stage::PLAN, format_args!("the plan does not decode")),
     })?;
     let size = Size(held.memory.range().size());

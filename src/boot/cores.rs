@@ -223,7 +223,7 @@ fn start(
         EnableMethod::Psci => firmware
             .ok_or_else(|| say(format_args!("cpu {mpidr} needs PSCI 0.2 by SMC")))?
             .cpu_on(mpidr, arch::secondary_entry(), context.get())
-            .map_err(|e| say(format_args!("the firmware does not start cpu {mpidr}: {e}"))),
+            .map_err(|no| say(format_args!("the firmware does not start cpu {mpidr}: -{no}"))),
         EnableMethod::SpinTable(at) => {
             let page = PaRange::new(at, 8).and_then(|r| r.page_cover()).ok_or(Stop)?;
             let mapped = arch::map_hyp(page, HypAttributes::Data)

@@ -21,6 +21,7 @@ use crate::plan::check::Report;
 use crate::plan::machine::{Gic, Machine};
 use crate::plan::{ConsoleMode, Plan, SpiPlan, VMS_MAX, VgicFrames, VmPlan};
 use crate::psci::Psci;
+use crate::sort::sort_by_key;
 use crate::spec::size::Size;
 use crate::spec::vmsa::{Geometry, HypAttributes, Stage2Attributes};
 use crate::sync::Lock;
@@ -61,7 +62,7 @@ pub fn console(plan: &Plan) -> Console {
 
 /// Builds every VM that can start.
 pub fn build(
-    plan: &Plan,
+    plan: &'static Plan,
     report: &Report<'_>,
     held: &Held,
     machine: &Machine,
@@ -92,7 +93,7 @@ struct Refused;
 /// What it takes to build one VM.
 struct Builder<'a> {
     id: VmId,
-    vm: &'a VmPlan,
+    vm: &'static VmPlan,
     report: &'a Report<'a>,
     held: &'a Held,
     machine: &'a Machine,
@@ -131,14 +132,14 @@ impl Builder<'_> {
             VgicFrames::V3 { .. } => Version::V3,
         };
         let (vgic, spis) = Vgic::new(version, &affinities, SPI_COUNT, &links)
-            .map_err(|e| self.refuse(Stage::VM, format_args!("interrupts: {e:?}")))?;
+            .map_err(|e| self.refuse(Stage::VM, format_args!("interrupts: {e}")))?;
         let bus = Bus::new(&vm.layout, vm.vcpus.len());
         let name = &vm.name;
         let (cpus, size) = (vm.vcpus.len(), Size(vm.memory.size()));
         Stage::VM.say(format_args!("{name} {cpus} cpus {size} → entering"));
         Ok(Vm {
             id: self.id,
-            plan: vm.clone(),
+            plan: vm,
             stage2,
             memory,
             psci: Psci::new(&affinities),
@@ -254,7 +255,7 @@ pub fn install(
             }
         }
     }
-    spis.sort_unstable_by_key(|owner| owner.pintid);
+    sort_by_key(&mut spis, |owner| owner.pintid.get().into());
     let firmware = cores::firmware(machine);
     let hypervisor = hypervisor::install(Hypervisor {
         live: AtomicUsize::new(vms.len()),

@@ -185,7 +185,7 @@ impl Delivery {
     /// Delivers what has become pending. The last thing before the guest is entered, with
     /// `reconcile` where it says so, and then again while `own.has_work()`: who leaves work where
     /// there is none kicks, but not for this very core.
-    #[inline]
+    #[inline(always)]
     pub fn flush<L: ListRegisters>(&mut self, own: &Vredist, lrs: &mut L) -> Flush {
         let work = own.take_work();
         let mut raised = work.raised();

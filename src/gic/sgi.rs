@@ -22,7 +22,7 @@ pub enum SgiRegister {
 
 impl Vgic {
     /// Sends the SGI that `sender` asks for with a write of `value`.
-    #[inline]
+    #[inline(always)]
     pub fn send_sgi<E: Effects>(
         &self,
         sender: VcpuId,

@@ -119,6 +119,11 @@ impl Vredist {
         self.work.fetch_or(Self::LOOK, AcqRel);
     }
 
+    /// Returns whether the models may hold an interrupt that is to be delivered to the vCPU.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.bank.signal() != 0 || self.spi_words.load(Relaxed) != 0
+    }
+
     /// Asks the owner for a look, from another core: what its guest has done with its list
     /// registers so far, and what it has been asked before this, shows in the models once
     /// [`Self::has_looked_since`] says so. A vCPU that is off does not look, and has nothing.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::addr::{AddrRange, Address, Ipa, IpaRange, Pa, PaRange};
+use crate::sort::sort_by_key;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -64,7 +65,7 @@ impl GuestMemory {
     /// # Errors
     /// Names a chunk that overlaps another in the guest's view, or whose output wraps.
     pub fn new(mut chunks: Vec<Chunk>) -> Result<Self, BadChunk> {
-        chunks.sort_unstable_by_key(|chunk| chunk.ipa.start());
+        sort_by_key(&mut chunks, |chunk| chunk.ipa.start().get());
         let mut end = Ipa::new(0);
         for chunk in &chunks {
             if chunk.ipa.start() < end || PaRange::new(chunk.pa, chunk.ipa.size()).is_none() {

@@ -13,9 +13,9 @@ pub struct Size(pub u64);
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shift, unit) = match self.0 {
-            size if size > 0 && size.trailing_zeros() >= 30 => (30, 'G'),
-            0x10_0000.. => (20, 'M'),
-            0x400.. => (10, 'K'),
+            size if size > 0 && size.trailing_zeros() >= 30 => (30, "G"),
+            0x10_0000.. => (20, "M"),
+            0x400.. => (10, "K"),
             size => return write!(f, "{size} bytes"),
         };
         write!(f, "{}", self.0 >> shift)?;

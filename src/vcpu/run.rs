@@ -22,7 +22,7 @@ impl Core {
         self.come_to_its_core();
         arch::activate(self.vm.stage2);
         self.clear_interrupts();
-        arch::reset_guest(Vm::mpidr_of(self.vcpu));
+        self.reset_guest();
         if self.vcpu.get() == 0 && self.begins(Change::Start) {
             self.lead(Change::Start);
         }
@@ -170,7 +170,7 @@ impl Core {
             }
         }
         self.stop_interrupts(Next::Off);
-        arch::reset_guest(Vm::mpidr_of(self.vcpu));
+        self.reset_guest();
         self.start(start);
         Next::Enter
     }
@@ -181,15 +181,20 @@ impl Core {
         }
         self.vm.vgic.note_on(self.vcpu);
         arch::start_guest(start.entry, self.vm.counter_offset_ticks.load(Ordering::Relaxed));
-        self.registers.x = [0; 32];
         self.set_x0(start.context);
     }
 
-    /// Takes this core's part of the VM's interrupts down, and makes the guest's state what the
-    /// next start finds: here, where nobody waits for it, and not there.
+    /// Makes the guest's state what the next start finds: when the vCPU goes off, where nobody
+    /// waits for it, and not at CPU_ON.
+    fn reset_guest(&mut self) {
+        self.registers.x = [0; 32];
+        arch::reset_guest(Vm::mpidr_of(self.vcpu));
+    }
+
+    /// Takes this core's part of the VM's interrupts down, and forgets the guest's state.
     fn stop(&mut self, next: Next) -> Others {
         self.stop_interrupts(next);
-        arch::reset_guest(Vm::mpidr_of(self.vcpu));
+        self.reset_guest();
         self.vm.psci.turned_off(self.vcpu)
     }
 

@@ -22,9 +22,11 @@ impl HostPsci {
     /// Starts the core `target` at the physical address `entry` with `context` in X0.
     ///
     /// # Errors
-    /// The firmware refuses.
-    pub fn cpu_on(self, target: Mpidr, entry: u64, context: u64) -> Result<(), psci::Error> {
+    /// The firmware refuses; how, is the number below 0 that PSCI has for it (DEN 0022 section
+    /// 5.2.2).
+    pub fn cpu_on(self, target: Mpidr, entry: u64, context: u64) -> Result<(), u64> {
         psci::cpu_on::<Smc>(target.get(), entry, context)
+            .map_err(|error| i64::from(error).unsigned_abs())
     }
 
     /// Turns the machine off; returns only when the firmware refuses.

@@ -61,19 +61,31 @@ start_boot:
     cmp     x0, x1
     b.lo    1b
 
-    // R_AARCH64_RELATIVE (AAELF64 5.7.17): *(base + offset) = base + addend.
-    adrp    x2, __rela_start
-    add     x2, x2, :lo12:__rela_start
-    adrp    x3, __rela_end
-    add     x3, x3, :lo12:__rela_end
+    // Words that hold an address, by the ELF gABI's SHT_RELR: an even entry is the address of such
+    // a word; an odd one has bits 63:1 for the 63 words behind the last one that was told of.
+    adrp    x2, __relr_start
+    add     x2, x2, :lo12:__relr_start
+    adrp    x3, __relr_end
+    add     x3, x3, :lo12:__relr_end
 2:  cmp     x2, x3
     b.hs    3f
-    ldp     x4, x5, [x2], #16
-    ldr     x6, [x2], #8
-    cmp     w5, #0x403
-    b.ne    4f
+    ldr     x4, [x2], #8
+    tbnz    x4, #0, 4f
+    add     x5, x4, x21
+    ldr     x6, [x5]
     add     x6, x6, x21
-    str     x6, [x4, x21]
+    str     x6, [x5], #8
+    b       2b
+4:  mov     x7, x5
+6:  lsr     x4, x4, #1
+    cbz     x4, 8f
+    tbz     x4, #0, 7f
+    ldr     x6, [x7]
+    add     x6, x6, x21
+    str     x6, [x7]
+7:  add     x7, x7, #8
+    b       6b
+8:  add     x5, x5, #(63 * 8)
     b       2b
 
 3:  adrp    x0, __boot_stack_top
@@ -88,10 +100,6 @@ start_boot:
     mov     x29, xzr
     mov     x30, xzr
     b       {boot_entry}
-
-    // An image that cannot relocate itself cannot say so either.
-4:  wfe
-    b       4b
 
 // Invalidates the data cache lines of x0..x1. Uses x0, x2, x3. The caches are off.
 invalidate_lines:

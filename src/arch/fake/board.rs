@@ -231,8 +231,9 @@ impl HostPsci {
     ///
     /// # Errors
     /// Always.
-    pub fn cpu_on(self, _target: Mpidr, _entry: u64, _context: u64) -> Result<(), &'static str> {
-        Err("a core of the fake machine is a thread, which a test starts")
+    pub fn cpu_on(self, _target: Mpidr, _entry: u64, _context: u64) -> Result<(), u64> {
+        // NOT_SUPPORTED: a core of the fake machine is a thread, which a test starts.
+        Err(1)
     }
     /// Turns the machine off.
     pub fn system_off(self) {

@@ -135,6 +135,7 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
         }
     }
     /// Writes a list register.
+    #[inline(never)]
     pub fn write(&mut self, slot: u32, lr: Lr) {
         self.lrs.write(slot as usize, lr);
         self.note(slot, lr);
@@ -167,7 +168,7 @@ impl Delivery {
     }
 
     /// Moves everything from list registers into the models: what a core does whose vCPU is
-    /// switched off. After it is switched on again, `look_again` and a flush bring it back.
+    /// switched off. After it is switched on again, a flush brings back what waits.
     pub fn vacate<L: ListRegisters, E: Effects>(
         &mut self,
         vgic: &Vgic,
@@ -183,7 +184,9 @@ impl Delivery {
         self.quick = 0;
         self.set_control(&mut pass);
         pass.own.looks.end();
-        pass.own.look_again();
+        if pass.own.has_waiting() {
+            pass.own.look_again();
+        }
     }
 
     /// Moves the SGIs that wait in list registers back into the redistributor, which then shows

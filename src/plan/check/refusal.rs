@@ -188,11 +188,11 @@ impl fmt::Display for PlanRefusal<'_> {
             Self::Knob(name) => write!(f, "plan has a value of {name} that cannot be"),
             Self::Gic { expected, found } => {
                 let (version, gicd) = match expected {
-                    GicClaim::V2 { gicd } => (2, gicd),
-                    GicClaim::V3 { gicd } => (3, gicd),
+                    GicClaim::V2 { gicd } => (2u64, gicd),
+                    GicClaim::V3 { gicd } => (3u64, gicd),
                 };
                 write!(f, "plan expects GICv{version} at {gicd}, ")?;
-                let version = if matches!(found, Gic::V2 { .. }) { 2 } else { 3 };
+                let version = if matches!(found, Gic::V2 { .. }) { 2u64 } else { 3 };
                 write!(f, "tree has GICv{version} at {}", found.gicd().start())
             }
             Self::Uart { expected, found } => {

@@ -11,6 +11,7 @@ use super::{
 use crate::addr::{Address, Pa, PaRange};
 use crate::id::Mpidr;
 use crate::plan::{CPUS_MAX, Name};
+use crate::sort::sort_by_key;
 use crate::spec::dtb::{Dtb, FdtNode, value};
 use alloc::vec::Vec;
 use heapless::String;
@@ -263,7 +264,7 @@ impl<'b, 'a> Found<'b, 'a> {
         }
         self.uarts
             .retain(|uart| !self.memory.iter().any(|(_, bank)| bank.overlaps(uart.registers)));
-        self.memory.sort_unstable_by_key(|(_, bank)| bank.start());
+        sort_by_key(&mut self.memory, |(_, bank)| bank.start().get());
         // U-Boot reserves the ramdisk as well, which is nobody's but ours.
         let initrd = self.initrd()?;
         self.reserved.retain(|region| region.name != MEMRESERVE || Some(region.range) != initrd);

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::{BundleError, HEADER_BYTES, IMAGE_ALIGN, IMAGES_MAX, Image, ImageError, NAME_MAX};
+use crate::sort::sort_by_key;
 use crate::spec::dtb::{Dtb, FdtNode, value};
 use alloc::vec::Vec;
 
@@ -35,7 +36,7 @@ pub(super) fn read<'a>(bundle: &'a [u8]) -> Result<(Vec<Image<'a>>, Image<'a>), 
         let image = place(bundle, fit.size(), entry);
         images.push(image.map_err(|error| BundleError::Image(entry.name, error))?);
     }
-    images.sort_unstable_by_key(|image| image.offset);
+    sort_by_key(&mut images, |image| image.offset as u64);
     check_clashes(&images)?;
     let plan = images.iter().find(|image| Some(image.name) == plan).copied();
     Ok((images, plan.ok_or(BundleError::NoPlan)?))

@@ -2,7 +2,7 @@
 //! What exits cost: the gates, and that the same run costs the same.
 
 use crate::harness::{self, Result, Vm};
-use coffer::bench::{self, BenchArgs, Costs, LIMITS, OPERATIONS};
+use coffer::bench::{self, Baseline, BenchArgs, Costs, LIMITS, OPERATIONS};
 use coffer::expect::{End, Outcome};
 use coffer::qemu::{Clock, Entry, Machine};
 use libtest_mimic::Trial;
@@ -18,6 +18,9 @@ pub fn trials() -> Vec<Trial> {
         harness::test("bench::runs", move || first.get_or_init(measure).clone().map(drop)),
         harness::test("bench::a_guest_computes_as_fast_as_on_bare_qemu", computes),
     ];
+    trials.extend(["cortex-a72", "cortex-a76", "max"].map(|cpu| {
+        harness::test(&format!("bench::{cpu}::is_as_in_the_baseline"), move || baseline(cpu))
+    }));
     trials.extend(OPERATIONS.iter().map(|&operation| {
         let run = Arc::clone(&run);
         harness::test(&format!("bench::{operation}"), move || match run.get_or_init(measure) {
@@ -59,9 +62,19 @@ fn computes() -> Result<()> {
 
 fn measure() -> Result<Costs> {
     harness::build_guests()?;
-    let args = BenchArgs { cpu: "cortex-a72".into(), json: false, check: false, guest: None };
-    let (mitigations_off, _) = bench::costs(&args).map_err(harness::text)?;
-    Ok(mitigations_off)
+    bench::costs(&bench_args("cortex-a72")).map_err(harness::text).map(|(off, _)| off)
+}
+
+fn bench_args(cpu: &str) -> BenchArgs {
+    BenchArgs { cpu: cpu.into(), json: false, check: false, renew: false, guest: None }
+}
+
+/// Nothing costs much more than the committed baseline says.
+fn baseline(cpu: &str) -> Result<()> {
+    harness::build_guests()?;
+    let (off, on) = bench::costs(&bench_args(cpu)).map_err(harness::text)?;
+    let complaints = Baseline::load().map_err(harness::text)?.complaints(cpu, [&off, &on]);
+    if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n")) }
 }
 
 fn gate(costs: &Costs, operation: &str) -> Result<()> {

@@ -182,21 +182,12 @@ fn image_bytes(path: &PathBuf) -> Result<u64, Error> {
     };
     let file = std::fs::read(path).map_err(Error::io(path.display().to_string()))?;
     let elf = object::File::parse(&*file).map_err(|source| error(source.to_string()))?;
-    let is_loaded = |kind| {
-        matches!(
-            kind,
-            SectionKind::Text
-                | SectionKind::Data
-                | SectionKind::ReadOnlyData
-                | SectionKind::ReadOnlyDataWithRel
-                | SectionKind::ReadOnlyString
-                | SectionKind::Elf(_)
-        )
+    // Loaded is what has SHF_ALLOC and bytes in the file; the image's text is at address 0.
+    let is_loaded = |section: &object::Section<'_, '_>| {
+        let is_allocated = matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(elf::SHF_ALLOC) != 0);
+        is_allocated && section.kind() != SectionKind::UninitializedData
     };
-    // Loaded is what has SHF_ALLOC; the image's text is at address 0.
-    let is_allocated = |section: &object::Section<'_, '_>| matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(elf::SHF_ALLOC) != 0);
-    let loaded =
-        elf.sections().filter(|section| is_loaded(section.kind()) && is_allocated(section));
+    let loaded = elf.sections().filter(is_loaded);
     Ok(loaded.map(|section| section.size()).sum())
 }
 

@@ -147,7 +147,7 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
     let images = [image(BUNDLE, RAM, &KERNEL), image(BUNDLE + 0x10, RAM + TREE_AT, &TREE)];
     Vm {
         id: VmId::new(n),
-        plan: plan.clone(),
+        plan: Box::leak(Box::new(plan.clone())),
         stage2: Stage2Registers {
             vttbr: (u64::from(n) + 1) << 48,
             vtcr: 0,
