@@ -78,6 +78,7 @@ impl Hypervisor {
     /// Notes that a VM has begun, for the first time or anew, and says what that took.
     pub fn vm_has_begun(&self, vm: &Vm, cost: LoadCost, asked_at_ticks: u64) {
         self.console.mux.started(vm.id);
+        self.console.send();
         if self.reports_reset_cost {
             let LoadCost { scrub_ticks, hash_ticks, copy_ticks, clean_ticks, .. } = cost;
             let LoadCost { image_bytes, memory_bytes, .. } = cost;
@@ -99,6 +100,8 @@ impl Hypervisor {
     pub fn vm_is_off(&self, vm: &Vm) {
         log::info!(target: "vm", "{} off", vm.plan.name);
         self.console.mux.stopped(vm.id);
+        // Who has the focus now may have bytes that waited for it.
+        self.console.send();
         if self.live.fetch_sub(1, Ordering::AcqRel) == 1 {
             log::info!(target: "vm", "all off");
             self.console.send_all();

@@ -10,6 +10,7 @@ use super::ring::Ring;
 use super::source::Source;
 use super::{Console, HYPERVISOR_MARK, Input, Name, Push, ROOM_LOW, TokenBucket};
 use crate::id::VmId;
+use core::cell::Cell;
 
 /// The bytes of input that wait for a VM that does not read.
 const INPUT_BYTES: usize = 256;
@@ -91,7 +92,7 @@ impl Guest {
             return Push::Accepted;
         }
         if self.shown == Shown::Later {
-            self.source.make_room();
+            self.source.make_room(1);
             return self.source.push(byte);
         }
         let push = self.source.push(byte);
@@ -113,13 +114,16 @@ impl Guest {
 
     /// Changes what is shown, and says whether the guest may have waited and has room now.
     pub(super) fn show(&mut self, shown: Shown) -> Flow {
-        self.shown = shown;
+        let before = core::mem::replace(&mut self.shown, shown);
         if shown == Shown::Later {
             // At the price of its oldest bytes.
             return self.free();
         }
-        // It may have no room until those that were kept are out.
-        if self.source.room() < ROOM_LOW {
+        if before == Shown::Later {
+            // It was promised room for a full FIFO, and may be about to use it.
+            self.source.make_room(ROOM_LOW);
+        }
+        if self.source.room() < self.source.size() / 4 {
             self.flow = Flow::Blocked;
         }
         self.flow
@@ -159,16 +163,18 @@ pub struct GuestWire<'a> {
     console: &'a Console,
     vm: VmId,
     has_sent: bool,
+    is_full: Cell<bool>,
 }
 
 impl<'a> GuestWire<'a> {
     pub(super) fn new(console: &'a Console, vm: VmId) -> Self {
-        Self { console, vm, has_sent: false }
+        Self { console, vm, has_sent: false, is_full: Cell::new(false) }
     }
-    /// Returns whether a byte was sent over it: the console is to be drained.
+    /// Returns whether the console is to be drained: a byte was sent over it, or its guest was told
+    /// that there is no room, and may ask again and again until there is.
     #[must_use]
-    pub fn has_sent(&self) -> bool {
-        self.has_sent
+    pub fn wants_drain(&self) -> bool {
+        self.has_sent || self.is_full.get()
     }
 }
 
@@ -179,7 +185,9 @@ impl Wire for GuestWire<'_> {
         let _ = self.console.push_guest(self.vm, byte);
     }
     fn room(&self) -> usize {
-        self.console.room(self.vm)
+        let room = self.console.room(self.vm);
+        self.is_full.set(room == 0);
+        room
     }
     fn receive(&mut self) -> Option<Received> {
         self.console.with_guest(self.vm, Guest::take_input)?

@@ -51,9 +51,9 @@ impl Source {
         Push::Accepted
     }
 
-    /// Makes room for a byte at the price of the oldest, which counts as lost.
-    pub(super) fn make_room(&mut self) {
-        if self.room() == 0 && self.pop().is_some() {
+    /// Makes room for so many bytes at the price of the oldest, which count as lost.
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        while self.room() < bytes && self.pop().is_some() {
             self.counters.dropped += 1;
         }
     }

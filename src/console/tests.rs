@@ -253,12 +253,16 @@ fn unfocused_guest_keeps_its_latest_bytes() {
     }
     assert_eq!(console.counters(Some(B)).dropped, 10_000 - RING as u64);
     assert_eq!(console.receive(ESCAPE), Input::FocusMoved(B));
-    assert_eq!(console.room(B), 0, "what was kept goes first");
+    assert_eq!(
+        console.room(B),
+        ROOM_LOW,
+        "it was promised a FIFO's room; what was kept goes first"
+    );
     let (text, _) = drained(&console, 0);
     let (first, rest) = text.split_once('\n').unwrap();
     assert_eq!(first, "\x1econsole: linux-b\r");
     assert!(rest.ends_with("\n1998\n1999\n"));
-    assert_eq!(rest.len(), RING);
+    assert_eq!(rest.len(), RING - ROOM_LOW);
     assert_eq!(console.room(B), RING);
 }
 
@@ -383,10 +387,24 @@ fn t114_focus_moves_tell_who_waits() {
     }
     console.receive(ESCAPE);
     assert_eq!(console.take_unblocked(), Some(A), "it has lost the focus, and its latest count");
-    assert_eq!(console.room(B), 0);
+    assert_eq!(console.room(B), ROOM_LOW);
     assert_eq!(console.take_unblocked(), None);
     drained(&console, 0);
     assert_eq!(console.take_unblocked(), Some(B), "what was kept is out");
+}
+
+/// A guest that polls for room drives the wire: nobody else may have anything to say.
+#[test]
+fn t114_guest_that_polls_without_room_wants_a_drain() {
+    let console = console(Mode::Tagged);
+    assert_eq!((console.wire(A).room(), console.wire(A).wants_drain()), (RING, false));
+    while console.room(A) > 0 {
+        push(&console, A, "a");
+    }
+    let wire = console.wire(A);
+    assert!(!wire.wants_drain());
+    assert_eq!(wire.room(), 0);
+    assert!(wire.wants_drain());
 }
 
 #[test]

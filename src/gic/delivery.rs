@@ -146,11 +146,12 @@ impl Delivery {
             }
             lrs.write(index, Lr::EMPTY);
         }
-        for intid in bits_of(own.bank.linked.swap(0, Relaxed)) {
-            if let Some(pintid) = self.link(intid) {
-                lrs.deactivate(pintid);
-            }
+        let linked = own.bank.linked.swap(0, Relaxed);
+        for pintid in bits_of(linked).filter_map(|intid| self.link(intid)) {
+            lrs.deactivate(pintid);
         }
+        // The devices of this core are silent by now; what is pending because of a line is not.
+        own.bank.pending.fetch_and(!linked | own.bank.edge(), SeqCst);
         *self = Self::new(self.vcpu, self.usable.count_ones() as usize);
         lrs.set_control(Self::CONTROL);
     }

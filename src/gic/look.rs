@@ -35,6 +35,11 @@ impl Looks {
         fence(SeqCst);
         Asked(self.0.load(Acquire))
     }
+    /// Returns whether a look goes on.
+    #[cfg(test)]
+    pub fn is_going_on(&self) -> bool {
+        self.0.load(Relaxed) % 2 == 1
+    }
     /// Returns whether a whole look has begun and ended since: the one that went on then, if any,
     /// does not count.
     pub fn is_done_since(&self, asked: Asked) -> bool {

@@ -174,6 +174,7 @@ impl Machine {
     fn vacate(&mut self, vcpu: usize) {
         let (delivery, cpu) = &mut self.cores[vcpu];
         delivery.vacate(&self.vgic, &mut self.token, cpu, &self.effects);
+        assert!(!self.vgic.vredists[vcpu].looks.is_going_on());
     }
 
     /// Lets things happen after something on core `vcpu`: it enters its guest, cores that were

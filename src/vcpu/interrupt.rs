@@ -109,6 +109,8 @@ impl Core {
                 return;
             }
         }
+        // The last flush has taken the work and asked for a look that did not come.
+        self.vredist.look_again();
         self.vm.kick(self.vcpu);
     }
 

@@ -72,7 +72,7 @@ impl Vm {
             self.vgic.set_level(&mut self.spis.lock(), vintid, line, by);
         }
         drop(serial);
-        if wire.has_sent() {
+        if wire.wants_drain() {
             console.send();
         }
         result

@@ -206,6 +206,7 @@ impl Delivery {
                 self.evict(&mut pass, slot);
             }
         }
+        pass.own.looks.end();
         pass.own.look_again();
     }
 

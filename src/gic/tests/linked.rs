@@ -2,6 +2,7 @@
 //! Tests of interrupts with a physical one behind them whose line drops before they are taken.
 #![forbid(unsafe_code)]
 
+use super::fake::SPURIOUS;
 use super::*;
 use crate::spec::gic::Lr;
 
@@ -82,6 +83,26 @@ fn t81_linked_timer_whose_line_is_low_is_withdrawn() {
         assert_eq!(lrs.find(27), None, "low: it is withdrawn");
         assert_eq!(lrs.deactivated, [Pintid::new(27)]);
         lrs.low_lines.clear();
+    }
+}
+
+/// A vCPU goes off while its timer is pending: the timer stops with it, and its interrupt goes.
+#[test]
+fn t81_timer_that_stops_with_its_vcpu_is_not_pending_afterwards() {
+    for is_listed in [true, false] {
+        let mut machine = Machine::enabled(1, 4);
+        if !is_listed {
+            machine.write_private(0, 0x180, 1 << TIMER);
+        }
+        assert!(machine.fire_timer(0));
+        machine.settle(0);
+        machine.vacate(0);
+        let (delivery, cpu) = &mut machine.cores[0];
+        delivery.reset(&machine.vgic.vredists[0], cpu);
+        assert_eq!(machine.read_private(0, 0x200) & 1 << TIMER, 0);
+        machine.write_private(0, 0x100, 1 << TIMER);
+        machine.settle(0);
+        assert_eq!(machine.take(0), SPURIOUS);
     }
 }
 

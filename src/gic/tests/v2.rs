@@ -81,6 +81,7 @@ impl Bed {
         } else if is_sgi_state(offset) {
             delivery.recall_sgis(&self.vgic, &mut self.token, cpu, &self.effects);
         }
+        assert!(!self.vgic.vredists[usize::from(by)].looks.is_going_on());
     }
     /// Lets every core leave and enter its guest until nobody has anything to do.
     fn settle(&mut self) {

@@ -331,3 +331,26 @@ fn vm_whose_image_has_changed_does_not_start() {
     assert!(hypervisor.vms[0].lifecycle.wants_out());
     assert_eq!(hypervisor.live.load(core::sync::atomic::Ordering::Relaxed), 1);
 }
+
+/// The focus goes to a guest whose output was kept: that is sent at once, for nobody else may have
+/// anything to say.
+#[test]
+fn t114_what_was_kept_goes_out_when_the_other_guest_goes_off() {
+    let hypervisor = hypervisor(&plan());
+    let console = &hypervisor.console;
+    for vm in &hypervisor.vms {
+        console.mux.started(vm.id);
+    }
+    for byte in *b"kept" {
+        let _ = console.mux.push_guest(hypervisor.vms[1].id, byte);
+    }
+    console.send();
+    clear_events();
+    hypervisor.vm_is_off(&hypervisor.vms[0]);
+    let sent = events().into_iter().filter_map(|event| match event {
+        Event::DeviceWrite(at, byte) if at.get() == UART => u8::try_from(byte).ok(),
+        _ => None,
+    });
+    let sent = std::string::String::from_utf8(sent.collect()).unwrap();
+    assert!(sent.ends_with("kept"), "{sent:?}");
+}

@@ -242,3 +242,25 @@ fn t75_a_core_that_does_not_look_is_not_waited_for_for_good() {
         assert_eq!(bed.read(ISPENDR) & BIT, 0);
     }
 }
+
+/// Others ask again and again while a core looks; who asked last has an answer too.
+#[test]
+fn t67_work_that_comes_while_a_core_looks_is_done() {
+    let mut bed = Bed::new();
+    bed.enable(0xffff, BIT);
+    let vredist = bed.vm.vgic.vredist(VcpuId::new(0)).unwrap();
+    for _ in 0..300 {
+        let asking = thread::spawn(|| (0..200).map(|_| vredist.ask_for_look(&())).last().unwrap());
+        let mut go_on = || {
+            while vredist.has_work() {
+                assert_eq!(bed.interrupt(0), None);
+            }
+        };
+        while !asking.is_finished() {
+            go_on();
+        }
+        let asked = asking.join().unwrap();
+        go_on();
+        assert!(vredist.has_looked_since(asked));
+    }
+}
