@@ -8,6 +8,7 @@ pub use host_console::HostConsole;
 
 use crate::arch;
 use crate::console::HYPERVISOR_MARK;
+use crate::drivers::bcm2835_pm::Bcm2835Pm;
 use crate::drivers::gic::Distributor;
 use crate::drivers::uart::Uart;
 use crate::id::{Pintid, Vintid, VmId};
@@ -36,6 +37,8 @@ pub struct Hypervisor {
     pub spis: Box<[SpiOwner]>,
     /// The firmware that turns the machine off, where there is one.
     pub firmware: Option<arch::HostPsci>,
+    /// What turns it off where that is not the firmware.
+    pub power: Option<Bcm2835Pm>,
     /// What the firmware says of the mitigations that cores need.
     pub workarounds: Workarounds,
     /// Whether these are done.
@@ -109,12 +112,16 @@ impl Hypervisor {
         }
     }
 
-    /// Turns the machine off. Where no firmware does, the core halts.
+    /// Turns the machine off. Where nothing does, the core halts.
     fn power_off(&self) -> ! {
         if let Some(firmware) = self.firmware {
             firmware.system_off();
         }
-        log::error!(target: "vm", "no firmware turns the machine off");
+        let Some(power) = &self.power else {
+            log::error!(target: "vm", "nothing turns the machine off");
+            arch::halt()
+        };
+        power.power_off();
         arch::halt()
     }
 

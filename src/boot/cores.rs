@@ -193,7 +193,8 @@ fn check_ppis(machine: &Machine) -> Result<(), Stop> {
     })
 }
 
-fn map_registers(range: PaRange) -> Result<Registers, Stop> {
+/// Maps registers for a driver.
+pub fn map_registers(range: PaRange) -> Result<Registers, Stop> {
     arch::map_hyp(range, HypAttributes::Device)
         .map(|memory| Registers::new(memory.range()))
         .map_err(|e| stop(Stage::CORES, format_args!("registers {range}: {e}")))

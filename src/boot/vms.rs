@@ -10,6 +10,7 @@ use super::{Stage, Stop, stop};
 use crate::addr::{IpaRange, PAGE_SIZE, PaRange};
 use crate::arch::{self, HeapTables, Stage2Registers, Tlb};
 use crate::console::{Config, Console, Mode, TokenBucket};
+use crate::drivers::bcm2835_pm::Bcm2835Pm;
 use crate::gic::{Version, Vgic, Vits};
 use crate::hypervisor::{self, HostConsole, Hypervisor, SpiOwner};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
@@ -268,6 +269,7 @@ pub fn install(
         uart_interrupt: uart.map(|uart| uart.pintid),
         spis: spis.into(),
         firmware,
+        power: machine.power.map(cores::map_registers).transpose()?.map(Bcm2835Pm::new),
         workarounds: arch::HostPsci::workarounds(firmware),
         mitigations: cores::mitigations(plan),
         list_registers_max: plan.knobs.list_registers_max,

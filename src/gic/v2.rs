@@ -54,8 +54,12 @@ pub fn home(by: VcpuId, offset: u64, width: Width) -> Result<Home, MmioError> {
 /// # Errors
 /// As for [`home`].
 pub fn home_of_write(by: VcpuId, offset: u64, width: Width) -> Result<Home, MmioError> {
-    let home = home(by, offset, width)?;
-    Ok(if pending_register(offset).is_some() { Home::Own(offset) } else { home })
+    Ok(match home(by, offset, width)? {
+        // Its bits that can be written are those of GICv3.
+        Home::Own(offset @ v3::CTLR) => Home::Vdist(offset),
+        _ if pending_register(offset).is_some() => Home::Own(offset),
+        home => home,
+    })
 }
 
 /// Returns whether the register at `offset` is GICD_SPENDSGIR or GICD_CPENDSGIR, for which no SGI
@@ -104,7 +108,6 @@ impl Vgic {
             return Ok(());
         }
         match offset {
-            v3::CTLR => self.vdist.write(token, (offset, width), value, self.net(effects))?,
             gicd::SGIR => self.send_sgi_v2(by, word, effects),
             _ if is_sgi_state(offset) => write_sgi_state(own, (offset, width), word),
             gicd::ITARGETSR..gicd::ITARGETSR_END => {

@@ -44,6 +44,8 @@ pub struct Machine {
     pub reserved: Vec<Region>,
     /// Registers that no guest may have: interrupt translation and SMMUs.
     pub kept: Vec<Region>,
+    /// The registers of a Raspberry Pi's power management, which are kept.
+    pub power: Option<PaRange>,
     /// The interrupt controller.
     pub gic: Gic,
     /// The interrupts of the generic timer.

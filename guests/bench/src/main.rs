@@ -7,7 +7,8 @@
 //! ```
 //!
 //! then `RESULT benched=N`. `mode=compute` prints the cost of a computation that leaves the guest
-//! nowhere; `mode=reset` resets until told otherwise, see [`reset`].
+//! nowhere; `mode=reset` resets until told otherwise, see [`reset`]; `mode=paused` waits for a byte
+//! before it measures; `mode=sleep` prints `ASLEEP` and is a quiet neighbour from then on.
 #![no_std]
 #![no_main]
 
@@ -17,7 +18,7 @@ mod reset;
 use guest_rt::gic::{self, reg};
 use guest_rt::psci::{self, Conduit, id};
 use guest_rt::timer::Timer;
-use guest_rt::{console, cpu, entry, exception, irq, power, println, tree};
+use guest_rt::{console, cpu, entry, exception, irq, power, println, sysreg, tree};
 
 entry!(main);
 
@@ -30,6 +31,12 @@ fn main() {
     match tree::argument("mode") {
         Some("reset") => reset::run(),
         Some("compute") => compute(),
+        Some("sleep") => sleep(),
+        Some("paused") => {
+            println!("READY");
+            let _ = console::get();
+            exits();
+        }
         _ => exits(),
     }
     power::exit(power::Status::Passed)
@@ -43,6 +50,13 @@ fn report(operation: &str, total: u64, count: u64) {
 /// The sum of `count` measurements.
 fn sum(count: u64, mut measure: impl FnMut() -> u64) -> u64 {
     (0..count).map(|_| measure()).sum()
+}
+
+fn sleep() -> ! {
+    println!("ASLEEP");
+    loop {
+        sysreg::wfi();
+    }
 }
 
 fn compute() {

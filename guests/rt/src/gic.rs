@@ -168,9 +168,10 @@ pub fn disable_groups() {
     let _ = wait_for_writes();
 }
 
-/// Reads this vCPU's bit in the target registers of a GICv2: the byte of an SGI says so.
+/// Reads this vCPU's bit in the target registers of a GICv2: the byte of an SGI says so, unless
+/// there is one vCPU alone.
 fn own_target() -> u8 {
-    gicd().read8(reg::ITARGETSR)
+    gicd().read8(reg::ITARGETSR).max(1)
 }
 
 /// Brings what this vCPU has for itself, and its CPU interface, into their working state.

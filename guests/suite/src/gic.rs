@@ -5,7 +5,7 @@
 use guest_rt::cpu_interface::{self, EOI_MODE, running_priority};
 use guest_rt::gic::{self, PRIORITY};
 use guest_rt::irq::{self, SPURIOUS};
-use guest_rt::sysreg::relax;
+use guest_rt::sysreg::{ICC_BPR1_EL1, isb, relax};
 use guest_rt::test::{Outcome, Test};
 use guest_rt::{check, check_eq, tests, timer};
 
@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = tests![
     t70_eoi_mode_1_only_drops_priority,
     t70_many_active_in_eoi_mode_1,
     t70_nested_as_deep_as_priorities_go,
+    t70_binary_point_says_who_preempts,
 ];
 
 /// The first SPI.
@@ -340,6 +341,38 @@ fn t70_nested_as_deep_as_priorities_go() -> Outcome {
         irq::end(equal);
         let below = if level == 0 { 0xff } else { u64::from(priority(level - 1)) };
         check_eq!(running_priority(), below, "running priority behind depth {level}");
+    }
+    check_idle()
+}
+
+/// With a binary point only the upper bits of a priority let one interrupt preempt another; all of
+/// them say who comes first.
+fn t70_binary_point_says_who_preempts() -> Outcome {
+    crate::gicv3()?;
+    // Bits 7:6 are the group priority, or bit 7 alone: the cases below hold for both.
+    ICC_BPR1_EL1::set(6);
+    isb();
+    check_eq!(ICC_BPR1_EL1::get() & 7, 6, "ICC_BPR1_EL1");
+    let [running, same_group, later, urgent] = [16, 17, 18, 19].map(|n| FIRST + n);
+    for (intid, priority) in [(running, 0xb0), (same_group, 0x90), (later, 0xa0), (urgent, 0x40)] {
+        prepare(intid, priority);
+    }
+    for round in 0..20 {
+        gic::set_pending(running);
+        check_eq!(acknowledge_soon(), running, "first INTID, round {round}");
+        gic::set_pending(later);
+        gic::set_pending(same_group);
+        check_eq!(irq::acknowledge(), SPURIOUS, "INTID of the same group priority, round {round}");
+        check!(!irq::is_waiting(), "ISR_EL1.I for the same group priority, round {round}");
+        gic::set_pending(urgent);
+        check_eq!(acknowledge_soon(), urgent, "INTID that preempts, round {round}");
+        irq::end(urgent);
+        check_eq!(irq::acknowledge(), SPURIOUS, "INTID behind it, round {round}");
+        irq::end(running);
+        for intid in [same_group, later] {
+            check_eq!(acknowledge_soon(), intid, "INTID by the whole priority, round {round}");
+            irq::end(intid);
+        }
     }
     check_idle()
 }

@@ -69,6 +69,8 @@ pub struct Qemu {
     pub memory_bytes: u64,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// The tree that QEMU completes, where it does not make one.
+    tree: Option<PathBuf>,
     /// Options of the machine that make its tree the same every time.
     tree_options: String,
 }
@@ -81,6 +83,9 @@ impl Qemu {
         let mut arguments: Vec<String> =
             ["-machine", &self.machine, "-cpu", &self.cpu].map(Into::into).into();
         arguments.extend(["-smp".into(), self.cpus.to_string(), "-m".into(), memory]);
+        if let Some(tree) = &self.tree {
+            arguments.extend(["-dtb".into(), tree.to_string_lossy().into_owned()]);
+        }
         arguments.extend(self.arguments.iter().cloned());
         arguments
     }
@@ -105,6 +110,7 @@ struct QemuSection {
     memory: Spanned<String>,
     #[serde(default)]
     arguments: Vec<String>,
+    tree: Option<PathBuf>,
     #[serde(default)]
     tree_options: String,
 }
@@ -147,7 +153,10 @@ impl Board {
         let source = Arc::new(Source { path: path.to_string_lossy().into_owned(), text });
         let file = parse(&source)?;
         let directory = path.parent().unwrap_or(Path::new(""));
-        let qemu = file.qemu.map(|section| qemu(section, &source, overrides)).transpose()?;
+        let mut qemu = file.qemu.map(|section| qemu(section, &source, overrides)).transpose()?;
+        if let Some(tree) = qemu.as_mut().and_then(|qemu| qemu.tree.as_mut()) {
+            *tree = directory.join(&tree);
+        }
         let tree_file = overrides.tree.clone();
         let tree_file = tree_file.or_else(|| file.tree.map(|tree| directory.join(tree.file)));
         let tree_bytes = match (&tree_file, &qemu) {
@@ -258,6 +267,7 @@ fn qemu(section: QemuSection, source: &Arc<Source>, overrides: &Overrides) -> Re
         cpu: overrides.cpu.clone().unwrap_or(section.cpu),
         cpus,
         memory_bytes: overrides.memory_bytes.unwrap_or(described),
+        tree: section.tree,
         arguments,
         tree_options: section.tree_options,
     })

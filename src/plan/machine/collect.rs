@@ -29,6 +29,7 @@ pub(super) struct Found<'b, 'a> {
     memory: Vec<(&'a str, PaRange)>,
     reserved: Vec<Region>,
     kept: Vec<Region>,
+    power: Option<PaRange>,
     gic: Option<gic::Found<'a>>,
     timer: Option<(&'a str, Specifiers<'a>)>,
     pmus: Vec<Specifiers<'a>>,
@@ -211,6 +212,12 @@ impl<'b, 'a> Found<'b, 'a> {
                     note(&mut self.kept, node.name, range)?;
                 }
             }
+            Kind::Power => {
+                let range = properties.reg.and_then(|reg| walk.registers(reg, 0));
+                let missing = MachineError { node: node.name, problem: Problem::Address("reg") };
+                note(&mut self.kept, node.name, range.ok_or(missing)?)?;
+                self.power = self.power.or(range);
+            }
             Kind::Timer => self.timer = self.timer.or(Some((node.name, specifiers()))),
             // One for each kind of PE.
             Kind::Pmu if self.pmus.len() < CPUS_MAX => self.pmus.push(specifiers()),
@@ -284,6 +291,7 @@ impl<'b, 'a> Found<'b, 'a> {
             memory: self.memory.into_iter().map(|(_, bank)| bank).collect(),
             reserved: self.reserved,
             kept: self.kept,
+            power: self.power,
             gic: gic.gic,
             psci: self.psci,
         })
@@ -335,6 +343,7 @@ enum Kind {
     Gic(gic::Version),
     /// A unit that only the hypervisor may program.
     Kept,
+    Power,
     Timer,
     Pmu,
     Psci(PsciVersion),
@@ -350,6 +359,7 @@ impl Kind {
             }
             "arm,gic-v3-its" | "arm,gic-v2m-frame" => Self::Kept,
             "arm,smmu-v3" | "arm,mmu-500" | "arm,smmu-v2" => Self::Kept,
+            "brcm,bcm2835-pm-wdt" => Self::Power,
             "arm,armv8-timer" => Self::Timer,
             "arm,armv8-pmuv3" => Self::Pmu,
             "arm,psci-1.0" => Self::Psci(PsciVersion::V1_0),

@@ -166,6 +166,10 @@ pub fn pi4() -> Vec<u8> {
             let video = [0x7e00_0000, 0, 0xfe00_0000, 0x180_0000];
             let local = [0x4000_0000, 0, 0xff80_0000, 0x80_0000];
             b.cells("ranges", &[video, local].concat());
+            b.node("watchdog@7e100000", |b| {
+                b.text("compatible", "brcm,bcm2711-pm\0brcm,bcm2835-pm-wdt");
+                b.cells("reg", &[0x7e10_0000, 0x114, 0x7e00_a000, 0x24, 0x7ec1_1000, 0x20]);
+            });
             b.node("serial@7e201000", |b| {
                 b.text("compatible", "arm,pl011\0arm,primecell");
                 b.cells("reg", &[0x7e20_1000, 0x200]);

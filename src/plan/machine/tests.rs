@@ -80,6 +80,7 @@ fn t23_pi4_is_read() {
         maintenance: Some(level(25)),
     };
     assert_eq!(machine.gic, gic);
+    assert_eq!(machine.power, Some(range(0xfe10_0000, 0x114)));
     let uart = machine.uart.as_ref().unwrap();
     assert_eq!(uart.path, "/soc/serial@7e215040");
     assert_eq!(uart.registers, range(0xfe21_5040, 0x40));
@@ -450,6 +451,7 @@ fn held_names_everything_that_is_not_to_be_given_away() {
     let gic = ["the interrupt controller"; 4];
     let others = [
         "the console /soc/serial@7e215040",
+        "watchdog@7e100000 (kept by the hypervisor)",
         "reserved memory memreserve",
         "reserved memory vc_mem@3ec00000",
     ];

@@ -17,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         harness::test("bench::runs", move || first.get_or_init(measure).clone().map(drop)),
         harness::test("bench::a_guest_computes_as_fast_as_on_bare_qemu", computes),
+        harness::test("bench::exits_cost_the_same_beside_1_3_and_7_guests", neighbours),
     ];
     trials.extend(["cortex-a72", "cortex-a76", "max"].map(|cpu| {
         harness::test(&format!("bench::{cpu}::is_as_in_the_baseline"), move || baseline(cpu))
@@ -58,6 +59,49 @@ fn computes() -> Result<()> {
         return Ok(());
     }
     Err(format!("as a guest {guest:?}, on bare QEMU {bare:?}"))
+}
+
+/// What a guest's exits cost depends on no other guest. The others sleep: under icount time is the
+/// sum over all cores, so what they did would be counted too.
+fn neighbours() -> Result<()> {
+    let alone = beside(0)?;
+    if alone.len() < 10 {
+        return Err(format!("only {alone:?} was measured"));
+    }
+    for count in [1, 3, 7] {
+        let costs = beside(count)?;
+        if costs != alone {
+            return Err(format!("alone {alone:?}, beside {count} guests {costs:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns what exits cost beside so many guests that sleep.
+fn beside(count: usize) -> Result<Vec<String>> {
+    const NAMES: [&str; 7] = ["n1", "n2", "n3", "n4", "n5", "n6", "n7"];
+    let mut vms = vec![Vm::of_guest("bench", "0-1", "guest-bench", "mode=paused")];
+    let names = &NAMES[..count];
+    vms.extend(names.iter().zip(2..).map(|(name, cpu): (_, u32)| {
+        Vm::of_guest(name, &cpu.to_string(), "guest-bench", "mode=sleep")
+    }));
+    let machine = Machine {
+        cpu: Some("cortex-a72".into()),
+        smp: Some(9),
+        memory_bytes: Some(2 << 30),
+        clock: Clock::Instructions,
+        ..Machine::default()
+    };
+    let manifest = harness::manifest(&vms, "mitigations_off = true");
+    let script = harness::script(End::Done, |script| {
+        for name in names {
+            script.expect(name, "^ASLEEP")?;
+        }
+        script.expect("bench", "^READY")?.send("bench", "g");
+        script.expect("bench", "^RESULT benched=").map(drop)
+    })?;
+    let outcome = harness::boot(&format!("bench-beside-{count}"), &manifest, &machine, &script)?;
+    Ok(outcome.lines_of("bench").into_iter().filter(|line| line.starts_with("BENCH")).collect())
 }
 
 fn measure() -> Result<Costs> {

@@ -42,16 +42,19 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-fn cache(file: &str) -> PathBuf {
+/// Returns where a file lies that was fetched.
+pub fn cache(file: &str) -> PathBuf {
     project_root().join(".cache/guests/linux").join(file)
 }
 
-fn fetch() -> Result<()> {
+/// Gets the kernels, the ramdisk, the trees and U-Boot, once.
+pub fn fetch() -> Result<()> {
     static FETCHED: OnceLock<Result<()>> = OnceLock::new();
     FETCHED.get_or_init(|| demo::fetch_guests().map_err(text)).clone()
 }
 
-fn debian(name: &'static str, version: &str, cpus: &str) -> Vm {
+/// Makes a VM with a Debian kernel.
+pub fn debian(name: &'static str, version: &str, cpus: &str) -> Vm {
     Vm {
         name,
         cpus: cpus.to_owned(),
@@ -63,7 +66,7 @@ fn debian(name: &'static str, version: &str, cpus: &str) -> Vm {
 }
 
 /// Types a command at the next prompt.
-fn ask(script: &mut Script, vm: &str, command: &str) -> std::result::Result<(), ScriptError> {
+pub fn ask(script: &mut Script, vm: &str, command: &str) -> std::result::Result<(), ScriptError> {
     script.expect(vm, demo::PROMPT)?.send(vm, command);
     Ok(())
 }

@@ -4,6 +4,7 @@
 use crate::harness::{
     self, Result, Vm, boot, edit_tree, hold, manifest, on_other_machine, prepare, script,
 };
+use crate::linux;
 use coffer::expect::End;
 use coffer::qemu::{Entry, Machine};
 use libtest_mimic::Trial;
@@ -20,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         harness::test("machines::eight_single_core_guests", eight_guests),
         harness::test("machines::all_vcpus_turn_off", all_vcpus_turn_off),
         harness::test("machines::cores_in_a_spin_table", cores_in_a_spin_table),
+        harness::test("machines::raspberry_pi_4", raspberry_pi_4),
         harness::test("machines::entered_at_el1", entered_at_el1),
         harness::test("machines::clock_passed_through", clock_passed_through),
         harness::test("machines::without_a_bundle", without_a_bundle),
@@ -121,6 +123,31 @@ fn cores_in_a_spin_table() -> Result<()> {
         Ok(())
     })?;
     hold(command, &script).map(drop)
+}
+
+/// A board with a GICv2, a spin table, the console where its tree says, and no PSCI: two guests of
+/// ours and a Debian, and the power goes off with the last one.
+fn raspberry_pi_4() -> Result<()> {
+    linux::fetch()?;
+    let bare = ["a", "b"].map(|name| {
+        let (cpu, tests) = if name == "a" { ("0", "t70,t79") } else { ("1", "t67,t81") };
+        Vm::of_guest(name, cpu, "guest-suite", &format!("only={tests}"))
+    });
+    let debian = linux::debian("debian", "6.12", "2-3");
+    let [a, b] = bare;
+    let manifest = manifest(&[a, b, debian], "").replace("qemu-virt", "raspi4b");
+    let script = script(End::Off, |script| {
+        script.expect_hypervisor(r"^\[01\] .* Raspberry Pi 4 Model B")?;
+        script.expect_hypervisor(r"^\[05\] gicv2, cpus 4/4 \(spin-table\)")?;
+        for name in ["a", "b"] {
+            script.expect(name, r"^RESULT passed=[1-9]\d* failed=0 ")?;
+        }
+        script.expect("debian", "^READY .* 2$")?;
+        linux::ask(script, "debian", "poweroff -f\n")?;
+        script.never("(?i)kernel panic|rcu.*stall|hypervisor fault")?;
+        Ok(())
+    })?;
+    boot("machines-raspi4b", &manifest, &Machine::default(), &script).map(drop)
 }
 
 fn entered_at_el1() -> Result<()> {

@@ -19,6 +19,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// # Errors
 /// Says why QEMU does not give it.
 pub fn obtain(qemu: &Qemu) -> Result<Vec<u8>, String> {
+    if let Some(tree) = qemu.tree.as_ref().filter(|tree| !tree.exists()) {
+        return Err(format!("{} is missing: run guests/linux/fetch", tree.display()));
+    }
     let mut machine = qemu.clone();
     for option in qemu.tree_options.split(',').filter(|option| !option.is_empty()) {
         machine.machine = with_option(&machine.machine, option);
@@ -54,8 +57,8 @@ fn asking(machine: &Qemu, file: &Path) -> Qemu {
 
 /// Names the machine, and the QEMU that makes it.
 fn key(machine: &Qemu, program: &Path) -> String {
-    let metadata = program.metadata().ok();
-    let changed = metadata.and_then(|metadata| metadata.modified().ok());
+    let changed = |file: &Path| file.metadata().and_then(|metadata| metadata.modified()).ok();
+    let changed = (changed(program), machine.tree.as_deref().map(changed));
     let text = format!("{:?} {program:?} {changed:?}", machine.arguments());
     hexadecimal(&Sha256::digest(text)).chars().take(32).collect()
 }
@@ -126,8 +129,15 @@ printf '%s' "$cores" >>"$file"
             cpus,
             memory_bytes: 1 << 30,
             arguments: Vec::new(),
+            tree: None,
             tree_options: String::new(),
         }
+    }
+
+    #[test]
+    fn tree_that_is_missing_is_to_be_fetched() {
+        let said = obtain(&Qemu { tree: Some("no/such.dtb".into()), ..machine_of(1) }).unwrap_err();
+        assert_eq!(said, "no/such.dtb is missing: run guests/linux/fetch");
     }
 
     #[test]

@@ -24,7 +24,8 @@ pub(super) fn objections(manifest: &Manifest, board: &Board, bundle: &Bundle) ->
     let here = || manifest.mark(manifest.board.span(), "");
     let refused = |code, why: String| Report::from(Message::new(code, why).at(here()));
     let bytes = tree::size(&board.tree_bytes).ok().and_then(|size| board.tree_bytes.get(..size));
-    let live = match Dtb::new(bytes.unwrap_or_default()) {
+    let mut bytes = bytes.unwrap_or_default().to_vec();
+    let live = match Dtb::squeeze(&mut bytes) {
         Ok(live) => live,
         Err(error) => return refused(Code::E31, error.to_string()),
     };

@@ -121,6 +121,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
             vintid: Vintid::new(vintid),
         }]),
         firmware: Some(arch::HostPsci),
+        power: None,
         workarounds: Workarounds {
             workaround_1: Firmware::Required,
             workaround_2: Firmware::Unsupported,
