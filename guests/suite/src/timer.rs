@@ -2,13 +2,12 @@
 //! T50 and T81: the two timers of a guest, their level-sensitive interrupts, and waiting for them
 //! (DDI 0487 D12.2).
 
-use crate::under_hypervisor;
 use guest_rt::gic;
 use guest_rt::irq::{self, SPURIOUS};
 use guest_rt::sysreg::{CNTFRQ_EL0, sev, wfe, wfi};
 use guest_rt::test::{Outcome, Test};
 use guest_rt::timer::{self, ENABLE, IMASK, ISTATUS, Timer};
-use guest_rt::{check, check_eq, cpu, skip, tests};
+use guest_rt::{check, check_eq, cpu, tests};
 
 pub const TESTS: &[Test] = tests![
     t50_wfi_wakes_with_interrupts_masked,
@@ -255,9 +254,6 @@ fn t81_off_while_pending() -> Outcome {
 
 /// Level-sensitive: an end without a change of the timer brings the interrupt back at once.
 fn t81_fires_again_until_its_condition_ends() -> Outcome {
-    if gic::is_v2() && under_hypervisor() {
-        skip!("QEMU's GICV_EOIR does not look at the line of the physical interrupt");
-    }
     for timer in Timer::ALL {
         quiet(timer);
         timer.set_cval(0);
