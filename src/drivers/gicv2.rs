@@ -10,7 +10,7 @@
 use super::gic::{PRIORITY, gicd};
 use crate::id::{Mpidr, Pintid};
 use crate::mmio::Registers;
-use crate::spec::gic::Lr;
+use crate::spec::gic::{Lr, LrState};
 use crate::spec::gicv2::{self, CPUS_MAX, INTID, gicc, gich};
 use core::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 
@@ -109,7 +109,7 @@ impl CpuInterfaces {
     pub fn reset_virtual(&self) {
         self.gich.write32(gich::HCR, 0);
         for slot in 0..self.list_register_count() {
-            self.write_lr(slot, Lr::EMPTY);
+            self.gich.write32(lr_offset(slot), 0);
         }
         self.gich.write32(gich::APR, 0);
         self.gich.write32(gich::VMCR, 0);
@@ -121,14 +121,26 @@ impl CpuInterfaces {
         let last = self.gich.read32(gich::VTR) & gich::VTR_LIST_REGISTERS;
         (last as usize + 1).min(LIST_REGISTERS_MAX)
     }
-    /// Reads a list register.
+    /// Reads a list register of this core, whose links are `links`, and deactivates the physical
+    /// interrupt behind one whose guest has ended what was in it.
     #[must_use]
-    pub fn read_lr(&self, slot: usize) -> Lr {
-        gicv2::lr(self.gich.read32(lr_offset(slot)))
+    pub fn read_lr(&self, links: &mut Links, slot: usize) -> Lr {
+        let lr = gicv2::lr(self.gich.read32(lr_offset(slot)));
+        match links.get(slot) {
+            None => lr,
+            Some(pintid) if lr.state() == LrState::Invalid => {
+                links.set(slot, None);
+                self.deactivate(pintid);
+                lr
+            }
+            Some(pintid) => lr.with_link(pintid),
+        }
     }
-    /// Writes a list register.
-    pub fn write_lr(&self, slot: usize, lr: Lr) {
-        self.gich.write32(lr_offset(slot), gicv2::gich_lr(lr));
+    /// Writes a list register of this core, whose links are `links`.
+    pub fn write_lr(&self, links: &mut Links, slot: usize, lr: Lr) {
+        links.set(slot, lr.pintid());
+        let reported = if lr.is_linked() { lr.without_link().with_eoi() } else { lr };
+        self.gich.write32(lr_offset(slot), gicv2::gich_lr(reported));
     }
     /// Reads which list registers are empty.
     #[must_use]
@@ -150,6 +162,27 @@ impl CpuInterfaces {
     #[must_use]
     pub fn groups(&self) -> u32 {
         self.gich.read32(gich::VMCR) & gich::VMCR_GROUPS
+    }
+}
+
+/// The links of one core's list registers to physical interrupts.
+///
+/// None is linked by `GICH_LR<n>.HW`: a line that is still high when the guest ends the interrupt
+/// has to make it pending again at once, and QEMU's GICv2 does not look at lines then. Instead the
+/// end of a linked interrupt is reported to EL2, which deactivates the physical one.
+#[derive(Debug, Default)]
+pub struct Links([u16; LIST_REGISTERS_MAX]);
+
+impl Links {
+    fn get(&self, slot: usize) -> Option<Pintid> {
+        let pintid = u32::from(*self.0.get(slot)?);
+        (pintid != 0).then_some(Pintid::new(pintid))
+    }
+    fn set(&mut self, slot: usize, pintid: Option<Pintid>) {
+        let number = pintid.map_or(0, Pintid::get) & INTID;
+        if let (Some(link), Ok(number)) = (self.0.get_mut(slot), u16::try_from(number)) {
+            *link = number;
+        }
     }
 }
 
@@ -281,9 +314,46 @@ mod tests {
             assert_eq!(all.list_register_count(), used);
         }
         let lr = Lr::pending(Vintid::new(40), 0xa0).with_eoi();
-        all.write_lr(15, lr);
+        let links = &mut Links::default();
+        all.write_lr(links, 15, lr);
         assert_eq!(get(GICH + 0x13c), 0x1a08_0028);
-        assert_eq!(all.read_lr(15), lr);
+        assert_eq!(all.read_lr(links, 15), lr);
+    }
+
+    /// The physical interrupt is ended when the guest's end is seen, once, and not while a list
+    /// register still has it.
+    #[test]
+    fn t71_link_is_kept_by_software_until_the_guest_ends_the_interrupt() {
+        let (all, links) = (interfaces(), &mut Links::default());
+        let ends = || writes(|at| at == GICC + 0x1000);
+        for (round, intid) in [27, 40].into_iter().enumerate() {
+            let lr = Lr::pending(Vintid::new(40), 0xa0).with_link(Pintid::new(intid));
+            all.write_lr(links, 2, lr);
+            // Pending with EOI in place of HW, and no physical INTID.
+            assert_eq!(get(GICH + 0x108), 0x1a08_0028);
+            assert_eq!(all.read_lr(links, 2), lr);
+            set(GICH + 0x108, 0x2a08_0028);
+            let active = lr.with_state(LrState::Active);
+            assert_eq!(all.read_lr(links, 2), active);
+            all.write_lr(links, 2, active);
+            assert_eq!(get(GICH + 0x108), 0x2a08_0028);
+            assert_eq!(ends().len(), round, "the guest has not ended it");
+            set(GICH + 0x108, 0x0a08_0028);
+            for _ in 0..2 {
+                let ended = all.read_lr(links, 2);
+                assert!(ended.state() == LrState::Invalid && ended.has_eoi(), "{ended:?}");
+                assert_eq!(ends().len(), round + 1);
+            }
+            assert_eq!(ends()[round], (GICC + 0x1000, u64::from(intid)));
+        }
+        // Overwritten, it is somebody else's to end.
+        let lr = Lr::pending(Vintid::new(40), 0xa0);
+        all.write_lr(links, 2, lr.with_link(Pintid::new(40)));
+        for lr in [lr, Lr::EMPTY] {
+            all.write_lr(links, 2, lr);
+            assert_eq!(all.read_lr(links, 2), lr);
+        }
+        assert_eq!(ends().len(), 2);
     }
 
     #[test]

@@ -30,7 +30,7 @@ const NO_SLOT: u8 = 31;
 /// The list registers of the core that runs the vCPU, as the machine layer offers them.
 pub trait ListRegisters {
     /// Reads ICH_LR<`slot`>_EL2. Below the count that [`Delivery`] was told.
-    fn read(&self, slot: usize) -> Lr;
+    fn read(&mut self, slot: usize) -> Lr;
     /// Writes ICH_LR<`slot`>_EL2.
     fn write(&mut self, slot: usize, lr: Lr);
     /// Reads ICH_ELRSR_EL2, after an ISB where list registers were written since the exit.
@@ -205,7 +205,7 @@ impl Delivery {
     }
 
     /// Returns whether an interrupt in a list register is pending.
-    pub fn has_pending<L: ListRegisters>(&self, lrs: &L) -> bool {
+    pub fn has_pending<L: ListRegisters>(&self, lrs: &mut L) -> bool {
         bits_of(self.usable & !self.free).any(|slot| lrs.read(slot as usize).is_pending())
     }
 

@@ -167,7 +167,7 @@ fn is_lpi(intid: u32) -> bool {
 }
 
 impl ListRegisters for FakeCpu {
-    fn read(&self, slot: usize) -> Lr {
+    fn read(&mut self, slot: usize) -> Lr {
         self.lrs[slot]
     }
     fn write(&mut self, slot: usize, lr: Lr) {

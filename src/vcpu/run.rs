@@ -160,7 +160,7 @@ impl Core {
     pub(super) fn suspend_system(&mut self, start: Start) -> Next {
         loop {
             self.flush();
-            if self.delivery.has_pending(&self.list_registers) {
+            if self.delivery.has_pending(&mut self.list_registers) {
                 break;
             }
             arch::wait_for_interrupt();

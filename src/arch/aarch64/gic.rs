@@ -3,8 +3,8 @@
 //! registers, IHI 0069 H chapters 9 and 12; or a GICv2's by its driver, once boot has named one.
 //!
 //! Where there is a GICv2 no ICC or ICH register is touched: they may not exist. EL2 runs with
-//! EOImode 1: it drops the priority at once and a guest's deactivation, through a hardware-linked
-//! list register, ends the physical interrupt (traps T71).
+//! EOImode 1: it drops the priority at once and a guest's deactivation, through a linked list
+//! register, ends the physical interrupt (traps T71).
 #![expect(unsafe_code, reason = "a list register is chosen by a computed branch")]
 
 use super::sysreg::{
@@ -13,7 +13,7 @@ use super::sysreg::{
     set_icc_sgi1r, set_icc_sre_el1,
 };
 use crate::bits::Level;
-use crate::drivers::gicv2::CpuInterfaces;
+use crate::drivers::gicv2::{CpuInterfaces, Links};
 use crate::gic::ListRegisters;
 use crate::id::{Mpidr, Pintid};
 use crate::spec::gic::Lr;
@@ -239,12 +239,15 @@ fn list_register_count() -> usize {
 #[derive(Debug)]
 pub struct ListRegisterFile {
     count: usize,
+    /// Those of a GICv2.
+    links: Links,
 }
 
 impl ListRegisterFile {
     /// Takes the list registers of this core, no more than `max` of them.
     pub fn new(max: Option<u8>) -> Self {
-        Self { count: list_register_count().min(max.map_or(16, usize::from)).max(1) }
+        let count = list_register_count().min(max.map_or(16, usize::from)).max(1);
+        Self { count, links: Links::default() }
     }
 
     /// Returns how many list registers are used.
@@ -256,13 +259,16 @@ impl ListRegisterFile {
 
 impl ListRegisters for ListRegisterFile {
     #[inline(always)]
-    fn read(&self, slot: usize) -> Lr {
-        gicv2().map_or_else(|| Lr::from_register(read_lr(slot)), |gicv2| gicv2.read_lr(slot))
+    fn read(&mut self, slot: usize) -> Lr {
+        match gicv2() {
+            Some(gicv2) => gicv2.read_lr(&mut self.links, slot),
+            None => Lr::from_register(read_lr(slot)),
+        }
     }
     #[inline(always)]
     fn write(&mut self, slot: usize, lr: Lr) {
         match gicv2() {
-            Some(gicv2) => gicv2.write_lr(slot, lr),
+            Some(gicv2) => gicv2.write_lr(&mut self.links, slot, lr),
             None => write_lr(slot, lr.get()),
         }
     }

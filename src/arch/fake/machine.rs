@@ -342,7 +342,7 @@ impl ListRegisterFile {
 }
 
 impl ListRegisters for ListRegisterFile {
-    fn read(&self, slot: usize) -> Lr {
+    fn read(&mut self, slot: usize) -> Lr {
         with(|core| core.list_registers.get(slot).copied().unwrap_or(Lr::EMPTY))
     }
     fn write(&mut self, slot: usize, lr: Lr) {

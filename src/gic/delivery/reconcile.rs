@@ -69,13 +69,7 @@ impl Listing<'_> {
         let priority = self.bank.priority(self.intid & 31);
         let lr = Lr::pending(Vintid::new(self.intid), priority)
             .with_group_bit(self.bank.group1() >> (self.intid & 31));
-        if self.is_level() || self.is_in(&self.bank.linked) { lr.with_eoi() } else { lr }
-    }
-    /// Returns the physical interrupt behind what is in a list register: that of a PPI has the
-    /// same number, and may wait for the guest's end without link.
-    fn physical(self, lr: Lr) -> Option<Pintid> {
-        let is_awaited = || self.intid < SPI_FIRST && self.is_in(&self.bank.linked);
-        lr.pintid().or_else(|| is_awaited().then_some(Pintid::new(self.intid)))
+        if self.is_level() { lr.with_eoi() } else { lr }
     }
     /// Publishes the state in the list register.
     pub fn show(self, lr: Lr) {
@@ -148,8 +142,8 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
             ..SPI_FIRST => self.lrs.line(pintid),
             _ => self.net.effects.line(pintid),
         };
-        let behind = on.physical(was);
-        let is_low = was.is_pending() && behind.is_some_and(|pintid| line(pintid) == Level::Low);
+        let is_low =
+            was.is_pending() && was.pintid().is_some_and(|pintid| line(pintid) == Level::Low);
         let pending = was.is_pending() && !retract && !is_low;
         // An LPI has no active state (IHI 0069 H 4.1.2). Some CPU interfaces have its list register
         // active all the same; its end is then one of no list register, which is not counted.
@@ -159,8 +153,7 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
     /// Shows a linked PPI that is active as pending too where its line is high and the trigger a
     /// level: the list register must not say so, but the guest has not seen the last of it.
     fn show_line(&self, on: Listing<'_>, lr: Lr) {
-        let is_high = |pintid| self.lrs.line(pintid) == Level::High;
-        if on.is_level() && on.physical(lr).is_some_and(is_high) {
+        if on.is_level() && lr.pintid().is_some_and(|pintid| self.lrs.line(pintid) == Level::High) {
             on.show(lr.with_state(LrState::PendingActive));
         }
     }
@@ -415,11 +408,6 @@ impl Delivery {
         pass: &Pass<'_, L, E>,
         on: Listing<'_>,
     ) -> Option<Pintid> {
-        // A GICv2 need not look at a line again when its guest ends a linked interrupt (QEMU's does
-        // not): there EL2 ends a PPI's physical interrupt itself, once the guest's end is reported.
-        if pass.vgic.version() == Version::V2 && on.intid < SPI_FIRST {
-            return None;
-        }
         if !on.take(&on.bank.linked) {
             return None;
         }

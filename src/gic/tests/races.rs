@@ -14,7 +14,7 @@ struct Meddler<'a> {
 }
 
 impl ListRegisters for Meddler<'_> {
-    fn read(&self, slot: usize) -> Lr {
+    fn read(&mut self, slot: usize) -> Lr {
         self.cpu.read(slot)
     }
     fn write(&mut self, slot: usize, lr: Lr) {

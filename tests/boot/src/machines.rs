@@ -6,7 +6,7 @@ use crate::harness::{
 };
 use crate::linux;
 use coffer::expect::End;
-use coffer::qemu::{Entry, Machine};
+use coffer::qemu::{Entry, Gic, Machine};
 use libtest_mimic::Trial;
 
 /// The tests of the suite that depend on how many cores there are; all of it runs on four.
@@ -23,7 +23,8 @@ pub fn trials() -> Vec<Trial> {
         harness::test("machines::cores_in_a_spin_table", cores_in_a_spin_table),
         harness::test("machines::raspberry_pi_4", raspberry_pi_4),
         harness::test("machines::entered_at_el1", entered_at_el1),
-        harness::test("machines::clock_passed_through", clock_passed_through),
+        harness::test("machines::clock_passed_through", || clock_passed_through(Gic::V3)),
+        harness::test("machines::clock_passed_through_gicv2", || clock_passed_through(Gic::V2)),
         harness::test("machines::without_a_bundle", without_a_bundle),
     ]
 }
@@ -173,11 +174,12 @@ fn without_a_bundle() -> Result<()> {
 }
 
 /// The machine's clock is a guest's own: registers mapped, its interrupt hardware-linked.
-fn clock_passed_through() -> Result<()> {
+fn clock_passed_through(gic: Gic) -> Result<()> {
     let guest = Vm::of_guest("owner", "0-1", "guest-suite", "only=t71");
     let mut manifest = manifest(&[guest], "");
     manifest = manifest.replacen("\nmemory", "\ndevices = [\"/pl031@9010000\"]\nmemory", 1);
     let script =
         script(End::Off, |script| script.expect("owner", r"^RESULT passed=3 failed=0 ").map(drop))?;
-    boot("machines-clock", &manifest, &Machine::default(), &script).map(drop)
+    let machine = Machine { gic: Some(gic), ..Machine::default() };
+    boot(&format!("machines-clock-{gic:?}"), &manifest, &machine, &script).map(drop)
 }
