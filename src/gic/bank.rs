@@ -38,6 +38,9 @@ pub struct Bank {
     /// Interrupts whose physical counterpart is active and waits for the guest, but has no
     /// hardware-linked list register that would pass the guest's deactivation on.
     pub(super) linked: AtomicU32,
+    /// Interrupts that are active, and whose physical counterpart goes with that: it has no
+    /// hardware-linked list register either, but what is pending beside it is none of its.
+    pub(super) held: AtomicU32,
     /// Interrupts that are in a list register.
     pub(super) listed: AtomicU32,
     /// Asks the holder of the list register to clear the pending bit there.
@@ -79,6 +82,7 @@ impl Bank {
             line: AtomicU32::new(0),
             active: AtomicU32::new(0),
             linked: AtomicU32::new(0),
+            held: AtomicU32::new(0),
             listed: AtomicU32::new(0),
             retract: AtomicU32::new(0),
             deactivate: AtomicU32::new(0),
@@ -94,9 +98,10 @@ impl Bank {
     pub fn reset(&self) {
         self.group.store(self.group_at_reset, Relaxed);
         self.edge.store(self.edge_at_reset, Relaxed);
-        let cleared = [&self.enable, &self.pending, &self.active, &self.linked, &self.listed];
+        let cleared = [&self.enable, &self.pending, &self.active, &self.listed];
+        let links = [&self.linked, &self.held];
         let seen = [&self.retract, &self.deactivate, &self.shown_pending, &self.shown_active];
-        for word in cleared.into_iter().chain(seen).chain(&self.priority) {
+        for word in cleared.into_iter().chain(links).chain(seen).chain(&self.priority) {
             word.store(0, Relaxed);
         }
     }
@@ -133,8 +138,19 @@ impl Bank {
     }
     /// Returns the interrupts whose physical counterpart nobody would deactivate any more.
     pub fn orphans(&self) -> u32 {
-        let held = self.pending.load(Relaxed) | self.active.load(Relaxed);
-        self.linked.load(Relaxed) & !(held | self.listed.load(Relaxed))
+        let busy = self.active.load(Relaxed) | self.listed.load(Relaxed);
+        let linked = self.linked.load(Relaxed) & !self.pending.load(Relaxed);
+        (linked | self.held.load(Relaxed)) & !busy
+    }
+    /// Returns the interrupts whose physical counterpart waits for the guest without a
+    /// hardware-linked list register.
+    pub fn awaited(&self) -> u32 {
+        self.linked.load(Relaxed) | self.held.load(Relaxed)
+    }
+    /// Forgets the physical counterparts of `bits` and returns those that waited for the guest.
+    pub fn take_awaited(&self, bits: u32) -> u32 {
+        let linked = self.linked.fetch_and(!bits, Relaxed);
+        (linked | self.held.fetch_and(!bits, Relaxed)) & bits
     }
     /// Returns the priority of interrupt `index` of the 32.
     #[inline(always)]

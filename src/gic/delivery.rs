@@ -146,8 +146,9 @@ impl Delivery {
             }
             lrs.write(index, Lr::EMPTY);
         }
-        let linked = own.bank.linked.swap(0, Relaxed);
-        for pintid in bits_of(linked).filter_map(|intid| self.link(intid)) {
+        let linked = own.bank.linked.load(Relaxed);
+        let awaited = own.bank.take_awaited(u32::MAX);
+        for pintid in bits_of(awaited).filter_map(|intid| self.link(intid)) {
             lrs.deactivate(pintid);
         }
         // The devices of this core are silent by now; what is pending because of a line is not.

@@ -151,7 +151,7 @@ impl Vdist {
     pub(super) fn reset<E: Effects>(&self, _: &mut SpiToken, net: Net<'_, E>) {
         self.ctlr.store(0, Relaxed);
         for (index, bank) in self.banks.iter().enumerate() {
-            for bit in bits_of(bank.linked.load(Relaxed)) {
+            for bit in bits_of(bank.awaited()) {
                 let link = self.spis.get(index * 32 + bit as usize).and_then(Spi::link);
                 link.into_iter().for_each(|pintid| net.effects.deactivate(pintid));
             }
@@ -317,8 +317,7 @@ impl Vdist {
         if orphans == 0 {
             return;
         }
-        bank.linked.fetch_and(!orphans, Relaxed);
-        for bit in bits_of(orphans) {
+        for bit in bits_of(bank.take_awaited(orphans)) {
             let link = self.spi(word << 5 | bit).and_then(Spi::link);
             link.into_iter().for_each(|pintid| net.effects.deactivate(pintid));
         }

@@ -157,6 +157,13 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
             on.show(lr.with_state(LrState::PendingActive));
         }
     }
+    /// Deactivates the physical interrupt behind an interrupt.
+    fn deactivate(&mut self, on: Listing<'_>, pintid: Pintid) {
+        match on.intid {
+            ..SPI_FIRST => self.lrs.deactivate(pintid),
+            _ => self.net.effects.deactivate(pintid),
+        }
+    }
     /// Writes a list register.
     #[inline(never)]
     pub fn write(&mut self, slot: u32, lr: Lr) {
@@ -352,7 +359,7 @@ impl Delivery {
             self.owe(on, lr);
             lr = lr.without_link();
         }
-        if !lr.is_linked() && (on.is_level() || awaited || on.is_in(&on.bank.linked)) {
+        if !lr.is_linked() && (on.is_level() || awaited || on.bank.awaited() & on.bit != 0) {
             lr = lr.with_eoi();
         }
         lr
@@ -360,12 +367,20 @@ impl Delivery {
 
     /// Returns what a list register holds whose interrupt is pending, still or again.
     fn pending_again<L: ListRegisters, E: Effects>(
-        &self,
-        pass: &Pass<'_, L, E>,
+        &mut self,
+        pass: &mut Pass<'_, L, E>,
         on: Listing<'_>,
         was: Lr,
     ) -> Lr {
-        let kept = if was.state() == LrState::Invalid { None } else { was.pintid() };
+        let kept = if was.state() == LrState::Pending { was.pintid() } else { None };
+        if was.is_active() {
+            self.owe(on, was);
+        }
+        if on.take(&on.bank.held)
+            && let Some(pintid) = self.physical(pass, on)
+        {
+            pass.deactivate(on, pintid);
+        }
         match kept.or_else(|| self.take_link(pass, on)) {
             Some(pintid) => on.pending().with_link(pintid),
             None => on.pending(),
@@ -397,7 +412,8 @@ impl Delivery {
     /// link it again.
     pub(super) fn owe(&mut self, on: Listing<'_>, lr: Lr) {
         if let Some(pintid) = lr.pintid() {
-            on.bank.linked.fetch_or(on.bit, Relaxed);
+            let word = if lr.is_active() { &on.bank.held } else { &on.bank.linked };
+            word.fetch_or(on.bit, Relaxed);
             if on.intid < SPI_FIRST {
                 self.set_link(on.intid, pintid);
             }
@@ -412,6 +428,13 @@ impl Delivery {
         if !on.take(&on.bank.linked) {
             return None;
         }
+        self.physical(pass, on)
+    }
+    fn physical<L: ListRegisters, E: Effects>(
+        &self,
+        pass: &Pass<'_, L, E>,
+        on: Listing<'_>,
+    ) -> Option<Pintid> {
         pass.spi(on.intid).map_or_else(|| self.link(on.intid), Spi::link)
     }
 
@@ -459,7 +482,7 @@ impl Delivery {
     fn show_evicted<L: ListRegisters, E: Effects>(&self, pass: &Pass<'_, L, E>) {
         let bank = &pass.own.bank;
         let mut shown = bank.shown_pending.load(Relaxed) & bank.listed.load(Relaxed);
-        for intid in bits_of(self.evicted & bank.linked.load(Relaxed) & !bank.edge()) {
+        for intid in bits_of(self.evicted & bank.awaited() & !bank.edge()) {
             if self.link(intid).is_some_and(|pintid| pass.lrs.line(pintid) == Level::High) {
                 shown |= bit(intid);
             }
@@ -476,7 +499,7 @@ impl Delivery {
             }
         }
         if orphans != 0 {
-            pass.own.bank.linked.fetch_and(!orphans, Relaxed);
+            pass.own.bank.take_awaited(orphans);
         }
     }
 

@@ -58,6 +58,84 @@ fn t71_linked_spi_that_software_made_pending_stays_when_its_line_is_low() {
     assert_eq!(machine.take(0), 40);
 }
 
+/// Made pending by register while it is active in no list register: its line is low because the
+/// guest has served the device, and says nothing about what the guest asks for.
+#[test]
+fn t71_linked_spi_that_software_made_pending_while_active_stays_when_its_line_is_low() {
+    {
+        let mut machine = Machine::enabled(1, 1);
+        machine.fire_spi(40);
+        machine.settle(0);
+        assert_eq!(machine.cpu(0).acknowledge(), 40);
+        machine.write_priority(0, 50, 0x20);
+        machine.write_bit(0, 0x200, 50);
+        machine.settle(0);
+        assert_eq!(machine.cpu(0).find(40), None, "something more urgent has its list register");
+        machine.effects.low_lines.borrow_mut().push(Pintid::new(140));
+        machine.write_bit(0, 0x200, 40);
+        machine.reconcile(0);
+        assert_eq!(state(&machine, 40), (true, true));
+        assert_eq!(machine.take(0), 50);
+        machine.cpu(0).end(40);
+        machine.settle(0);
+        assert_eq!(machine.take(0), 40, "once more");
+        assert!(machine.physical_spis.is_empty());
+    }
+}
+
+/// The same with a list register, which says that it is pending and active: when the guest has
+/// ended the one, the other is not the physical interrupt's.
+#[test]
+fn t71_linked_spi_that_software_made_pending_while_listed_stays_when_its_line_is_low() {
+    let mut machine = Machine::enabled(1, 4);
+    machine.fire_spi(40);
+    machine.settle(0);
+    assert_eq!(machine.cpu(0).acknowledge(), 40);
+    machine.effects.low_lines.borrow_mut().push(Pintid::new(140));
+    machine.write_bit(0, 0x200, 40);
+    machine.reconcile(0);
+    assert_eq!(state(&machine, 40), (true, true));
+    machine.cpu(0).end(40);
+    for look in 0..3 {
+        machine.reconcile(0);
+        assert_eq!(state(&machine, 40), (true, false), "look {look}");
+        machine.settle(0);
+        assert!(machine.physical_spis.is_empty(), "free to come again");
+    }
+    assert_eq!(machine.take(0), 40, "once more");
+}
+
+/// The same for a timer, in a list register and in none.
+#[test]
+fn t81_linked_timer_that_software_made_pending_while_active_stays_when_its_line_is_low() {
+    for list_registers in [1, 4] {
+        let mut machine = Machine::enabled(1, list_registers);
+        machine.fire_timer(0);
+        machine.settle(0);
+        assert_eq!(machine.cpu(0).acknowledge(), TIMER);
+        if list_registers == 1 {
+            machine.write_priority(0, 50, 0x20);
+            machine.write_bit(0, 0x200, 50);
+            machine.settle(0);
+        }
+        machine.cpu(0).low_lines.push(Pintid::new(TIMER));
+        machine.write_private(0, 0x200, 1 << TIMER);
+        machine.reconcile(0);
+        if list_registers == 1 {
+            assert_eq!(machine.take(0), 50);
+        }
+        machine.cpu(0).end(TIMER);
+        for look in 0..3 {
+            machine.settle(0);
+            machine.reconcile(0);
+            assert_ne!(machine.read_private(0, 0x200) & 1 << TIMER, 0, "look {look}");
+            machine.settle(0);
+            assert!(machine.physical_ppis.is_empty(), "free to come again");
+        }
+        assert_eq!(machine.take(0), TIMER, "once more");
+    }
+}
+
 /// A guest turns its timer off without an exit: what was linked and not yet taken is taken back
 /// when somebody looks, and the physical interrupt is free to come again.
 #[test]
