@@ -254,6 +254,13 @@ impl Bed {
     }
 }
 
+/// Lets vCPU 1 of VM 0 look at its work, as its core does when it is kicked.
+pub fn look_at_work(bed: &Bed) {
+    let mut other = Bed { vm: bed.vm, core: core(bed.core.hypervisor, 0, 1) };
+    assert_eq!(other.interrupt(0), None);
+    clear_events();
+}
+
 pub fn clear_events() {
     with(|core| core.events.clear());
 }
