@@ -6,8 +6,8 @@ use coffer::expect::End;
 use coffer::qemu::Machine;
 use libtest_mimic::Trial;
 
-/// How many interrupts each path of each guest delivers where one thread runs all cores: altogether
-/// more than 10^5 on each path, and ten times that with `--full`.
+/// How many interrupts each path of each guest delivers: altogether more than 10^5 on each path, and
+/// ten times that with `--full`, both where one thread runs all cores and where each has its own.
 const SOME: u32 = 15_000;
 const MANY: u32 = 150_000;
 
@@ -16,8 +16,8 @@ const MANY: u32 = 150_000;
 enum Threads {
     /// One for all, each core in its turn.
     Single,
-    /// One for each. Where the host has fewer cores they wait for one another a thousand times
-    /// longer than the interrupts take, so there are fewer interrupts, and fewer at a time.
+    /// One for each. Where the host has fewer cores, who waits for a fair lock waits until those
+    /// before it have run, a thousand times longer than an interrupt takes: so fewer at a time.
     Multi,
 }
 
@@ -47,7 +47,7 @@ pub fn trials() -> Vec<Trial> {
 fn ledger(guests: &[&str], threads: Threads, count: u32) -> Result<()> {
     let arguments = match threads {
         Threads::Single => format!("mode=ledger count={count}"),
-        Threads::Multi => format!("mode=ledger count={} tokens=2", count / 10),
+        Threads::Multi => format!("mode=ledger count={count} tokens=2"),
     };
     let vms: Vec<Vm> = ["first", "second"]
         .iter()
