@@ -261,6 +261,7 @@ fn t75_a_core_that_does_not_look_is_not_waited_for_for_good() {
         if is_ending {
             return;
         }
+        with(|core| core.counter_step = 1);
         assert_eq!(bed.read(ISPENDR) & BIT, 0);
     }
 }
