@@ -19,7 +19,7 @@ use crate::memory::guest::GuestMemory;
 use crate::plan::VmPlan;
 use crate::psci::Psci;
 use crate::psci::Start;
-use crate::sync::Lock;
+use crate::sync::{Lock, OpenLock};
 use crate::vcpu::FromCore;
 use alloc::boxed::Box;
 use bus::Bus;
@@ -43,7 +43,7 @@ pub struct Vm {
     /// Its interrupt controller.
     pub vgic: Vgic,
     /// The lock under which its SPIs change.
-    pub spis: Lock<SpiToken>,
+    pub spis: OpenLock<SpiToken>,
     /// Its ITS, where it has one.
     pub vits: Option<Lock<Vits>>,
     /// Its console port.

@@ -32,13 +32,17 @@ impl Vm {
         by: FromCore<'_>,
         change: impl FnOnce(&mut SpiToken, &Holder<'_>) -> R,
     ) -> R {
-        let (result, kicks) = self.change_spis_before_kicks(by, change);
-        self.send_kicks(kicks);
+        let holder = Holder { by, kicks: Cell::new(0) };
+        // A core of another VM waits for none of the guests that this VM runs.
+        let mut spis = if by.own.is_some() { self.spis.lock() } else { self.spis.lock_first() };
+        let result = change(&mut spis, &holder);
+        drop(spis);
+        self.send_kicks(Kicks(holder.kicks.get()));
         result
     }
 
-    /// Changes them, and leaves the kicks to the caller, which has locks of its own to give back
-    /// before.
+    /// Changes them on behalf of a core that holds another lock of the VM, for which others wait.
+    /// It leaves the kicks to the caller, which gives that back before.
     #[inline(always)]
     pub fn change_spis_before_kicks<R>(
         &self,
@@ -46,7 +50,7 @@ impl Vm {
         change: impl FnOnce(&mut SpiToken, &Holder<'_>) -> R,
     ) -> (R, Kicks) {
         let holder = Holder { by, kicks: Cell::new(0) };
-        let result = change(&mut self.spis.lock(), &holder);
+        let result = change(&mut self.spis.lock_first(), &holder);
         (result, Kicks(holder.kicks.get()))
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `mode=ledger`: interrupts by the hundred thousand on each path, none lost and none doubled
-//! (traps T65 to T72). `count=` says how many, `tokens=` how many at a time.
+//! (traps T65 to T72). `count=` says how many.
 //!
 //! A token goes round among the vCPUs: who takes its interrupt sends it on. A token has two
 //! INTIDs that take turns, so that an interrupt that comes twice is told from the next one; no
@@ -66,10 +66,8 @@ static LOOKS: AtomicU32 = AtomicU32::new(0);
 
 /// Runs all paths and ends the guest.
 pub fn run() -> ! {
-    let number = |name| tree::argument(name).and_then(|number| number.parse::<u32>().ok());
-    let count = number("count").unwrap_or(100_000);
-    let tokens = number("tokens").and_then(|n| usize::try_from(n).ok()).unwrap_or(TOKENS_MAX);
-    let tokens = tokens.clamp(1, cpu::count().min(TOKENS_MAX));
+    let count = tree::argument("count").and_then(|count| count.parse().ok()).unwrap_or(100_000);
+    let tokens = cpu::count().min(TOKENS_MAX);
     let mut tally = Tally::default();
     tally.report("ledger_sgi", keep(Path::Sgi, tokens, count));
     tally.report("ledger_spi_edge", keep(Path::SpiEdge, tokens, count));

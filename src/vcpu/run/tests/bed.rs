@@ -21,7 +21,7 @@ use crate::plan::{Plan, VmPlan};
 use crate::psci::Psci;
 use crate::smccc::{Firmware, Workarounds};
 use crate::spec::vmsa::{HypAttributes, MemAttrEncoding};
-use crate::sync::Lock;
+use crate::sync::{Lock, OpenLock};
 use crate::vm::Vm;
 use crate::vm::bus::Bus;
 use crate::vm::lifecycle::{Change, Entry, Lifecycle};
@@ -159,7 +159,7 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
         memory,
         psci: Psci::new(&affinities),
         vgic,
-        spis: Lock::new(spis),
+        spis: OpenLock::new(spis),
         vits,
         serial: Lock::default(),
         bus: Bus::new(&plan.layout, plan.vcpus.len()),
