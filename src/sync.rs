@@ -32,5 +32,13 @@ impl spin::RelaxStrategy for Yield {
 pub type Lock<T> = spin::mutex::TicketMutex<T, Yield>;
 /// Holds a [`Lock`] until dropped.
 pub type Guard<'a, T> = spin::mutex::TicketMutexGuard<'a, T, Yield>;
+
+/// Takes a lock, out of line: `lock` itself is expanded at each place, which only the exits that
+/// guests make often are worth.
+#[inline(never)]
+pub fn acquire<T>(lock: &Lock<T>) -> Guard<'_, T> {
+    lock.lock()
+}
+
 /// A value that boot writes once.
 pub type Once<T> = spin::once::Once<T, Yield>;

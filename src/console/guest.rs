@@ -190,6 +190,6 @@ impl Wire for GuestWire<'_> {
         room
     }
     fn receive(&mut self) -> Option<Received> {
-        self.console.with_guest(self.vm, Guest::take_input)?
+        self.console.guest(self.vm)?.take_input()
     }
 }
