@@ -110,6 +110,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Console {
     config: Config,
+    names: Box<[Name]>,
     out: Lock<drain::Out>,
     guests: Box<[Lock<Guest>]>,
     log: Lock<Log>,
@@ -132,10 +133,9 @@ impl Console {
     pub fn new(config: Config, names: &[Name]) -> Self {
         let ring_bytes = config.ring_bytes.max(2 * LINE_BYTES_MAX);
         let shown = if config.mode == Mode::Tagged { Shown::Lines } else { Shown::Later };
-        let guest = |name: &Name| {
-            Lock::new(Guest::new(name.clone(), ring_bytes, shown, config.messages.clone()))
-        };
+        let guest = |_| Lock::new(Guest::new(ring_bytes, shown, config.messages.clone()));
         Self {
+            names: names.into(),
             out: Lock::default(),
             guests: names.iter().map(guest).collect(),
             log: Lock::new(Log { source: Source::new(ring_bytes), missed: 0 }),
@@ -191,8 +191,8 @@ impl Console {
     pub fn log_for(&self, vm: VmId, now_ticks: u64, message: fmt::Arguments<'_>) {
         let Some(mut guest) = self.guest(vm) else { return };
         let Admission::Yes { kept_back } = guest.messages.admit(now_ticks) else { return };
-        let name = guest.name.clone();
         drop(guest);
+        let name = self.name(vm);
         if kept_back > 0 {
             self.log(format_args!("{name}: {kept_back} messages dropped"));
         }
@@ -284,11 +284,10 @@ impl Console {
     /// Says who has the focus, and that nobody asked for it where it is because another one is off:
     /// who counts key presses and answers must not take this for an answer.
     fn announce(&self, vm: VmId, off: Option<VmId>) {
-        let name = |vm| self.guest(vm).map(|guest| guest.name.clone());
-        match (name(vm), off.and_then(name)) {
-            (Some(name), None) => self.log(format_args!("console: {name}")),
-            (Some(name), Some(off)) => self.log(format_args!("console: {name} ({off} is off)")),
-            (None, _) => {}
+        let name = self.name(vm);
+        match off {
+            None => self.log(format_args!("console: {name}")),
+            Some(off) => self.log(format_args!("console: {name} ({} is off)", self.name(off))),
         }
     }
 
@@ -315,6 +314,10 @@ impl Console {
 
     fn all(&self) -> impl Iterator<Item = VmId> {
         (0u8..).map(VmId::new).take(self.guests.len())
+    }
+
+    fn name(&self, vm: VmId) -> &str {
+        self.names.get(vm.index()).map_or("", Name::as_str)
     }
 
     /// Locks a VM's side.

@@ -299,10 +299,8 @@ impl Drain<'_> {
         match speaker {
             Speaker::Log => self.out.put(&[HYPERVISOR_MARK]),
             Speaker::Guest(vm) => {
-                if let Some(guest) = self.console.guest(vm) {
-                    self.out.put(guest.name.as_bytes());
-                    self.out.put(TAG_END);
-                }
+                self.out.put(self.console.name(vm).as_bytes());
+                self.out.put(TAG_END);
             }
         }
     }

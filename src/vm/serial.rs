@@ -6,6 +6,7 @@ use super::Vm;
 use crate::bits::{Level, MmioError, Width};
 use crate::console::GuestWire;
 use crate::console::pl011::VirtualPl011;
+use crate::sync::{Guard, acquire};
 use crate::vcpu::FromCore;
 
 /// The PL011 and what its interrupt line was last seen to carry.
@@ -50,10 +51,9 @@ impl Vm {
 
     /// Makes the PL011 as it is after reset, its line low: the GIC's models keep what lines carry.
     pub fn reset_serial(&self, by: &FromCore<'_>) {
-        let mut serial = self.serial.lock();
+        let mut serial = acquire(&self.serial);
         *serial = Serial::default();
-        let vintid = self.plan.layout.vuart_interrupt;
-        self.vgic.set_level(&mut self.spis.lock(), vintid, serial.line, by);
+        self.set_serial_line(by, serial.line);
     }
 
     fn with_serial<R>(
@@ -61,20 +61,29 @@ impl Vm {
         by: &FromCore<'_>,
         access: impl FnOnce(&mut VirtualPl011, &mut GuestWire<'_>) -> R,
     ) -> R {
-        let console = &by.hypervisor.console;
-        let mut serial = self.serial.lock();
-        let mut wire = console.mux.wire(self.id);
+        let mut serial = acquire(&self.serial);
+        let mut wire = by.hypervisor.console.mux.wire(self.id);
         let result = access(&mut serial.model, &mut wire);
+        self.follow(by, serial, &wire);
+        result
+    }
+
+    /// Carries on what an access has changed: the line, and what is on the wire.
+    #[inline(never)]
+    fn follow(&self, by: &FromCore<'_>, mut serial: Guard<'_, Serial>, wire: &GuestWire<'_>) {
         let line = serial.model.interrupt_level();
         if line != serial.line {
             serial.line = line;
-            let vintid = self.plan.layout.vuart_interrupt;
-            self.vgic.set_level(&mut self.spis.lock(), vintid, line, by);
+            self.set_serial_line(by, line);
         }
         drop(serial);
         if wire.wants_drain() {
-            console.send();
+            by.hypervisor.console.send();
         }
-        result
+    }
+
+    fn set_serial_line(&self, by: &FromCore<'_>, line: Level) {
+        let vintid = self.plan.layout.vuart_interrupt;
+        self.vgic.set_level(&mut acquire(&self.spis), vintid, line, by);
     }
 }

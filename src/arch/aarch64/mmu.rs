@@ -13,7 +13,7 @@ use crate::addr::{AddrRange, Address, HypVa, PAGE_SIZE, Pa, PaRange};
 use crate::memory::hyp_map::{self, HypMap};
 use crate::memory::mapper::{Maintenance, MapError, Tables};
 use crate::spec::vmsa::{HypAttributes, mair};
-use crate::sync::Lock;
+use crate::sync::{Lock, acquire};
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::*;
 use core::arch::asm;
@@ -120,7 +120,7 @@ pub fn boot_map(tree: PaRange) -> Result<HypMemory, HypMapError> {
     }
     turn_on(regime_of(&map));
     // From here on locks work.
-    *MAP.lock() = Some(map);
+    *acquire(&MAP) = Some(map);
     Ok(HypMemory(tree))
 }
 
@@ -130,7 +130,7 @@ pub fn boot_map(tree: PaRange) -> Result<HypMemory, HypMapError> {
 /// Part of it is mapped already, or memory for tables has run out.
 pub fn map_hyp(range: PaRange, attributes: HypAttributes) -> Result<HypMemory, HypMapError> {
     let pages = range.page_cover().ok_or(MapError::TooHigh)?;
-    let mut map = MAP.lock();
+    let mut map = acquire(&MAP);
     let map = map.as_mut().ok_or(MapError::NotMapped(HypVa::new(range.start().get())))?;
     map.map(&mut HypTables, &mut HypTlb, identity(pages)?, pages.start(), attributes)?;
     Ok(HypMemory(range))
@@ -142,7 +142,7 @@ pub fn map_hyp(range: PaRange, attributes: HypAttributes) -> Result<HypMemory, H
 /// Part of it is not mapped.
 pub fn unmap_hyp(memory: HypMemory) -> Result<(), HypMapError> {
     let pages = memory.0.page_cover().ok_or(MapError::TooHigh)?;
-    let mut map = MAP.lock();
+    let mut map = acquire(&MAP);
     let map = map.as_mut().ok_or(MapError::NotMapped(HypVa::new(pages.start().get())))?;
     map.unmap(&mut HypTables, &mut HypTlb, identity(pages)?)
 }
@@ -150,7 +150,7 @@ pub fn unmap_hyp(memory: HypMemory) -> Result<(), HypMapError> {
 /// Returns the translation registers for the other cores.
 #[must_use]
 pub fn regime() -> Option<Regime> {
-    MAP.lock().as_ref().map(regime_of)
+    acquire(&MAP).as_ref().map(regime_of)
 }
 
 /// Returns whether EL2 may read this address, by asking the MMU; takes no lock.
