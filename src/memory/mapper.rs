@@ -163,7 +163,7 @@ impl<F: Format> Mapper<F> {
         while at < input.end() {
             at = self.leaf_at(tables, at).ok_or(MapError::NotMapped(at))?.input.end();
         }
-        let last = F::Input::new(input.end().get() - 1);
+        let last = F::Input::new(input.end().get().saturating_sub(1));
         let rest = [
             self.leaf_at(tables, input.start()).and_then(|leaf| leaf.part_before(input.start())),
             self.leaf_at(tables, last).and_then(|leaf| leaf.part_from(input.end())),
@@ -246,7 +246,7 @@ impl<F: Format> Mapper<F> {
         input: AddrRange<F::Input>,
         output: Pa,
     ) -> Result<u64, MapError<F::Input>> {
-        let mut missing = 0;
+        let mut missing = 0u64;
         for unit in units(input, output) {
             for at in parts(unit.input, unit.level.bytes()) {
                 let slot = self.walk(tables, at, unit.level);
@@ -259,7 +259,7 @@ impl<F: Format> Mapper<F> {
                 while level < unit.level
                     && let Some(below) = level.below()
                 {
-                    missing += u64::from(enters(level.bytes()));
+                    missing = missing.saturating_add(enters(level.bytes()).into());
                     level = below;
                 }
             }
@@ -288,12 +288,11 @@ impl<F: Format> Mapper<F> {
                 tables.write(slot.place, vmsa::table(table));
                 slot = self.walk(tables, input.start(), level);
             }
-            let mut place = slot.place;
-            let mut output = output;
-            for _ in parts(input, level.bytes()) {
-                tables.write(place, vmsa::leaf(level, output, bits | hint));
-                place = Pa::new(place.get() + ENTRY_BYTES);
-                output = Pa::new(output.get() + level.bytes());
+            for (n, _) in (0..).zip(parts(input, level.bytes())) {
+                let (place, output) = (slot.place.get(), output.get());
+                let output = Pa::new(output.wrapping_add(n << level.shift()));
+                let leaf = vmsa::leaf(level, output, bits | hint);
+                tables.write(Pa::new(place.wrapping_add(n * ENTRY_BYTES)), leaf);
             }
         }
         maintenance.publish();
@@ -330,7 +329,7 @@ impl<F: Format> Mapper<F> {
                 tables.write(slot.place, 0);
             }
             let entry = AddrRange::block(at, slot.level.bytes());
-            let leaves_table = entry.end().is_aligned(slot.level.bytes() * ENTRIES);
+            let leaves_table = entry.end().is_aligned(table_span(slot.level));
             if leaves_table || entry.end() >= broken.end() {
                 self.prune(tables, at, rest, detached);
             }
@@ -350,7 +349,7 @@ impl<F: Format> Mapper<F> {
         loop {
             let slot = self.walk(tables, at, Level::L3);
             let Some(parent) = slot.parent else { return };
-            let span = AddrRange::block(at, slot.level.bytes() * ENTRIES);
+            let span = AddrRange::block(at, table_span(slot.level));
             let table = AddrRange::block(slot.place, PAGE_SIZE);
             let needed = rest.iter().flatten().any(|leaf| leaf.input.overlaps(span));
             if needed || parts(table, ENTRY_BYTES).any(|place| tables.read(place) != 0) {
@@ -360,6 +359,11 @@ impl<F: Format> Mapper<F> {
             detached.push(tables, table.start());
         }
     }
+}
+
+/// Returns the bytes that a table of this level covers.
+const fn table_span(level: Level) -> u64 {
+    level.bytes() << ENTRIES.ilog2()
 }
 
 /// Returns whether all addresses of the range have at most `bits` bits.
