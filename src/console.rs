@@ -33,7 +33,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest::{Flow, Guest, Power, Shown};
 use heapless::String;
-use source::Source;
+use source::{Source, count};
 
 /// What starts a line of the hypervisor: the record separator, which terminals do not show.
 pub const HYPERVISOR_MARK: u8 = 0x1e;
@@ -338,8 +338,8 @@ impl Log {
 
     fn push(&mut self, message: fmt::Arguments<'_>) {
         if self.missed > 0 || self.source.push_line(message) == Push::Full {
-            self.source.counters.dropped += 1;
-            self.missed += 1;
+            count(&mut self.source.counters.dropped, 1);
+            count(&mut self.missed, 1);
         }
     }
 }

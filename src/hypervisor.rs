@@ -86,8 +86,9 @@ impl Hypervisor {
             let LoadCost { scrub_ticks, hash_ticks, copy_ticks, clean_ticks, .. } = cost;
             let LoadCost { image_bytes, memory_bytes, .. } = cost;
             // What grows with the size of images and memory is told apart from what does not.
-            let loading = scrub_ticks + hash_ticks + copy_ticks + clean_ticks;
-            let ticks = arch::counter().wrapping_sub(asked_at_ticks).wrapping_sub(loading);
+            let loading = [scrub_ticks, hash_ticks, copy_ticks, clean_ticks];
+            let all = arch::counter().wrapping_sub(asked_at_ticks);
+            let ticks = loading.into_iter().fold(all, u64::wrapping_sub);
             let what = if scrub_ticks > 0 { "start" } else { "reset" };
             log::info!(
                 target: "vm",

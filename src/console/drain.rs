@@ -212,7 +212,7 @@ impl Drain<'_> {
                 return Drained::MoreLeft;
             }
             budget -= 1;
-            self.out.sent += 1;
+            self.out.sent = self.out.sent.saturating_add(1);
         }
     }
 
@@ -231,9 +231,9 @@ impl Drain<'_> {
         if open.is_some_and(is_kept) {
             return self.grow(open, now_ticks);
         }
-        let round = self.console.guests.len() + 1;
+        let round = self.console.guests.len().saturating_add(1);
         for step in 0..round {
-            let place = (self.out.turn + step) % round;
+            let place = self.out.turn.saturating_add(step) % round;
             let Some(speaker) = speaker_at(place) else { continue };
             let is_open = open.is_some_and(|(open, _)| open == speaker);
             if !is_open && self.due(speaker, now_ticks).is_some_and(|due| due <= now_ticks) {

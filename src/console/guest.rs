@@ -7,7 +7,7 @@
 use super::filter::{Filter, Verdict};
 use super::pl011::{Received, Wire};
 use super::ring::Ring;
-use super::source::Source;
+use super::source::{Source, count};
 use super::{Console, HYPERVISOR_MARK, Input, Push, ROOM_LOW, TokenBucket};
 use crate::id::VmId;
 use core::cell::Cell;
@@ -86,7 +86,7 @@ impl Guest {
             Shown::Bytes | Shown::Later => Verdict::Keep,
         };
         if verdict == Verdict::Remove {
-            self.source.counters.removed += 1;
+            count(&mut self.source.counters.removed, 1);
             return Push::Accepted;
         }
         if self.shown == Shown::Later {
@@ -142,7 +142,7 @@ impl Guest {
         if self.input.push(byte) {
             return Input::ToVm(vm);
         }
-        self.source.counters.input_dropped += 1;
+        count(&mut self.source.counters.input_dropped, 1);
         self.gap = self.gap.or(Some(self.input.len()));
         Input::Overflow(vm)
     }

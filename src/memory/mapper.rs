@@ -288,11 +288,13 @@ impl<F: Format> Mapper<F> {
                 tables.write(slot.place, vmsa::table(table));
                 slot = self.walk(tables, input.start(), level);
             }
-            for (n, _) in (0..).zip(parts(input, level.bytes())) {
-                let (place, output) = (slot.place.get(), output.get());
-                let output = Pa::new(output.wrapping_add(n << level.shift()));
-                let leaf = vmsa::leaf(level, output, bits | hint);
-                tables.write(Pa::new(place.wrapping_add(n * ENTRY_BYTES)), leaf);
+            // Neither wraps: `map` has looked.
+            let mut place = slot.place.get();
+            let to_output = output.get().wrapping_sub(input.start().get());
+            for at in parts(input, level.bytes()) {
+                let output = Pa::new(at.get().wrapping_add(to_output));
+                tables.write(Pa::new(place), vmsa::leaf(level, output, bits | hint));
+                place = place.wrapping_add(ENTRY_BYTES);
             }
         }
         maintenance.publish();
@@ -368,5 +370,6 @@ const fn table_span(level: Level) -> u64 {
 
 /// Returns whether all addresses of the range have at most `bits` bits.
 fn fits<A: Address>(range: AddrRange<A>, bits: u32) -> bool {
-    range.end().get() <= 1 << bits
+    // There are no more than 52.
+    range.end().get() <= 1u64.wrapping_shl(bits)
 }

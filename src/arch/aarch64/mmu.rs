@@ -9,7 +9,7 @@ use super::el2::HCR_RW;
 use super::layout::image;
 use super::stage2::HeapTables;
 use super::sysreg::set_hcr;
-use crate::addr::{AddrRange, Address, HypVa, PAGE_SIZE, Pa, PaRange};
+use crate::addr::{AddrRange, Address, HypVa, PAGE_SHIFT, Pa, PaRange};
 use crate::memory::hyp_map::{self, HypMap};
 use crate::memory::mapper::{Maintenance, MapError, Tables};
 use crate::spec::vmsa::{HypAttributes, mair};
@@ -54,7 +54,7 @@ static MAP: Lock<Option<HypMap>> = Lock::new(None);
 /// Returns the pages of the pool.
 fn pool() -> impl Iterator<Item = Pa> {
     let first = POOL.0.get().addr() as u64;
-    (0..POOL_PAGES as u64).map(move |n| Pa::new(first.wrapping_add(n * PAGE_SIZE)))
+    (0..POOL_PAGES as u64).map(move |n| Pa::new(first.wrapping_add(n << PAGE_SHIFT)))
 }
 
 impl HypMemory {
@@ -236,7 +236,7 @@ impl Tables for HypTables {
             Self::Heap => HeapTables.allocate(),
             Self::Pool(taken) => {
                 let page = pool().nth(*taken)?;
-                *taken += 1;
+                *taken = taken.saturating_add(1);
                 Some(page)
             }
         }

@@ -122,7 +122,7 @@ const SIZES: [(Level, u64); 5] = [
 
 /// Returns the bytes of the leaves that share a contiguous hint.
 const fn run_bytes(level: Level) -> u64 {
-    level.bytes() * CONTIGUOUS_COUNT
+    level.bytes() << CONTIGUOUS_COUNT.ilog2()
 }
 
 /// Returns where the entry of this number is in a table, which is aligned to its size.

@@ -68,7 +68,8 @@ impl Owners {
         ALIGNMENTS.into_iter().find_map(|align| {
             let piece = |free: PaRange| {
                 let start = free.start().align_up(align)?;
-                let here = PaRange::between(start, free.end())?.size().min(left) & !(align - 1);
+                let here =
+                    PaRange::between(start, free.end())?.size().min(left) & !align.wrapping_sub(1);
                 PaRange::new(start, here)
             };
             let follows = |piece: &PaRange| last.is_some_and(|last| last.end() == piece.start());
