@@ -78,6 +78,17 @@ impl Uart {
         self.registers.write32(enable, self.registers.read32(enable) | receive);
     }
 
+    /// Sends a byte, waiting for room; a UART that never has any has failed.
+    fn send(&mut self, byte: u8) -> fmt::Result {
+        const POLLS_MAX: u32 = 1_000_000;
+        for _ in 0..POLLS_MAX {
+            if self.try_send(byte) == Sent::Yes {
+                return Ok(());
+            }
+        }
+        Err(fmt::Error)
+    }
+
     fn interrupts(&self) -> Interrupts {
         match self.kind {
             UartKind::Pl011 => {
@@ -141,13 +152,11 @@ impl SerialPort for Uart {
 /// Waits for each byte, for the lines of the boot. Ends lines as a terminal wants them.
 impl fmt::Write for Uart {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        const POLLS_MAX: u32 = 1_000_000;
-        let with_return = |byte| (byte == b'\n').then_some(b'\r').into_iter().chain([byte]);
-        for byte in s.bytes().flat_map(with_return) {
-            let sent = (0..POLLS_MAX).any(|_| self.try_send(byte) == Sent::Yes);
-            if !sent {
-                return Err(fmt::Error);
+        for byte in s.bytes() {
+            if byte == b'\n' {
+                self.send(b'\r')?;
             }
+            self.send(byte)?;
         }
         Ok(())
     }
