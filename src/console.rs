@@ -130,16 +130,16 @@ impl Console {
     /// Makes a console for VMs of these names, in the order of their [`VmId`]s, all off. This
     /// allocates; nothing else does.
     #[must_use]
-    pub fn new(config: Config, names: &[Name]) -> Self {
+    pub fn new(config: Config, names: Box<[Name]>) -> Self {
         let ring_bytes = config.ring_bytes.max(2 * LINE_BYTES_MAX);
         let shown = if config.mode == Mode::Tagged { Shown::Lines } else { Shown::Later };
         let guest = |_| Lock::new(Guest::new(ring_bytes, shown, config.messages.clone()));
         Self {
-            names: names.into(),
             out: Lock::default(),
             guests: names.iter().map(guest).collect(),
             log: Lock::new(Log { source: Source::new(ring_bytes), missed: 0 }),
             freed: AtomicU64::new(0),
+            names,
             config,
         }
     }

@@ -142,7 +142,7 @@ mod tests {
             messages: TokenBucket::new(1, 1),
         };
         let names = [crate::console::Name::try_from("a").unwrap()];
-        let console = HostConsole::new(Console::new(config, &names), None);
+        let console = HostConsole::new(Console::new(config, names.into()), None);
         let vm = VmId::new(0);
         console.mux.started(vm);
         for n in 0..10_000 {
@@ -165,7 +165,7 @@ mod tests {
             messages: TokenBucket::new(1, 1),
         };
         let names = ["a", "b"].map(|name| crate::console::Name::try_from(name).unwrap());
-        let console = HostConsole::new(Console::new(config, &names), None);
+        let console = HostConsole::new(Console::new(config, names.into()), None);
         let (vms, step) = ([0, 1].map(VmId::new), Barrier::new(2));
         let is_due = || with(|core| core.hyp_timer.take()).is_some_and(|at| at < u64::MAX);
         std::thread::scope(|scope| {
