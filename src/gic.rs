@@ -69,6 +69,10 @@ pub trait Effects {
     fn deactivate(&self, pintid: Pintid);
     /// Returns what the line of a physical SPI carries now; high where that is not known.
     fn line(&self, pintid: Pintid) -> Level;
+    /// Returns whether a physical SPI is pending, also while it is active.
+    fn is_pending(&self, pintid: Pintid) -> bool;
+    /// Clears the pending bit of a physical SPI; a line that is high keeps it pending.
+    fn clear_pending(&self, pintid: Pintid);
     /// Routes a physical SPI to the core of `vcpu`: the guest has routed the SPI linked to it.
     fn route(&self, pintid: Pintid, vcpu: VcpuId);
     /// Calls [`Vgic::control_lpis`], which takes more than a redistributor has.
@@ -290,6 +294,10 @@ impl Effects for () {
     fn line(&self, _: Pintid) -> Level {
         Level::High
     }
+    fn is_pending(&self, _: Pintid) -> bool {
+        false
+    }
+    fn clear_pending(&self, _: Pintid) {}
     fn route(&self, _: Pintid, _: VcpuId) {}
     fn control_lpis(&self, _: VcpuId, _: u32) {}
 }

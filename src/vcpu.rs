@@ -100,6 +100,12 @@ impl Effects for FromCore<'_> {
     fn line(&self, pintid: Pintid) -> Level {
         self.hypervisor.distributor.lock().line(pintid)
     }
+    fn is_pending(&self, pintid: Pintid) -> bool {
+        self.hypervisor.distributor.lock().is_pending(pintid)
+    }
+    fn clear_pending(&self, pintid: Pintid) {
+        self.hypervisor.distributor.lock().clear_pending(pintid);
+    }
     fn route(&self, pintid: Pintid, vcpu: VcpuId) {
         if let Some(mpidr) = self.vm.pcpus.get(vcpu.index()) {
             self.hypervisor.distributor.lock().route(pintid, *mpidr);

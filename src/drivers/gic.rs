@@ -180,8 +180,21 @@ impl Distributor {
     pub fn line(&self, intid: Pintid) -> Level {
         let Some(n) = self.spi(intid) else { return Level::High };
         let config = self.registers.read32(gicd::ICFGR + 4 * (n / 16)) >> (2 * (n % 16));
-        let pending = self.registers.read32(gicd::ISPENDR + 4 * (n / 32)) >> (n % 32);
-        if config & 2 == 0 && pending & 1 == 0 { Level::Low } else { Level::High }
+        if config & 2 == 0 && !self.is_pending(intid) { Level::Low } else { Level::High }
+    }
+
+    /// Returns whether an SPI is pending, also while it is active.
+    #[must_use]
+    pub fn is_pending(&self, intid: Pintid) -> bool {
+        let Some(n) = self.spi(intid) else { return false };
+        self.registers.read32(gicd::ISPENDR + 4 * (n / 32)) >> (n % 32) & 1 == 1
+    }
+
+    /// Clears the pending bit of an SPI; a line that is high keeps it pending.
+    pub fn clear_pending(&mut self, intid: Pintid) {
+        if let Some(n) = self.spi(intid) {
+            self.registers.write32(gicd::ICPENDR + 4 * (n / 32), 1 << (n % 32));
+        }
     }
 
     /// Disables an SPI and ends whatever it was in (traps T73).

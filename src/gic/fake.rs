@@ -213,6 +213,10 @@ pub struct Recorder {
     pub deactivated: RefCell<Vec<Pintid>>,
     /// The SPIs whose line is low.
     pub low_lines: RefCell<Vec<Pintid>>,
+    /// The SPIs that are pending while they are active.
+    pub pending: RefCell<Vec<Pintid>>,
+    /// The SPIs that were asked about that.
+    pub asked: RefCell<Vec<Pintid>>,
     /// The SPIs that were routed.
     pub routes: RefCell<Vec<(Pintid, VcpuId)>>,
     /// What was written to GICR_CTLR of whom.
@@ -228,6 +232,13 @@ impl Effects for Recorder {
     }
     fn line(&self, pintid: Pintid) -> Level {
         if self.low_lines.borrow().contains(&pintid) { Level::Low } else { Level::High }
+    }
+    fn is_pending(&self, pintid: Pintid) -> bool {
+        self.asked.borrow_mut().push(pintid);
+        self.pending.borrow().contains(&pintid)
+    }
+    fn clear_pending(&self, pintid: Pintid) {
+        self.pending.borrow_mut().retain(|other| *other != pintid);
     }
     fn route(&self, pintid: Pintid, vcpu: VcpuId) {
         self.routes.borrow_mut().push((pintid, vcpu));

@@ -33,15 +33,16 @@ impl Vgic {
     /// Reads a register of pending or active bits; `None` where it does not take the access. The
     /// lock is held because a bit that moves from a model to a list register is in neither for a
     /// moment.
-    pub fn read_listed(
+    pub fn read_listed<E: Effects>(
         &self,
         _: &SpiToken,
         frame: Frame,
         (offset, width): (u64, Width),
+        effects: &E,
     ) -> Option<u32> {
         check(offset, width).ok()?;
         Some(match frame {
-            Frame::Vdist => self.vdist.read_listed(offset),
+            Frame::Vdist => self.vdist.read_listed(offset, effects),
             Frame::Vredists => {
                 let (vredist, offset) = self.frame(offset).ok()?;
                 vredist.read_listed(offset)

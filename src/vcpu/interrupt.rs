@@ -169,7 +169,7 @@ impl Core {
     }
 
     /// Brings into the models what a register of GICv2's own, at `offset`, shows or changes and
-    /// list registers have.
+    /// list registers have: those of this core alone, since all such registers are banked.
     pub(super) fn settle_for_v2(&mut self, offset: u64) {
         if gic::shows_list_registers(offset) {
             self.reconcile();

@@ -30,7 +30,7 @@ impl Core {
         let vm = self.vm;
         self.reconcile();
         self.settle(vm.vgic.holders(frame, offset, u64::MAX));
-        vm.vgic.read_listed(&vm.spis.lock(), frame, (offset, width))
+        vm.vgic.read_listed(&vm.spis.lock(), frame, (offset, width), &self.effects())
     }
 
     /// Writes bits that change what is in list registers: when it returns, they are changed.

@@ -3,13 +3,14 @@
 //! clock, where the tree has one, is a device whose physical interrupt reaches the guest.
 
 use crate::gic::acknowledge_soon;
+use core::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
 use guest_rt::console::{self, reg};
 use guest_rt::cpu_interface::{self, EOI_MODE};
 use guest_rt::device::Device;
 use guest_rt::gic;
 use guest_rt::irq::{self, SPURIOUS};
 use guest_rt::test::{Outcome, Test, Verdict};
-use guest_rt::{check, check_eq, skip, tests, timer, tree};
+use guest_rt::{check, check_eq, cpu, skip, tests, timer, tree};
 
 pub const TESTS: &[Test] = tests![
     t72_uart_line_is_sampled_again_after_the_end,
@@ -18,6 +19,7 @@ pub const TESTS: &[Test] = tests![
     t71_clock_alarm_comes_every_time,
     t71_clock_line_is_sampled_again_after_the_end,
     t71_clock_line_that_drops_is_withdrawn,
+    t71_clock_line_that_is_high_makes_an_active_one_pending: 2,
 ];
 
 /// UARTIMSC: transmit.
@@ -176,6 +178,37 @@ fn t71_clock_line_that_drops_is_withdrawn() -> Outcome {
     check_eq!(acknowledge_soon(), intid, "INTID of the next alarm");
     lower_clock(clock);
     irq::end(intid);
+    clock.write32(rtc::IMSC, 0);
+    Ok(())
+}
+
+/// A level-sensitive interrupt is pending while its line is high, also when it is active and
+/// whatever ICPENDR says; another vCPU reads the same.
+fn t71_clock_line_that_is_high_makes_an_active_one_pending() -> Outcome {
+    static SEEN: AtomicU32 = AtomicU32::new(0);
+    fn look_from_there() {
+        let (_, intid) = tree::machine().rtc.unwrap_or_default();
+        let seen = u32::from(gic::is_pending(intid)) | u32::from(gic::is_active(intid)) << 1;
+        SEEN.store(seen, Release);
+    }
+    let (clock, intid) = clock()?;
+    for round in 0..3 {
+        raise_clock(clock, intid)?;
+        check_eq!(acknowledge_soon(), intid, "INTID in round {round}");
+        check!(gic::is_active(intid), "it is not active in round {round}");
+        check!(gic::is_pending(intid), "it is not pending in round {round}");
+        gic::clear_pending(intid);
+        check!(gic::is_pending(intid), "ICPENDR ends what the line says in round {round}");
+        check!(cpu::run_on(1, look_from_there), "vCPU 1 does not start and stop");
+        check_eq!(SEEN.load(Acquire), 3, "what vCPU 1 sees in round {round}");
+        lower_clock(clock);
+        check!(gic::is_active(intid), "it is not active with the line low in round {round}");
+        check!(!gic::is_pending(intid), "it is pending with the line low in round {round}");
+        check!(cpu::run_on(1, look_from_there), "vCPU 1 does not start and stop");
+        check_eq!(SEEN.load(Acquire), 2, "what vCPU 1 sees with the line low in round {round}");
+        irq::end(intid);
+        check!(!gic::is_active(intid), "it is active at the end of round {round}");
+    }
     clock.write32(rtc::IMSC, 0);
     Ok(())
 }

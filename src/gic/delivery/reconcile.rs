@@ -263,6 +263,7 @@ impl Delivery {
         for slot in bits_of(self.usable & !self.free) {
             self.review(&mut pass, slot);
         }
+        self.show_evicted(&pass);
         self.deactivate_orphans(&mut pass);
         Some(pass)
     }
@@ -452,6 +453,18 @@ impl Delivery {
                 bits_of(evicted).map(move |index| word << 5 | index)
             })
             .filter(move |&intid| vdist.spi(intid).is_some_and(|spi| spi.is_held_by(vcpu)))
+    }
+
+    /// Shows linked PPIs that are active in no list register as `show_line` does those in one.
+    fn show_evicted<L: ListRegisters, E: Effects>(&self, pass: &Pass<'_, L, E>) {
+        let bank = &pass.own.bank;
+        let mut shown = bank.shown_pending.load(Relaxed) & bank.listed.load(Relaxed);
+        for intid in bits_of(self.evicted & bank.linked.load(Relaxed) & !bank.edge()) {
+            if self.link(intid).is_some_and(|pintid| pass.lrs.line(pintid) == Level::High) {
+                shown |= bit(intid);
+            }
+        }
+        bank.shown_pending.store(shown, Relaxed);
     }
 
     /// Deactivates the physical interrupts behind PPIs that nobody holds any more.

@@ -130,3 +130,104 @@ fn t81_active_timer_whose_line_is_high_reads_as_pending() {
         assert!(machine.physical_ppis.is_empty());
     }
 }
+
+/// The same, when something more urgent has taken its list register; and what has ended in none
+/// is no longer pending.
+#[test]
+fn t81_active_timer_in_no_list_register_reads_as_pending() {
+    for (trigger, pending) in [(0, 1 << TIMER), (0xffff_ffff, 0)] {
+        let mut machine = Machine::enabled(1, 1);
+        machine.write_private(0, 0xc04, trigger);
+        machine.fire_timer(0);
+        machine.settle(0);
+        assert_eq!(machine.cpu(0).acknowledge(), TIMER);
+        machine.write_priority(0, 50, 0x20);
+        machine.write_bit(0, 0x200, 50);
+        machine.settle(0);
+        assert_eq!(machine.cpu(0).acknowledge(), 50);
+        for low_lines in [0, 1, 0] {
+            machine.cpu(0).low_lines = std::vec![Pintid::new(TIMER); low_lines];
+            machine.reconcile(0);
+            let state = [machine.read_private(0, 0x200), machine.read_private(0, 0x300)];
+            let wanted = if low_lines == 0 { pending } else { 0 };
+            assert_eq!(state, [wanted, 1 << TIMER], "{low_lines} low, ICFGR1 {trigger:#x}");
+        }
+        for intid in [50, TIMER] {
+            machine.cpu(0).end(intid);
+            machine.settle(0);
+        }
+        assert!(machine.physical_ppis.is_empty());
+        let state = [machine.read_private(0, 0x200), machine.read_private(0, 0x300)];
+        assert_eq!(state, [0, 0], "the next one has not come yet");
+    }
+}
+
+/// What a guest reads of an SPI: whether it is pending, and whether it is active.
+fn state(machine: &Machine, intid: u32) -> (bool, bool) {
+    let read = |first| {
+        let access = (first + 4 * u64::from(intid >> 5), Width::Word);
+        let Machine { vgic, token, effects, .. } = machine;
+        vgic.read_listed(token, Frame::Vdist, access, effects).unwrap() >> (intid & 31) & 1 == 1
+    };
+    assert_eq!([read(0x280), read(0x380)], [read(0x200), read(0x300)]);
+    (read(0x200), read(0x300))
+}
+
+/// An SPI that is active reads as pending too where its physical interrupt is: its line is high, or
+/// there was another edge. No list register says so, and ICPENDR reaches the physical interrupt.
+#[test]
+fn t71_active_spi_whose_physical_interrupt_is_pending_reads_so() {
+    for list_registers in [1, 4] {
+        let mut machine = Machine::enabled(1, list_registers);
+        let again = |machine: &Machine| machine.effects.pending.borrow_mut().push(Pintid::new(140));
+        machine.fire_spi(40);
+        machine.settle(0);
+        assert_eq!(state(&machine, 40), (true, false));
+        assert_eq!(machine.cpu(0).acknowledge(), 40);
+        if list_registers == 1 {
+            // Something more urgent takes its list register.
+            machine.write_priority(0, 50, 0x20);
+            machine.write_bit(0, 0x200, 50);
+            machine.settle(0);
+            assert_eq!(machine.cpu(0).find(40), None);
+        }
+        machine.reconcile(0);
+        assert_eq!(state(&machine, 40), (false, true));
+        again(&machine);
+        machine.reconcile(0);
+        assert_eq!(state(&machine, 40), (true, true));
+        assert!(machine.cpu(0).find(40).is_none_or(|lr| !lr.is_pending()));
+        machine.write_bit(0, 0x280, 41);
+        assert_eq!(state(&machine, 40), (true, true), "another one's");
+        machine.write_bit(0, 0x280, 40);
+        assert_eq!(state(&machine, 40), (false, true), "an edge that the guest has taken back");
+        again(&machine);
+        if list_registers == 1 {
+            assert_eq!(machine.take(0), 50);
+        }
+        machine.cpu(0).end(40);
+        machine.settle(0);
+        assert!(machine.physical_spis.is_empty(), "free to come again");
+        assert_eq!(state(&machine, 40), (false, false), "not before it does");
+        assert!(machine.fire_spi(40));
+        machine.settle(0);
+        assert_eq!(machine.take(0), 40);
+    }
+}
+
+/// The machine's distributor is asked only about what is active and linked, and for no other
+/// register.
+#[test]
+fn t71_physical_interrupts_are_asked_for_only_where_that_matters() {
+    let mut machine = Machine::enabled(1, 4);
+    for intid in [40, 41, 50] {
+        machine.write_bit(0, 0x300, intid);
+    }
+    machine.write_bit(0, 0x200, 41);
+    assert_eq!(state(&machine, 50), (false, true));
+    let asked = machine.effects.asked.take();
+    assert!(!asked.is_empty() && asked.iter().all(|pintid| pintid.get() == 140), "{asked:?}");
+    machine.write_bit(0, 0x380, 40);
+    assert_eq!(state(&machine, 40), (false, false));
+    assert!(machine.effects.asked.take().is_empty());
+}

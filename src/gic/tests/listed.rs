@@ -50,12 +50,12 @@ fn t75_careful_accesses_are_accesses_to_the_same_registers() {
         for width in Width::ALL {
             if offset < GICD_BYTES {
                 let careful =
-                    machine.vgic.read_listed(&machine.token, Frame::Vdist, (offset, width));
+                    machine.vgic.read_listed(&machine.token, Frame::Vdist, (offset, width), &());
                 let plain = machine.vgic.vdist().read(offset, width);
                 assert_eq!(careful.map(u64::from).ok_or(MmioError::Width), plain, "{offset:#x}");
             }
             let access = (offset, width);
-            let careful = machine.vgic.read_listed(&machine.token, Frame::Vredists, access);
+            let careful = machine.vgic.read_listed(&machine.token, Frame::Vredists, access, &());
             let plain = machine.vgic.read_vredists(offset, width);
             assert_eq!(careful.map(u64::from).ok_or(MmioError::Width), plain, "{offset:#x}");
         }

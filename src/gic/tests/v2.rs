@@ -210,6 +210,36 @@ fn t73_reset_forgets_senders() {
     }
 }
 
+/// SPIs take the way on which other vCPUs' cores are waited for; what is banked is in the list
+/// registers of the vCPU that asks, and in no other's.
+#[test]
+fn t75_pending_and_active_bits_take_the_way_of_gicv3() {
+    let bed = Bed::new(2, 4);
+    let by = VcpuId::new(1);
+    let everybody = bed.vgic.everybody;
+    for offset in (ICENABLER..0x400).step_by(4).chain([0]) {
+        let home = |offset| home(by, offset, Width::Word).unwrap();
+        let written = home_of_write(by, offset, Width::Word).unwrap();
+        let holders = |frame, offset| bed.vgic.holders(frame, offset, u64::MAX);
+        if offset == 0 {
+            assert_eq!(written, Home::Vdist(0));
+            assert!(changes_list_registers(0) && holders(Frame::Vdist, 0) == everybody);
+        } else if offset & 0x7c != 0 {
+            assert_eq!([home(offset), written], [Home::Vdist(offset); 2]);
+            assert!(changes_list_registers(offset));
+            assert_eq!(shows_list_registers(offset), offset >= ISPENDR);
+        } else {
+            let Home::Vredists(own) = home(offset) else { panic!("{offset:#x} is not banked") };
+            assert_eq!(holders(Frame::Vredists, own), 1 << 1);
+            assert!(changes_own_list_registers(own));
+            assert_eq!(shows_list_registers(own), offset >= ISPENDR);
+            // Of these some bits are read-only, which GICv3 does not know.
+            let is_pending = matches!(offset, ISPENDR | 0x280);
+            assert_eq!(written, if is_pending { Home::Own(offset) } else { Home::Vredists(own) });
+        }
+    }
+}
+
 #[test]
 fn t36_every_offset_and_width_is_answered() {
     let mut bed = Bed::new(2, 2);

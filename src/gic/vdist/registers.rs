@@ -9,6 +9,7 @@ use super::{Net, SpiToken, Vdist};
 use crate::bits::{MmioError, Width};
 use crate::gic::vredist::halves;
 use crate::gic::{Effects, IIDR};
+use crate::id::Pintid;
 use crate::spec::gic::{self, BitRegister, gicd};
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -124,10 +125,28 @@ impl Vdist {
     }
 
     /// Reads a register with a bit for each of 32 INTIDs.
-    pub(in crate::gic) fn read_listed(&self, offset: u64) -> u32 {
-        let register = BitRegister::at(offset);
-        let bank = self.bank(bit_word(offset));
-        register.zip(bank).map_or(0, |(register, bank)| bank.read(register))
+    pub(in crate::gic) fn read_listed<E: Effects>(&self, offset: u64, effects: &E) -> u32 {
+        let word = bit_word(offset);
+        let (Some(register), Some(bank)) = (BitRegister::at(offset), self.bank(word)) else {
+            return 0;
+        };
+        let bits = bank.read(register);
+        if !matches!(register, BitRegister::SetPending | BitRegister::ClearPending) {
+            return bits;
+        }
+        // What is active is so behind it too, where it may be pending again: a list register must
+        // not say so of what is linked.
+        let active = bank.read(BitRegister::SetActive) & !bits;
+        let again =
+            self.linked_among(word, active).filter(|(_, pintid)| effects.is_pending(*pintid));
+        again.fold(bits, |bits, (bit, _)| bits | bit)
+    }
+
+    /// Returns those of INTIDs 32 × `word` and the following 31 that are among `bits` and have a
+    /// physical interrupt behind them: each one's bit, and that interrupt.
+    fn linked_among(&self, word: u32, bits: u32) -> impl Iterator<Item = (u32, Pintid)> {
+        let spi = move |index| self.spi(word << 5 | index)?.link();
+        super::bits_of(bits).filter_map(move |index| Some((super::bit(index), spi(index)?)))
     }
 
     /// Writes GICD_CTLR, or a register with a bit for each of 32 INTIDs.
@@ -157,7 +176,12 @@ impl Vdist {
         let Some(bank) = self.bank(word) else { return };
         let change = bank.write(register, value);
         match register {
-            BitRegister::ClearPending => self.deactivate_orphans(word, bank, net),
+            BitRegister::ClearPending => {
+                for (_, pintid) in self.linked_among(word, value) {
+                    net.effects.clear_pending(pintid);
+                }
+                self.deactivate_orphans(word, bank, net);
+            }
             BitRegister::ClearActive => {
                 for bit in super::bits_of(change.look & !bank.listed.load(Relaxed)) {
                     self.spi(word << 5 | bit).into_iter().for_each(super::Spi::let_go);

@@ -12,9 +12,20 @@ use libtest_mimic::Trial;
 /// The tests of the suite that depend on how many cores there are; all of it runs on four.
 const SOME: &str = "only=t31,t49,t74,t87,t88,t91";
 const GIB: u64 = 1 << 30;
+/// The machines whose clock a guest has.
+const CLOCKS: [(&str, &str, Gic); 4] = [
+    ("", "cortex-a72", Gic::V3),
+    ("_on_a76", "cortex-a76", Gic::V3),
+    ("_on_max", "max", Gic::V3),
+    ("_with_a_gicv2", "cortex-a72", Gic::V2),
+];
 
 pub fn trials() -> Vec<Trial> {
-    vec![
+    let clocks = CLOCKS.map(|(title, cpu, gic)| {
+        let test = format!("machines::clock_passed_through{title}");
+        harness::test(&test, move || clock_passed_through(cpu, gic))
+    });
+    let others = vec![
         harness::test("machines::six_cores_two_gib", || halves(6, 2 * GIB, "512M")),
         harness::test("machines::eight_cores_eight_gib", || halves(8, 8 * GIB, "3G")),
         harness::test("machines::one_core", halves_of_one_core),
@@ -23,10 +34,9 @@ pub fn trials() -> Vec<Trial> {
         harness::test("machines::cores_in_a_spin_table", cores_in_a_spin_table),
         harness::test("machines::raspberry_pi_4", raspberry_pi_4),
         harness::test("machines::entered_at_el1", entered_at_el1),
-        harness::test("machines::clock_passed_through", || clock_passed_through(Gic::V3)),
-        harness::test("machines::clock_passed_through_gicv2", || clock_passed_through(Gic::V2)),
         harness::test("machines::without_a_bundle", without_a_bundle),
-    ]
+    ];
+    clocks.into_iter().chain(others).collect()
 }
 
 /// Boots two guests, each with half of the cores.
@@ -173,13 +183,13 @@ fn without_a_bundle() -> Result<()> {
     hold(command, &script).map(drop)
 }
 
-/// The machine's clock is a guest's own: registers mapped, its interrupt hardware-linked.
-fn clock_passed_through(gic: Gic) -> Result<()> {
+/// The machine's clock is a guest's own: registers mapped, its interrupt linked.
+fn clock_passed_through(cpu: &str, gic: Gic) -> Result<()> {
     let guest = Vm::of_guest("owner", "0-1", "guest-suite", "only=t71");
     let mut manifest = manifest(&[guest], "");
     manifest = manifest.replacen("\nmemory", "\ndevices = [\"/pl031@9010000\"]\nmemory", 1);
     let script =
-        script(End::Off, |script| script.expect("owner", r"^RESULT passed=3 failed=0 ").map(drop))?;
-    let machine = Machine { gic: Some(gic), ..Machine::default() };
-    boot(&format!("machines-clock-{gic:?}"), &manifest, &machine, &script).map(drop)
+        script(End::Off, |script| script.expect("owner", r"^RESULT passed=4 failed=0 ").map(drop))?;
+    let machine = Machine { cpu: Some(cpu.to_owned()), gic: Some(gic), ..Machine::default() };
+    boot(&format!("machines-clock-{cpu}-{gic:?}"), &manifest, &machine, &script).map(drop)
 }
