@@ -3,6 +3,7 @@
 //!
 //! Ranges are what `memory` owns and EL2 has mapped one to one; whoever makes a range of guest or
 //! bundle memory answers for it, so the functions that write are given ranges of [`HypMemory`].
+//! Physical addresses have at most 52 bits: none wraps here.
 #![expect(unsafe_code, reason = "guest and bundle memory is reached by address")]
 
 use super::HypMemory;
@@ -18,7 +19,7 @@ pub fn clean_invalidate(range: PaRange) {
     while at < range.end().get() {
         // SAFETY: Cleaning and invalidating a line loses nothing.
         unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
-        at = at.saturating_add(line);
+        at = at.wrapping_add(line);
     }
     barrier::dsb(barrier::SY);
 }
@@ -31,7 +32,7 @@ pub(super) fn invalidate(range: PaRange) {
     while at < range.end().get() {
         // SAFETY: The caller has written past the caches, so memory holds all that the line does.
         unsafe { asm!("dc ivac, {}", in(reg) at, options(nostack, preserves_flags)) };
-        at = at.saturating_add(line);
+        at = at.wrapping_add(line);
     }
     barrier::dsb(barrier::SY);
 }
@@ -118,12 +119,12 @@ pub fn zero(memory: HypMemory) {
     while whole && at < end {
         // SAFETY: 16 bytes that are mapped and not part of a Rust object.
         unsafe { asm!("stp xzr, xzr, [{}]", in(reg) at, options(nostack, preserves_flags)) };
-        at = at.saturating_add(16);
+        at = at.wrapping_add(16);
     }
     while at < end {
         // SAFETY: One byte that is mapped and not part of a Rust object.
         unsafe { (at as *mut u8).write_volatile(0) };
-        at = at.saturating_add(1);
+        at = at.wrapping_add(1);
     }
 }
 
