@@ -63,6 +63,7 @@ id! {
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
+#[serde(try_from = "u64")]
 pub struct Mpidr(u64);
 
 impl Mpidr {
@@ -89,6 +90,13 @@ impl Mpidr {
     pub const fn packed(self) -> u32 {
         // Both halves fit by the mask above.
         ((self.0 >> 8) & 0xff00_0000) as u32 | (self.0 & 0xff_ffff) as u32
+    }
+}
+
+impl TryFrom<u64> for Mpidr {
+    type Error = &'static str;
+    fn try_from(value: u64) -> Result<Self, Self::Error> {
+        Self::from_affinity(value).ok_or("an affinity has other bits")
     }
 }
 

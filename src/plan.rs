@@ -11,6 +11,7 @@ mod list;
 pub mod machine;
 #[cfg(test)]
 pub(crate) mod samples;
+mod wire;
 
 pub use list::List;
 
@@ -305,10 +306,7 @@ impl Plan {
         if format != FORMAT {
             return Err(DecodeError::Format(format));
         }
-        match postcard::take_from_bytes(rest) {
-            Ok((plan, [])) => Ok(plan),
-            _ => Err(DecodeError::Malformed),
-        }
+        wire::read(rest).ok_or(DecodeError::Malformed)
     }
 
     /// Writes the plan into `buffer` and returns the bytes used; `None` when it does not fit.

@@ -2,7 +2,7 @@
 //! The bundle: moved out of the way, kept read-only, its plan decoded and checked.
 #![forbid(unsafe_code)]
 
-use super::{Stage, Stop, stop};
+use super::{Stage, Stop, fail, stop};
 use crate::addr::{Address, PAGE_SIZE, PaRange};
 use crate::arch::{self, HypMemory};
 use crate::memory::owners::{Owner, Owners};
@@ -12,6 +12,7 @@ use crate::plan::{DecodeError, FORMAT, Plan};
 use crate::spec::bundle::{self, Bundle, HEADER_BYTES};
 use crate::spec::size::Size;
 use crate::spec::vmsa::HypAttributes;
+use core::fmt::Display;
 
 /// The bundle where it stays.
 pub struct Held {
@@ -23,34 +24,34 @@ pub struct Held {
 
 /// Finds the bundle where the boot loader has put it as a ramdisk, and moves it to the top of
 /// memory, away from where VMs want large blocks.
+#[inline(never)]
 pub fn take(machine: &Machine, owners: &mut Owners) -> Result<Held, Stop> {
-    let say = |why: core::fmt::Arguments<'_>| stop(Stage::BUNDLE, why);
+    let fail = |e: &dyn Display| fail(Stage::BUNDLE, e);
     let Some(initrd) = machine.initrd else {
-        return Err(say(format_args!(
-            "no bundle: load it as the ramdisk (QEMU: -initrd bundle.itb; booti: its address)"
-        )));
+        return Err(fail(
+            &"no bundle: load it as the ramdisk (QEMU: -initrd bundle.itb; booti: its address)",
+        ));
     };
     let header =
         PaRange::new(initrd.start(), initrd.size().min(HEADER_BYTES as u64)).ok_or(Stop)?;
-    let mapped =
-        arch::map_hyp(header, HypAttributes::Rodata).map_err(|e| say(format_args!("{e}")))?;
+    let mapped = arch::map_hyp(header, HypAttributes::Rodata).map_err(|e| fail(&e))?;
     let mut start = [0; 24];
     arch::read_bytes(mapped, &mut start);
     arch::unmap_hyp(mapped).map_err(|_| Stop)?;
-    let bytes = bundle::total_size(&start).map_err(|e| say(format_args!("{e}")))?;
+    let bytes = bundle::total_size(&start).map_err(|e| fail(&e))?;
     if bytes > initrd.size() {
         let error = bundle::BundleError::Truncated { expected: bytes, present: initrd.size() };
-        return Err(say(format_args!("{error}; run coffer doctor")));
+        return Err(stop(Stage::BUNDLE, format_args!("{error}; run coffer doctor")));
     }
     let range = PaRange::new(initrd.start(), bytes).ok_or(Stop)?;
     let pages = range.page_cover().ok_or(Stop)?;
-    owners.claim(pages, Owner::Bundle).map_err(|e| say(format_args!("{e}")))?;
+    owners.claim(pages, Owner::Bundle).map_err(|e| fail(&e))?;
     let (memory, bytes) = keep(range, owners)?;
-    let bundle = Bundle::parse(bytes).map_err(|e| say(format_args!("{e}")))?;
+    let bundle = Bundle::parse(bytes).map_err(|e| fail(&e))?;
     for image in bundle.images() {
         let place = memory.part(image.offset as u64, image.bytes.len() as u64).ok_or(Stop)?;
         if let Err(e) = image.verify(|_| arch::crc32c(place)) {
-            return Err(say(format_args!("{e}")));
+            return Err(fail(&e));
         }
     }
     Ok(Held { memory, bundle })
@@ -58,7 +59,7 @@ pub fn take(machine: &Machine, owners: &mut Owners) -> Result<Held, Stop> {
 
 /// Moves the bundle to the highest free memory that holds it; where there is none it stays.
 fn keep(from: PaRange, owners: &mut Owners) -> Result<(HypMemory, &'static [u8]), Stop> {
-    let fail = |e: &dyn core::fmt::Display| stop(Stage::BUNDLE, format_args!("{e}"));
+    let fail = |e: &dyn Display| fail(Stage::BUNDLE, e);
     let bytes = from.size().next_multiple_of(PAGE_SIZE);
     let fits = |free: &PaRange| free.size() >= bytes;
     let free = owners.memory_of(Owner::Free).filter(fits).max_by_key(|free| free.end());
@@ -82,6 +83,7 @@ fn top(free: PaRange, bytes: u64) -> crate::addr::Pa {
 }
 
 /// Reads the plan.
+#[inline(never)]
 pub fn plan(held: &Held) -> Result<Plan, Stop> {
     let plan = Plan::decode(held.bundle.plan().bytes).map_err(|e| match e {
         DecodeError::Format(found) => {
@@ -89,7 +91,7 @@ pub fn plan(held: &Held) -> Result<Plan, Stop> {
             let why = format_args!("plan format {found}, {expected} expected: build it again");
             stop(Stage::PLAN, why)
         }
-        DecodeError::Malformed => stop(Stage::PLAN, format_args!("the plan does not decode")),
+        DecodeError::Malformed => fail(Stage::PLAN, &"the plan does not decode"),
     })?;
     let size = Size(held.memory.range().size());
     Stage::BUNDLE.say(format_args!("bundle {size} crc32c ok, plan for {}", plan.board));
@@ -97,10 +99,10 @@ pub fn plan(held: &Held) -> Result<Plan, Stop> {
 }
 
 /// Compares the plan with the live machine: what is left is the VMs that can start.
+#[inline(never)]
 pub fn check<'a>(plan: &'a Plan, machine: &'a Machine, held: &Held) -> Result<Report<'a>, Stop> {
     let pa_bits = arch::features().translation().pa_bits;
     let limits = Limits { ipa_bits: super::vms::IPA_BITS.min(pa_bits), pa_bits };
     let image_bytes = |name: &str| held.bundle.image(name).map(|image| image.bytes.len() as u64);
-    check::check(plan, machine, limits, image_bytes)
-        .map_err(|refusal| stop(Stage::PLAN, format_args!("{refusal}")))
+    check::check(plan, machine, limits, image_bytes).map_err(|refusal| fail(Stage::PLAN, &refusal))
 }

@@ -69,6 +69,7 @@ pub struct Cores {
 }
 
 /// Starts every core that the plan uses, each with a stack of its own.
+#[inline(never)]
 pub fn bring_up(plan: &Plan, machine: &Machine, owners: &mut Owners) -> Result<Cores, Stop> {
     let say = |why: core::fmt::Arguments<'_>| stop(Stage::CORES, why);
     check_ppis(machine)?;

@@ -2,14 +2,15 @@
 //! Who owns what before any VM does.
 #![forbid(unsafe_code)]
 
-use super::{Stage, Stop, stop};
+use super::{Stage, Stop, fail};
 use crate::arch;
 use crate::memory::owners::{Owner, Owners};
 use crate::plan::machine::{EnableMethod, Holder, Machine};
 
 /// Lists the machine's memory with what is spoken for: the firmware's, the image, the bundle.
+#[inline(never)]
 pub fn owners(machine: &Machine) -> Result<Owners, Stop> {
-    let refuse = |e| stop(Stage::MEMORY, format_args!("{e}"));
+    let refuse = |e| fail(Stage::MEMORY, &e);
     let mut owners = Owners::default();
     for bank in &machine.memory {
         owners.add_bank(*bank).map_err(refuse)?;

@@ -2,7 +2,7 @@
 //! The host's device tree: found, checked, read, and the first line on the wire.
 #![forbid(unsafe_code)]
 
-use super::{Stage, Stop, stop};
+use super::{Stage, Stop, fail};
 use crate::addr::{Pa, PaRange};
 use crate::arch::{self, Mitigations};
 use crate::drivers::uart::{Uart, UartKind};
@@ -13,6 +13,7 @@ use crate::spec::vmsa::HypAttributes;
 
 /// Turns EL2's translation on, reads the machine from the tree and says hello. The tree is then
 /// done with, and its memory as free as any other.
+#[inline(never)]
 pub fn read(at: Pa) -> Result<Machine, Stop> {
     // Without a tree no UART is known, so there is nobody to tell.
     let size = arch::tree_size(at).filter(|&size| size <= dtb::SIZE_MAX).ok_or(Stop)?;
@@ -36,7 +37,7 @@ fn read_machine(tree: &mut [u8]) -> Result<Machine, Stop> {
     {
         hypervisor::set_early_port(Uart::new(kind(uart.kind), memory.range()));
     }
-    let machine = Machine::read(&tree).map_err(|e| stop(Stage::TREE, format_args!("{e}")))?;
+    let machine = Machine::read(&tree).map_err(|e| fail(Stage::TREE, &e))?;
     hello(&machine);
     Ok(machine)
 }

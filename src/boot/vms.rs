@@ -6,7 +6,7 @@
 
 use super::bundle::Held;
 use super::cores::{self, Cores};
-use super::{Stage, Stop, stop};
+use super::{Stage, Stop, fail};
 use crate::addr::{IpaRange, PAGE_SIZE, PaRange};
 use crate::arch::{self, HeapTables, Stage2Registers, Tlb};
 use crate::console::{Config, Console, Mode, TokenBucket};
@@ -44,6 +44,7 @@ const RING_BYTES: usize = 8 << 10;
 const SPI_COUNT: u32 = 256;
 
 /// Makes the console and names the VMs on it.
+#[inline(never)]
 pub fn console(plan: &Plan) -> Console {
     let hz = arch::counter_frequency_hz();
     let mode = match plan.console.mode {
@@ -61,6 +62,7 @@ pub fn console(plan: &Plan) -> Console {
 }
 
 /// Builds every VM that can start.
+#[inline(never)]
 pub fn build(
     plan: &'static Plan,
     report: &Report<'_>,
@@ -82,7 +84,7 @@ pub fn build(
         }
     }
     if vms.is_empty() {
-        return Err(stop(Stage::VM, format_args!("no VM can start")));
+        return Err(fail(Stage::VM, &"no VM can start"));
     }
     Ok(vms)
 }
@@ -108,9 +110,15 @@ impl Builder<'_> {
         Refused
     }
 
+    #[inline(never)]
+    /// Refuses for a reason that the error tells.
+    fn no_memory(&self, error: &dyn fmt::Display) -> Refused {
+        self.refuse(Stage::MEMORY, format_args!("{error}"))
+    }
+
     fn build(&mut self) -> Result<Vm, Refused> {
         if let Some(refusal) = self.report.refusal(self.id) {
-            return Err(self.refuse(Stage::MEMORY, format_args!("{refusal}")));
+            return Err(self.no_memory(refusal));
         }
         if let Some(cpu) = self.vm.vcpus.iter().find(|cpu| !self.cores.is_up(self.machine, **cpu)) {
             return Err(self.refuse(Stage::CORES, format_args!("cpu {cpu} has not come up")));
@@ -164,42 +172,43 @@ impl Builder<'_> {
         let pieces = self.owners.place(self.vm.memory.size(), Owner::Vm(self.id));
         let pieces = pieces.map_err(|_| {
             let refusal = self.report.no_room(self.id, self.vm);
-            self.refuse(Stage::MEMORY, format_args!("{refusal}"))
+            self.no_memory(&refusal)
         })?;
-        GuestMemory::lay_out(self.vm.memory.start(), &pieces)
-            .map_err(|e| self.refuse(Stage::MEMORY, format_args!("{e}")))
+        GuestMemory::lay_out(self.vm.memory.start(), &pieces).map_err(|e| self.no_memory(&e))
     }
 
     /// Makes stage 2 map that memory and the devices that the VM drives, and nothing else.
     fn translate(&mut self, memory: &GuestMemory) -> Result<Stage2Registers, Refused> {
-        let fail = |b: &Self, e: &dyn fmt::Display| b.refuse(Stage::MEMORY, format_args!("{e}"));
         let geometry = Geometry::stage2(IPA_BITS.min(self.cores.features.pa_bits))
-            .ok_or_else(|| fail(self, &"no such IPA size"))?;
+            .ok_or_else(|| self.no_memory(&"no such IPA size"))?;
         let root = HeapTables::allocate_root(geometry.root_bytes())
-            .ok_or_else(|| fail(self, &"no memory for stage 2"))?;
+            .ok_or_else(|| self.no_memory(&"no memory for stage 2"))?;
         let vmid = self.vmids.allocate(arch::forget_all_vmids);
-        let vmid = vmid.ok_or_else(|| fail(self, &"no VMID left"))?;
+        let vmid = vmid.ok_or_else(|| self.no_memory(&"no VMID left"))?;
         let stage2 = Stage2::new(geometry, self.cores.features, root, vmid);
-        let mut stage2 = stage2.ok_or_else(|| fail(self, &"stage 2 does not fit this machine"))?;
+        let mut stage2 =
+            stage2.ok_or_else(|| self.no_memory(&"stage 2 does not fit this machine"))?;
         let mut tlb = Tlb::default();
         let mut map =
             |ipa, pa, attributes| stage2.map(&mut HeapTables, &mut tlb, ipa, pa, attributes);
         for chunk in memory.chunks() {
-            map(chunk.ipa, chunk.pa, Stage2Attributes::Ram).map_err(|e| fail(self, &e))?;
+            map(chunk.ipa, chunk.pa, Stage2Attributes::Ram).map_err(|e| self.no_memory(&e))?;
         }
         for (registers, ipa) in self.vm.devices.iter().flat_map(|d| d.regions.iter()) {
             let claimed = self.owners.claim_device(*registers, Owner::Vm(self.id));
-            claimed.map_err(|e| fail(self, &e))?;
+            claimed.map_err(|e| self.no_memory(&e))?;
             let ipa = IpaRange::new(*ipa, registers.size());
-            let ipa = ipa.ok_or_else(|| fail(self, &"a device's window wraps"))?;
-            map(ipa, registers.start(), Stage2Attributes::Device).map_err(|e| fail(self, &e))?;
+            let ipa = ipa.ok_or_else(|| self.no_memory(&"a device's window wraps"))?;
+            map(ipa, registers.start(), Stage2Attributes::Device)
+                .map_err(|e| self.no_memory(&e))?;
         }
         if let (VgicFrames::V2 { gicc }, Gic::V2 { gicv: Some(gicv), .. }) =
             (self.vm.layout.vgic, &self.machine.gic)
         {
             // The first page alone: GICV_DIR, in the second one, is answered by EL2 (ADR 9).
-            let page = IpaRange::new(gicc, PAGE_SIZE).ok_or_else(|| fail(self, &"GICC wraps"))?;
-            map(page, gicv.start(), Stage2Attributes::Device).map_err(|e| fail(self, &e))?;
+            let page =
+                IpaRange::new(gicc, PAGE_SIZE).ok_or_else(|| self.no_memory(&"GICC wraps"))?;
+            map(page, gicv.start(), Stage2Attributes::Device).map_err(|e| self.no_memory(&e))?;
         }
         let encoding = self.cores.features.encoding;
         Ok(Stage2Registers { vttbr: stage2.vttbr_el2(), vtcr: stage2.vtcr_el2(), encoding })
@@ -210,8 +219,8 @@ impl Builder<'_> {
         let mut mapped = Vec::new();
         for chunk in memory.chunks() {
             let range = PaRange::new(chunk.pa, chunk.ipa.size()).ok_or(Refused)?;
-            let memory = arch::map_hyp(range, HypAttributes::Data)
-                .map_err(|e| self.refuse(Stage::MEMORY, format_args!("{e}")))?;
+            let memory =
+                arch::map_hyp(range, HypAttributes::Data).map_err(|e| self.no_memory(&e))?;
             mapped.push((*chunk, memory));
         }
         let mut images = Vec::new();
@@ -232,6 +241,7 @@ impl Builder<'_> {
 }
 
 /// Puts the hypervisor in its place and gives every core its vCPU.
+#[inline(never)]
 pub fn install(
     plan: &Plan,
     machine: &Machine,

@@ -291,14 +291,16 @@ impl Machine {
         self.cpus.iter().any(|cpu| cpu.mpidr == mpidr)
     }
 
-    /// Walks all addresses that no guest may be given as a device, each with its holder.
-    pub fn held(&self) -> impl Iterator<Item = (Holder<'_>, PaRange)> {
-        let reserved = self.reserved.iter().map(|r| (Holder::Reserved(&r.name), r.range));
-        let kept = self.kept.iter().map(|r| (Holder::Kept(&r.name), r.range));
-        let gic = self.gic.frames().map(|range| (Holder::Gic, range));
-        let uart = self.uart.iter().map(|uart| (Holder::Uart(&uart.path), uart.registers));
-        let memory = self.memory.iter().map(|bank| (Holder::Memory, *bank));
-        gic.chain(uart).chain(kept).chain(reserved).chain(memory)
+    /// Lists all addresses that no guest may be given as a device, each with its holder.
+    #[must_use]
+    pub fn held(&self) -> Vec<(Holder<'_>, PaRange)> {
+        let mut held = Vec::new();
+        held.extend(self.gic.frames().map(|range| (Holder::Gic, range)));
+        held.extend(self.uart.iter().map(|uart| (Holder::Uart(&uart.path), uart.registers)));
+        held.extend(self.kept.iter().map(|r| (Holder::Kept(&r.name), r.range)));
+        held.extend(self.reserved.iter().map(|r| (Holder::Reserved(&r.name), r.range)));
+        held.extend(self.memory.iter().map(|bank| (Holder::Memory, *bank)));
+        held
     }
 }
 

@@ -99,19 +99,15 @@ impl Core {
 
     /// Compares while there is work, a few times and then at the next exit.
     #[inline(never)]
-    fn reconcile_until_done(&mut self) {
+    pub(super) fn reconcile_until_done(&mut self) {
         const ROUNDS_MAX: usize = 4;
         for _ in 0..ROUNDS_MAX {
             self.reconcile();
             if !self.vredist.has_work() {
                 return;
             }
-            if self.delivery.flush(self.vredist, &mut self.list_registers) == Flush::Done {
-                return;
-            }
         }
-        // The last flush has taken the work and asked for a look that did not come.
-        self.vredist.look_again();
+        // What is left has had no kick.
         self.vm.kick(self.vcpu);
     }
 

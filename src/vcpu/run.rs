@@ -159,7 +159,7 @@ impl Core {
     /// its CPU interface masks; then starts anew, with interrupts as after CPU_OFF and CPU_ON.
     pub(super) fn suspend_system(&mut self, start: Start) -> Next {
         loop {
-            self.flush();
+            self.reconcile_until_done();
             if self.delivery.has_pending(&mut self.list_registers) {
                 break;
             }

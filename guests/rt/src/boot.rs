@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "the first instructions of a guest")]
 
 use crate::cpu::{self, CPUS_MAX, PERCPU, PerCpu, STACK_BYTES};
+use crate::its::Tables;
 use crate::mmu::{MAIR, NORMAL_BLOCK, ROOT, SCTLR, TCR};
 use core::arch::{asm, global_asm};
 use core::mem::size_of;
@@ -317,6 +318,11 @@ struct Stacks([[AtomicU64; STACK_BYTES / 8]; CPUS_MAX]);
 #[unsafe(link_section = ".stacks")]
 static STACKS: Stacks =
     Stacks([const { [const { AtomicU64::new(0) }; STACK_BYTES / 8] }; CPUS_MAX]);
+
+/// Here, and not in .bss, so that all that is small is near (ITS tables are 64 KiB each).
+// SAFETY: As above.
+#[unsafe(link_section = ".tables")]
+pub(crate) static TABLES: Tables = Tables::new();
 
 unsafe extern "C" {
     fn secondary_entry();

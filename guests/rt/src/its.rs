@@ -3,6 +3,7 @@
 //!
 //! Collection `n` is vCPU `n`. LPIs are acknowledged and ended like other interrupts.
 
+use crate::boot::TABLES;
 use crate::cpu::{self, CPUS_MAX};
 use crate::device::Device;
 use crate::gic::{self, reg as gic_reg};
@@ -78,17 +79,33 @@ impl Page {
     }
 }
 
-static QUEUE: Page = Page::new();
-static DEVICE_TABLE: Page = Page::new();
-static COLLECTION_TABLE: Page = Page::new();
-/// 4 KiB for each device.
-static EVENT_TABLES: Page = Page::new();
-static PENDING: [Page; CPUS_MAX] = [const { Page::new() }; CPUS_MAX];
+/// What the ITS and the redistributors keep in memory; [`init`] zeroes it.
+#[repr(C)]
+pub(crate) struct Tables {
+    queue: Page,
+    devices: Page,
+    collections: Page,
+    /// 4 KiB for each device.
+    events: Page,
+    pending: [Page; CPUS_MAX],
+}
+
+impl Tables {
+    pub(crate) const fn new() -> Self {
+        let [queue, devices, collections, events] = [const { Page::new() }; 4];
+        Self { queue, devices, collections, events, pending: [const { Page::new() }; CPUS_MAX] }
+    }
+}
 
 #[repr(C, align(0x1_0000))]
 struct Properties([AtomicU8; 8192]);
 
 static PROPERTIES: Properties = Properties([const { AtomicU8::new(0) }; 8192]);
+
+/// Returns the tables; they reach too far for an address within them to be one instruction.
+fn tables() -> &'static Tables {
+    core::hint::black_box(&TABLES)
+}
 
 /// A command (IHI 0069 5.3): four double words.
 pub type Command = [u64; 4];
@@ -104,7 +121,7 @@ fn about((device, event): Event, opcode: u64, lpi: u32, collection: usize) -> Co
 /// MAPD of a device below [`DEVICES`] with two to the power of `bits` events.
 #[must_use]
 pub fn mapd(device: u32, bits: u32) -> Command {
-    let table = EVENT_TABLES.address() + 0x1000 * u64::from(device % DEVICES);
+    let table = tables().events.address() + 0x1000 * u64::from(device % DEVICES);
     [u64::from(device) << 32 | 0x08, u64::from(bits) - 1, VALID | table, 0]
 }
 /// MAPD that takes a device away.
@@ -195,7 +212,7 @@ pub fn init(its: Device) -> bool {
     let quiescent = || its.read32(reg::CTLR) & QUIESCENT != 0;
     let mut came = timer::wait_for(timer::PATIENCE_MS, quiescent);
     PROPERTIES.0.iter().for_each(|entry| entry.store(0, Relaxed));
-    for (vcpu, pending) in PENDING.iter().enumerate().take(cpu::count()) {
+    for (vcpu, pending) in tables().pending.iter().enumerate().take(cpu::count()) {
         let gicr = gic::gicr(vcpu);
         gicr.write32(gic_reg::CTLR, 0);
         let is_off = || gicr.read32(gic_reg::CTLR) & (ENABLE_LPIS | GICR_RWP) == 0;
@@ -207,20 +224,20 @@ pub fn init(its: Device) -> bool {
         gicr.write64(reg::PENDBASER, pending.address() | LPI_REACHED | PENDING_ZERO);
         gicr.write32(gic_reg::CTLR, ENABLE_LPIS);
     }
-    for table in [&DEVICE_TABLE, &COLLECTION_TABLE, &EVENT_TABLES] {
+    for table in [&tables().devices, &tables().collections, &tables().events] {
         table.clear();
     }
     for offset in (reg::BASER..reg::BASER + 64).step_by(8) {
         its.write64(offset, 0);
         let table = match its.read64(offset) >> 56 & 7 {
-            1 => &DEVICE_TABLE,
-            4 => &COLLECTION_TABLE,
+            1 => &tables().devices,
+            4 => &tables().collections,
             _ => continue,
         };
         // One page of 64 KiB.
         its.write64(offset, VALID | table.address() | REACHED | 2 << 8);
     }
-    use_queue(its, QUEUE.address());
+    use_queue(its, tables().queue.address());
     came && (0..cpu::count()).all(|vcpu| run(its, &[mapc(vcpu, vcpu), invall(vcpu)]))
 }
 
@@ -237,7 +254,7 @@ pub fn post(its: Device, commands: impl IntoIterator<Item = Command>) {
     let mut place = usize::try_from(its.read64(reg::CWRITER) / 32).unwrap_or(0);
     for command in commands {
         for (n, word) in command.iter().enumerate() {
-            if let Some(at) = QUEUE.0.get(4 * place + n) {
+            if let Some(at) = tables().queue.0.get(4 * place + n) {
                 at.store(*word, Relaxed);
             }
         }

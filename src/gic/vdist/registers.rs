@@ -100,21 +100,28 @@ impl Vdist {
         value: u32,
         net: Net<'_, E>,
     ) {
-        if let Some(register) = BitRegister::at(offset) {
-            return self.write_bits(token, bit_word(offset), register, value, net);
-        }
-        match offset {
-            gicd::CTLR => self.write_ctlr(value, net),
-            gicd::IPRIORITYR..gicd::ITARGETSR => {
+        match (BitRegister::at(offset), offset) {
+            // What guests write most: it takes nothing out of a list register.
+            (Some(register @ BitRegister::SetEnable), _) => {
+                let word = bit_word(offset);
+                if let Some(bank) = self.bank(word) {
+                    self.notify(word, bank.write(register, value), net);
+                }
+            }
+            (Some(register), _) => {
+                self.write_bits(token, bit_word(offset), register, value, net);
+            }
+            (_, gicd::CTLR) => self.write_ctlr(value, net),
+            (_, gicd::IPRIORITYR..gicd::ITARGETSR) => {
                 self.write_priorities(offset, value, u32::MAX, net);
             }
-            gicd::ICFGR..gicd::IGRPMODR => {
+            (_, gicd::ICFGR..gicd::IGRPMODR) => {
                 let (word, half) = config_word(offset);
                 if let Some(bank) = self.bank(word) {
                     self.notify(word, bank.write_config(half, value), net);
                 }
             }
-            gicd::IROUTER..gicd::IROUTER_END => {
+            (_, gicd::IROUTER..gicd::IROUTER_END) => {
                 let old = self.read_router(offset & !7);
                 let shift = 8 * (offset & 4);
                 let router = old & !(0xffff_ffff << shift) | u64::from(value) << shift;
@@ -164,7 +171,7 @@ impl Vdist {
     }
 
     /// Writes a register with a bit for each of INTIDs 32 × `word` and the following 31.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn write_bits<E: Effects>(
         &self,
         _: &mut SpiToken,

@@ -9,6 +9,7 @@ use crate::id::{Pintid, VmId};
 use crate::plan::machine::{Gic, Holder, Machine};
 use crate::plan::{DevicePlan, SpiPlan, VgicFrames, VmPlan};
 use crate::spec::gicv2;
+use alloc::vec::Vec;
 
 type Check<'a> = Result<(), Refusal<'a>>;
 
@@ -20,39 +21,47 @@ pub(super) fn check<'a>(
 ) -> Check<'a> {
     check_gic(vm, machine)?;
     check_cpus(vm, others, machine)?;
-    for (index, device) in vm.devices.iter().enumerate() {
-        // All devices before this one: of the VMs that were accepted, and of this VM.
-        let own = vm.devices.iter().take(index).map(|device| (vm, device));
-        let others = others.iter().flat_map(|(_, vm)| vm.devices.iter().map(|d| (*vm, d)));
-        let earlier = || others.clone().chain(own.clone());
-        for (region, (registers, _)) in device.regions.iter().enumerate() {
+    // All devices before the one that is looked at: of VMs that were accepted, then of this VM.
+    let mut earlier: Vec<(&VmPlan, &DevicePlan)> = Vec::new();
+    for (_, other) in others {
+        earlier.extend(other.devices.iter().map(|device| (*other, device)));
+    }
+    for device in vm.devices.iter() {
+        for (nth, (registers, _)) in device.regions.iter().enumerate() {
             check_held(device, *registers, machine)?;
-            let this = device.regions.iter().take(region).map(|(other, _)| (vm, device, *other));
-            let regions = earlier()
-                .flat_map(|(vm, other)| other.regions.iter().map(move |(r, _)| (vm, other, *r)));
-            let taken = regions.chain(this).find(|(_, _, other)| other.overlaps(*registers));
-            if let Some((vm, other, _)) = taken {
-                return Err(Refusal::RegistersTaken(
-                    &device.path,
-                    *registers,
-                    &vm.name,
-                    &other.path,
-                ));
+            let has = |device: &DevicePlan, count| {
+                device.regions.iter().take(count).any(|(other, _)| other.overlaps(*registers))
+            };
+            if let Some((vm, other)) = taken_by(&earlier, (vm, device), nth, &has) {
+                let (path, vm, other) = (&device.path, &vm.name, &other.path);
+                return Err(Refusal::RegistersTaken(path, *registers, vm, other));
             }
         }
         for (nth, SpiPlan { pintid, .. }) in device.interrupts.iter().enumerate() {
             check_interrupt(device, *pintid, machine)?;
-            let this = device.interrupts.iter().take(nth).map(|other| (vm, device, other.pintid));
-            let interrupts = earlier().flat_map(|(vm, other)| {
-                other.interrupts.iter().map(move |spi| (vm, other, spi.pintid))
-            });
-            let taken = interrupts.chain(this).find(|(_, _, other)| other == pintid);
-            if let Some((vm, other, _)) = taken {
-                return Err(Refusal::InterruptTaken(&device.path, *pintid, &vm.name, &other.path));
+            let has = |device: &DevicePlan, count| {
+                device.interrupts.iter().take(count).any(|other| other.pintid == *pintid)
+            };
+            if let Some((vm, other)) = taken_by(&earlier, (vm, device), nth, &has) {
+                let (path, vm, other) = (&device.path, &vm.name, &other.path);
+                return Err(Refusal::InterruptTaken(path, *pintid, vm, other));
             }
         }
+        earlier.push((vm, device));
     }
     Ok(())
+}
+
+/// Returns the device that has what `this` one claims as its `nth`; `has` looks at so many claims
+/// of a device.
+fn taken_by<'a>(
+    earlier: &[(&'a VmPlan, &'a DevicePlan)],
+    this: (&'a VmPlan, &'a DevicePlan),
+    nth: usize,
+    has: &dyn Fn(&DevicePlan, usize) -> bool,
+) -> Option<(&'a VmPlan, &'a DevicePlan)> {
+    let other = earlier.iter().copied().find(|(_, device)| has(device, usize::MAX));
+    other.or(has(this.1, nth).then_some(this))
 }
 
 /// Checks that hardware can play the virtual CPU interface: it is always the machine's own kind.
@@ -83,7 +92,7 @@ fn check_cpus<'a>(vm: &'a VmPlan, others: &[(VmId, &'a VmPlan)], machine: &Machi
 /// Checks registers against everything that the machine holds. What the guest gets are whole
 /// pages, so a page is held when part of it is.
 fn check_held<'a>(device: &'a DevicePlan, registers: PaRange, machine: &'a Machine) -> Check<'a> {
-    let held = machine.held().find(|(_, held)| registers.overlaps(*held));
+    let held = machine.held().into_iter().find(|(_, held)| registers.overlaps(*held));
     match held {
         Some((holder, held)) => Err(Refusal::RegistersHeld(&device.path, registers, holder, held)),
         None => Ok(()),

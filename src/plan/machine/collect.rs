@@ -99,7 +99,8 @@ fn model(root: FdtNode<'_, '_>) -> String<63> {
 
 /// Cuts a text to what fits.
 fn cut<const MAX: usize>(text: &str) -> String<MAX> {
-    text.chars().take_while(char::is_ascii).take(MAX).collect()
+    let fits = text.bytes().take(MAX).take_while(u8::is_ascii).count();
+    text.get(..fits).and_then(|text| text.try_into().ok()).unwrap_or_default()
 }
 
 impl<'b, 'a> Found<'b, 'a> {
@@ -230,7 +231,6 @@ impl<'b, 'a> Found<'b, 'a> {
         Ok(())
     }
 
-    /// Puts together what was found.
     /// Takes in a UART, or what names one, and nothing that could be wrong.
     fn console_only(
         &mut self,
@@ -253,6 +253,7 @@ impl<'b, 'a> Found<'b, 'a> {
         }
     }
 
+    /// Puts together what was found.
     pub(super) fn finish(mut self) -> Result<Machine, MachineError<'a>> {
         let missing = |node| MachineError { node, problem: Problem::Missing };
         let gic = self.gic.take().ok_or(missing("interrupt controller"))?;

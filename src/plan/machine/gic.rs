@@ -56,10 +56,13 @@ pub(super) fn read<'a>(
             maintenance,
         },
         Version::V3 => {
-            let regions = (1..=region_count(node)?).map(|index| needed(frame(index, 0x2_0000)));
+            let mut redistributors = Vec::new();
+            for index in 1..=region_count(node)? {
+                redistributors.push(needed(frame(index, 0x2_0000))?);
+            }
             Gic::V3 {
                 gicd: needed(frame(0, 0x1_0000))?,
-                redistributors: regions.collect::<Result<Vec<_>, _>>()?,
+                redistributors,
                 stride_bytes: stride(node)?,
                 maintenance,
             }

@@ -447,7 +447,7 @@ fn reservations_that_cannot_be_are_refused() {
 #[test]
 fn held_names_everything_that_is_not_to_be_given_away() {
     let machine = read(&pi4());
-    let holders: Vec<_> = machine.held().map(|(holder, _)| holder.to_string()).collect();
+    let holders: Vec<_> = machine.held().iter().map(|(holder, _)| holder.to_string()).collect();
     let gic = ["the interrupt controller"; 4];
     let others = [
         "the console /soc/serial@7e215040",
