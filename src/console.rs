@@ -27,9 +27,10 @@ pub use drain::{Drained, Sent, SerialPort, Switch};
 pub use guest::GuestWire;
 
 use crate::id::VmId;
-use crate::sync::{Guard, Lock, acquire};
+use crate::sync::Lock;
 use alloc::boxed::Box;
 use core::fmt;
+use core::ops::DerefMut;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest::{Flow, Guest, Power, Shown};
 use heapless::String;
@@ -183,7 +184,7 @@ impl Console {
     /// After a loss nothing more is taken until half of the ring is free, and then how much was
     /// lost: so there is one gap, with its size in its place.
     pub fn log(&self, message: fmt::Arguments<'_>) {
-        acquire(&self.log).add(message);
+        self.log.acquire().add(message);
     }
 
     /// Puts a line on the log that a VM has caused, behind its name, unless that VM has caused too
@@ -201,7 +202,7 @@ impl Console {
 
     /// Takes a byte of input from the serial port.
     pub fn receive(&self, byte: u8) -> Input {
-        let mut out = acquire(&self.out);
+        let mut out = self.out.acquire();
         if byte == self.config.escape {
             return self.next_running(out.focus).map_or(Input::Ignored, |vm| {
                 self.move_focus(&mut out, vm);
@@ -215,7 +216,7 @@ impl Console {
     /// Says that a VM runs, or runs anew: input for what ran before is gone. It gets the focus when
     /// nobody has it.
     pub fn started(&self, vm: VmId) {
-        let mut out = acquire(&self.out);
+        let mut out = self.out.acquire();
         let is_taken = out.focus.is_some_and(|focus| self.is_running(focus));
         let Some(mut guest) = self.guest(vm) else { return };
         guest.start();
@@ -234,7 +235,7 @@ impl Console {
     /// Says that a VM runs no more, and not that it starts again. The focus moves on from it once
     /// its last bytes are out.
     pub fn stopped(&self, vm: VmId) {
-        let mut out = acquire(&self.out);
+        let mut out = self.out.acquire();
         let Some(mut guest) = self.guest(vm) else { return };
         guest.power = Power::Off;
         drop(guest);
@@ -249,14 +250,14 @@ impl Console {
     /// Returns the VM that input goes to.
     #[must_use]
     pub fn focus(&self) -> Option<VmId> {
-        acquire(&self.out).focus
+        self.out.acquire().focus
     }
 
     /// Returns what a VM has done; what the log has, for `None`.
     #[must_use]
     pub fn counters(&self, vm: Option<VmId>) -> Counters {
         match vm {
-            None => acquire(&self.log).source.counters,
+            None => self.log.acquire().source.counters,
             Some(vm) => self.guest(vm).map_or_else(Counters::default, |g| g.source.counters),
         }
     }
@@ -321,8 +322,8 @@ impl Console {
     }
 
     /// Locks a VM's side.
-    fn guest(&self, vm: VmId) -> Option<Guard<'_, Guest>> {
-        Some(acquire(self.guests.get(vm.index())?))
+    fn guest(&self, vm: VmId) -> Option<impl DerefMut<Target = Guest>> {
+        Some(self.guests.get(vm.index())?.acquire())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::drivers::uart::Uart;
 use crate::id::{Pintid, Vintid, VmId};
 use crate::plan::FaultKind;
 use crate::smccc::Workarounds;
-use crate::sync::{Lock, Once, acquire};
+use crate::sync::{Lock, Once};
 use crate::vcpu::FromCore;
 use crate::vm::Vm;
 use crate::vm::load::LoadCost;
@@ -167,12 +167,12 @@ pub fn get() -> Option<&'static Hypervisor> {
 
 /// Gives the lines of the boot a port.
 pub fn set_early_port(port: Uart) {
-    *acquire(&EARLY_PORT) = Some(port);
+    *EARLY_PORT.acquire() = Some(port);
 }
 
 /// Takes the port back for the console.
 pub fn take_early_port() -> Option<Uart> {
-    acquire(&EARLY_PORT).take()
+    EARLY_PORT.acquire().take()
 }
 
 /// Ends a boot that cannot go on: the line that says why is out.
@@ -197,7 +197,7 @@ impl log::Log for Logger {
         if let Some(hypervisor) = get() {
             hypervisor.console.mux.log(line);
             hypervisor.console.send();
-        } else if let Some(port) = acquire(&EARLY_PORT).as_mut() {
+        } else if let Some(port) = EARLY_PORT.acquire().as_mut() {
             write_line(port, line);
         }
     }

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 use crate::arch;
+use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 /// Waits for a lock with `yield`: WFE would sleep through an unlock that sends no event, and
 /// `core::hint::spin_loop` is an ISB on this target.
@@ -28,17 +29,32 @@ impl spin::RelaxStrategy for Yield {
     }
 }
 
-/// A fair lock: cores get it in the order in which they asked.
-pub type Lock<T> = spin::mutex::TicketMutex<T, Yield>;
 /// Holds a [`Lock`] until dropped.
-pub type Guard<'a, T> = spin::mutex::TicketMutexGuard<'a, T, Yield>;
-
-/// Takes a lock, out of line: `lock` itself is expanded at each place, which only the exits that
-/// guests make often are worth.
-#[inline(never)]
-pub fn acquire<T>(lock: &Lock<T>) -> Guard<'_, T> {
-    lock.lock()
-}
-
+pub type Guard<'a, T> = TicketMutexGuard<'a, T, Yield>;
 /// A value that boot writes once.
 pub type Once<T> = spin::once::Once<T, Yield>;
+
+/// A fair lock: cores get it in the order in which they asked.
+#[derive(Debug, Default)]
+pub struct Lock<T>(TicketMutex<T, Yield>);
+
+impl<T> Lock<T> {
+    /// Makes a lock that nobody holds.
+    pub const fn new(value: T) -> Self {
+        Self(TicketMutex::new(value))
+    }
+    /// Waits for the lock, in the caller's own code: for the exits that guests make often.
+    #[inline(always)]
+    pub fn lock(&self) -> Guard<'_, T> {
+        self.0.lock()
+    }
+    /// Waits for the lock, in one place for all callers.
+    #[inline(never)]
+    pub fn acquire(&self) -> Guard<'_, T> {
+        self.0.lock()
+    }
+    /// Takes the lock unless somebody holds it.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.0.try_lock()
+    }
+}

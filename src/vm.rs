@@ -18,7 +18,7 @@ use crate::memory::guest::GuestMemory;
 use crate::plan::VmPlan;
 use crate::psci::Psci;
 use crate::psci::Start;
-use crate::sync::{Lock, acquire};
+use crate::sync::Lock;
 use crate::vcpu::FromCore;
 use alloc::boxed::Box;
 use bus::Bus;
@@ -116,9 +116,9 @@ impl Vm {
         self.reset_serial(by);
         // First, so that nobody goes on with its commands.
         if let Some(vits) = &self.vits {
-            acquire(vits).reset();
+            vits.acquire().reset();
         }
-        self.vgic.reset(&mut acquire(&self.spis), by);
+        self.vgic.reset(&mut self.spis.acquire(), by);
     }
 
     /// Fills the memory and lets vCPU 0 begin. Only the leader of a start calls this.

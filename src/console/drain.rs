@@ -10,7 +10,6 @@ use super::guest::Flow;
 use super::source::Source;
 use super::{Console, HYPERVISOR_MARK, LINE_BYTES_MAX, Mode, NAME_BYTES_MAX};
 use crate::id::VmId;
-use crate::sync::acquire;
 use heapless::Vec;
 
 const END_OF_LINE: &[u8] = b"\r\n";
@@ -146,7 +145,7 @@ impl Console {
         budget_bytes: usize,
         now_ticks: u64,
     ) -> Drained {
-        let mut out = acquire(&self.out);
+        let mut out = self.out.acquire();
         let mut drain = Drain { console: self, out: &mut out };
         let drained = drain.send(port, budget_bytes, now_ticks);
         let wanted = if drained == Drained::MoreLeft { Switch::On } else { Switch::Off };
@@ -160,7 +159,7 @@ impl Console {
     /// Takes from what somebody has to say, and notes when that makes room for a guest that waits.
     fn take_from<R>(&self, speaker: Speaker, take: impl FnOnce(&mut Source) -> R) -> Option<R> {
         let Speaker::Guest(vm) = speaker else {
-            return Some(take(&mut acquire(&self.log).source));
+            return Some(take(&mut self.log.acquire().source));
         };
         let mut guest = self.guest(vm)?;
         let taken = take(&mut guest.source);
@@ -174,7 +173,7 @@ impl Console {
     fn waiting(&self, speaker: Speaker) -> (usize, bool) {
         let of = |source: &Source| (source.len(), source.has_line());
         match speaker {
-            Speaker::Log => of(&acquire(&self.log).source),
+            Speaker::Log => of(&self.log.acquire().source),
             Speaker::Guest(vm) => self.guest(vm).map_or((0, false), |guest| of(&guest.source)),
         }
     }

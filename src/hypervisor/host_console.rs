@@ -9,7 +9,7 @@ use crate::arch;
 use crate::console::{Console, Drained, Input, Sent, SerialPort, Switch};
 use crate::drivers::uart::Uart;
 use crate::id::VmId;
-use crate::sync::{Lock, acquire};
+use crate::sync::Lock;
 use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// How many bytes one visit sends: the time at EL2 stays bounded, the UART's interrupt goes on.
@@ -64,7 +64,7 @@ impl HostConsole {
     /// Sends everything, waiting for the port: at boot, and before the machine goes off.
     pub fn send_all(&self) {
         const ROUNDS_MAX: u32 = 10_000_000;
-        let mut port = acquire(&self.port);
+        let mut port = self.port.acquire();
         for _ in 0..ROUNDS_MAX {
             if self.mux.drain(&mut *port, SEND_BUDGET_BYTES, u64::MAX) == Drained::Empty {
                 return;
@@ -77,7 +77,7 @@ impl HostConsole {
     pub(super) fn receive(&self) -> Refresh {
         const INPUT_MAX: usize = 64;
         let mut refresh = Refresh::default();
-        let mut port = acquire(&self.port);
+        let mut port = self.port.acquire();
         for _ in 0..INPUT_MAX {
             let Some(byte) = port.try_receive() else { break };
             if let Input::ToVm(vm) | Input::Overflow(vm) = self.mux.receive(byte) {

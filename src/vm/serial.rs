@@ -6,7 +6,7 @@ use super::Vm;
 use crate::bits::{Level, MmioError, Width};
 use crate::console::GuestWire;
 use crate::console::pl011::VirtualPl011;
-use crate::sync::{Guard, acquire};
+use crate::sync::Guard;
 use crate::vcpu::FromCore;
 
 /// The PL011 and what its interrupt line was last seen to carry.
@@ -51,7 +51,7 @@ impl Vm {
 
     /// Makes the PL011 as it is after reset, its line low: the GIC's models keep what lines carry.
     pub fn reset_serial(&self, by: &FromCore<'_>) {
-        let mut serial = acquire(&self.serial);
+        let mut serial = self.serial.acquire();
         *serial = Serial::default();
         self.set_serial_line(by, serial.line);
     }
@@ -61,7 +61,7 @@ impl Vm {
         by: &FromCore<'_>,
         access: impl FnOnce(&mut VirtualPl011, &mut GuestWire<'_>) -> R,
     ) -> R {
-        let mut serial = acquire(&self.serial);
+        let mut serial = self.serial.acquire();
         let mut wire = by.hypervisor.console.mux.wire(self.id);
         let result = access(&mut serial.model, &mut wire);
         self.follow(by, serial, &wire);
@@ -84,6 +84,6 @@ impl Vm {
 
     fn set_serial_line(&self, by: &FromCore<'_>, line: Level) {
         let vintid = self.plan.layout.vuart_interrupt;
-        self.vgic.set_level(&mut acquire(&self.spis), vintid, line, by);
+        self.vgic.set_level(&mut self.spis.acquire(), vintid, line, by);
     }
 }

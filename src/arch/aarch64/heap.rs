@@ -2,7 +2,7 @@
 //! The heap of EL2: for boot and lifecycle, never for an exit.
 #![expect(unsafe_code, reason = "a global allocator is unsafe by definition")]
 
-use crate::sync::{Lock, acquire};
+use crate::sync::Lock;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
@@ -44,13 +44,13 @@ fn arena() -> Buddy {
 // SAFETY: The buddy heap gives out blocks that do not overlap, of the size and alignment asked for.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let mut buddy = acquire(&self.buddy);
+        let mut buddy = self.buddy.acquire();
         let block = buddy.get_or_insert_with(arena).alloc(layout);
         block.map_or(null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        let (Some(buddy), Some(pointer)) = (&mut *acquire(&self.buddy), NonNull::new(pointer))
+        let (Some(buddy), Some(pointer)) = (&mut *self.buddy.acquire(), NonNull::new(pointer))
         else {
             return;
         };

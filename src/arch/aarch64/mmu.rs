@@ -13,7 +13,7 @@ use crate::addr::{AddrRange, Address, HypVa, PAGE_SHIFT, Pa, PaRange};
 use crate::memory::hyp_map::{self, HypMap};
 use crate::memory::mapper::{Maintenance, MapError, Tables};
 use crate::spec::vmsa::{HypAttributes, mair};
-use crate::sync::{Lock, acquire};
+use crate::sync::Lock;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::*;
 use core::arch::asm;
@@ -126,7 +126,7 @@ pub fn boot_map(tree: PaRange) -> Result<HypMemory, HypMapError> {
     }
     turn_on(regime_of(&map));
     // From here on locks work.
-    *acquire(&MAP) = Some(map);
+    *MAP.acquire() = Some(map);
     Ok(HypMemory(tree))
 }
 
@@ -136,7 +136,7 @@ pub fn boot_map(tree: PaRange) -> Result<HypMemory, HypMapError> {
 /// Part of it is mapped already, or memory for tables has run out.
 pub fn map_hyp(range: PaRange, attributes: HypAttributes) -> Result<HypMemory, HypMapError> {
     let pages = range.page_cover().ok_or(MapError::TooHigh)?;
-    let mut map = acquire(&MAP);
+    let mut map = MAP.acquire();
     let map = map.as_mut().ok_or(MapError::NotMapped(HypVa::new(range.start().get())))?;
     map.map(&mut HypTables::Heap, &mut HypTlb, identity(pages)?, pages.start(), attributes)?;
     Ok(HypMemory(range))
@@ -148,7 +148,7 @@ pub fn map_hyp(range: PaRange, attributes: HypAttributes) -> Result<HypMemory, H
 /// Part of it is not mapped.
 pub fn unmap_hyp(memory: HypMemory) -> Result<(), HypMapError> {
     let pages = memory.0.page_cover().ok_or(MapError::TooHigh)?;
-    let mut map = acquire(&MAP);
+    let mut map = MAP.acquire();
     let map = map.as_mut().ok_or(MapError::NotMapped(HypVa::new(pages.start().get())))?;
     map.unmap(&mut HypTables::Heap, &mut HypTlb, identity(pages)?)
 }
@@ -156,7 +156,7 @@ pub fn unmap_hyp(memory: HypMemory) -> Result<(), HypMapError> {
 /// Returns the translation registers for the other cores.
 #[must_use]
 pub fn regime() -> Option<Regime> {
-    acquire(&MAP).as_ref().map(regime_of)
+    MAP.acquire().as_ref().map(regime_of)
 }
 
 /// Returns whether EL2 may read this address, by asking the MMU; takes no lock.
