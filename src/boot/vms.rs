@@ -25,7 +25,7 @@ use crate::psci::Psci;
 use crate::sort::sort_by_key;
 use crate::spec::size::Size;
 use crate::spec::vmsa::{Geometry, HypAttributes, Stage2Attributes};
-use crate::sync::Lock;
+use crate::sync::{Lock, OpenLock};
 use crate::vcpu::Core;
 use crate::vm::Vm;
 use crate::vm::bus::Bus;
@@ -154,7 +154,7 @@ impl Builder<'_> {
             memory,
             psci: Psci::new(&affinities),
             vgic,
-            spis: Lock::new(spis),
+            spis: OpenLock::new(spis),
             vits,
             serial: Lock::default(),
             bus,

@@ -30,7 +30,9 @@ impl Core {
         let vm = self.vm;
         self.reconcile();
         self.settle(vm.vgic.holders(frame, offset, u64::MAX));
-        vm.vgic.read_listed(&vm.spis.lock(), frame, (offset, width), &self.effects())
+        vm.change_spis(self.effects(), |token, effects| {
+            vm.vgic.read_listed(token, frame, (offset, width), effects)
+        })
     }
 
     /// Writes bits that change what is in list registers: when it returns, they are changed.
@@ -43,9 +45,11 @@ impl Core {
         value: u64,
     ) -> Result<(), MmioError> {
         let vm = self.vm;
-        self.reconcile();
         let access = (offset, width);
-        vm.vgic.write_listed(&mut vm.spis.lock(), frame, access, value, &self.effects())?;
+        vm.change_spis(self.effects(), |token, effects| {
+            self.delivery.reconcile(&vm.vgic, token, &mut self.list_registers, effects);
+            vm.vgic.write_listed(token, frame, access, value, effects)
+        })?;
         self.settle(vm.vgic.holders(frame, offset, value));
         Ok(())
     }

@@ -53,7 +53,21 @@ impl Vm {
     pub fn reset_serial(&self, by: &FromCore<'_>) {
         let mut serial = self.serial.acquire();
         *serial = Serial::default();
-        self.set_serial_line(by, serial.line);
+        let line = serial.line;
+        self.set_serial_line(*by, serial, line);
+    }
+
+    /// Lets the distributor see the line as it is now, and gives the lock back.
+    #[cold]
+    #[inline(never)]
+    fn set_serial_line(&self, by: FromCore<'_>, mut serial: Guard<'_, Serial>, line: Level) {
+        serial.line = line;
+        let vintid = self.plan.layout.vuart_interrupt;
+        let ((), kicks) = self.change_spis_before_kicks(by, |token, effects| {
+            self.vgic.set_level(token, vintid, line, effects);
+        });
+        drop(serial);
+        self.send_kicks(kicks);
     }
 
     fn with_serial<R>(
@@ -70,20 +84,15 @@ impl Vm {
 
     /// Carries on what an access has changed: the line, and what is on the wire.
     #[inline(never)]
-    fn follow(&self, by: &FromCore<'_>, mut serial: Guard<'_, Serial>, wire: &GuestWire<'_>) {
+    fn follow(&self, by: &FromCore<'_>, serial: Guard<'_, Serial>, wire: &GuestWire<'_>) {
         let line = serial.model.interrupt_level();
         if line != serial.line {
-            serial.line = line;
-            self.set_serial_line(by, line);
+            self.set_serial_line(*by, serial, line);
+        } else {
+            drop(serial);
         }
-        drop(serial);
         if wire.wants_drain() {
             by.hypervisor.console.send();
         }
-    }
-
-    fn set_serial_line(&self, by: &FromCore<'_>, line: Level) {
-        let vintid = self.plan.layout.vuart_interrupt;
-        self.vgic.set_level(&mut self.spis.acquire(), vintid, line, by);
     }
 }

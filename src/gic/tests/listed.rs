@@ -24,7 +24,8 @@ fn marked() -> Machine {
 fn t75_registers_that_are_in_list_registers_are_known() {
     for offset in (0..GICD_BYTES).step_by(4) {
         let shows = (0x200..0x400).contains(&offset);
-        let changes = (0x180..0x400).contains(&offset);
+        let adds = (0x200..0x280).contains(&offset);
+        let changes = (0x180..0x400).contains(&offset) && !adds;
         assert_eq!(changes_list_registers(offset), changes || offset == 0);
         for frame in [0, GICR_SGI_BASE, GICR_BYTES + GICR_SGI_BASE] {
             assert_eq!(shows_list_registers(frame + offset), shows);

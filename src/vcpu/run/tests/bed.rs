@@ -21,7 +21,7 @@ use crate::plan::{Plan, VmPlan};
 use crate::psci::Psci;
 use crate::smccc::{Firmware, Workarounds};
 use crate::spec::vmsa::{HypAttributes, MemAttrEncoding};
-use crate::sync::Lock;
+use crate::sync::{Lock, OpenLock};
 use crate::vm::Vm;
 use crate::vm::bus::Bus;
 use crate::vm::lifecycle::{Change, Entry, Lifecycle};
@@ -159,7 +159,7 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
         memory,
         psci: Psci::new(&affinities),
         vgic,
-        spis: Lock::new(spis),
+        spis: OpenLock::new(spis),
         vits,
         serial: Lock::default(),
         bus: Bus::new(&plan.layout, plan.vcpus.len()),
@@ -252,6 +252,13 @@ impl Bed {
     pub fn state(&self) -> Vec<u64> {
         with(|core| core.list_registers.iter().map(|lr| lr.get()).filter(|lr| *lr != 0).collect())
     }
+}
+
+/// Lets vCPU 1 of VM 0 look at its work, as its core does when it is kicked.
+pub fn look_at_work(bed: &Bed) {
+    let mut other = Bed { vm: bed.vm, core: core(bed.core.hypervisor, 0, 1) };
+    assert_eq!(other.interrupt(0), None);
+    clear_events();
 }
 
 pub fn clear_events() {
