@@ -93,12 +93,12 @@ pub const fn shows_list_registers(offset: u64) -> bool {
 
 /// Returns whether a write at `offset` of GICD, or of a redistributor's second frame, may take
 /// something out of list registers, which the guest has to be able to rely on, so that
-/// [`Vgic::write_listed`] is what writes it: what [`shows_list_registers`] names but ISPENDR, which
-/// only adds, and what GICD_CTLR.RWP and GICR_CTLR.RWP stand for.
+/// [`Vgic::write_listed`] is what writes it: what [`shows_list_registers`] names, and what
+/// GICD_CTLR.RWP and GICR_CTLR.RWP stand for.
 #[must_use]
 #[inline(always)]
 pub const fn changes_list_registers(offset: u64) -> bool {
-    offset == gicd::CTLR || takes_out(offset)
+    offset == gicd::CTLR || disables_or_shows(offset)
 }
 
 /// Returns whether a write at `offset` of a redistributor's second frame is of this kind; GICR_CTLR
@@ -106,20 +106,21 @@ pub const fn changes_list_registers(offset: u64) -> bool {
 #[must_use]
 #[inline(always)]
 pub const fn changes_own_list_registers(offset: u64) -> bool {
-    takes_out(offset)
+    disables_or_shows(offset)
 }
 
 #[inline(always)]
-const fn takes_out(offset: u64) -> bool {
-    matches!(
-        BitRegister::at(offset & (gic::GICR_SGI_BASE - 1)),
-        Some(
-            BitRegister::ClearEnable
-                | BitRegister::ClearPending
-                | BitRegister::SetActive
-                | BitRegister::ClearActive
-        )
-    )
+const fn disables_or_shows(offset: u64) -> bool {
+    let register = BitRegister::at(offset & (gic::GICR_SGI_BASE - 1));
+    matches!(register, Some(BitRegister::ClearEnable)) || shows_list_registers(offset)
+}
+
+/// Returns whether such a write only adds to what list registers have, so that nobody waits for it:
+/// to ISPENDR. Asked after the two above, so that no other write pays for it.
+#[must_use]
+pub const fn only_adds(offset: u64) -> bool {
+    let register = BitRegister::at(offset & (gic::GICR_SGI_BASE - 1));
+    matches!(register, Some(BitRegister::SetPending))
 }
 
 /// Checks that a register takes an access (IHI 0069 H 12.1.3).

@@ -9,7 +9,7 @@
 use super::Core;
 use crate::arch;
 use crate::bits::{MmioError, Width};
-use crate::gic::Frame;
+use crate::gic::{self, Frame};
 use crate::id::VcpuId;
 use crate::spec::psci::AffinityState;
 
@@ -46,10 +46,16 @@ impl Core {
     ) -> Result<(), MmioError> {
         let vm = self.vm;
         let access = (offset, width);
+        let only_adds = gic::only_adds(offset);
         vm.change_spis(self.effects(), |token, effects| {
-            self.delivery.reconcile(&vm.vgic, token, &mut self.list_registers, effects);
+            if !only_adds {
+                self.delivery.reconcile(&vm.vgic, token, &mut self.list_registers, effects);
+            }
             vm.vgic.write_listed(token, frame, access, value, effects)
         })?;
+        if only_adds {
+            return Ok(());
+        }
         self.settle(vm.vgic.holders(frame, offset, value));
         Ok(())
     }

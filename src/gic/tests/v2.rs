@@ -220,20 +220,18 @@ fn t75_pending_and_active_bits_take_the_way_of_gicv3() {
     for offset in (ICENABLER..0x400).step_by(4).chain([0]) {
         let home = |offset| home(by, offset, Width::Word).unwrap();
         let written = home_of_write(by, offset, Width::Word).unwrap();
-        // Who adds waits for nobody.
-        let is_set_pending = (ISPENDR..ISPENDR + 0x80).contains(&offset);
         let holders = |frame, offset| bed.vgic.holders(frame, offset, u64::MAX);
         if offset == 0 {
             assert_eq!(written, Home::Vdist(0));
             assert!(changes_list_registers(0) && holders(Frame::Vdist, 0) == everybody);
         } else if offset & 0x7c != 0 {
             assert_eq!([home(offset), written], [Home::Vdist(offset); 2]);
-            assert_eq!(changes_list_registers(offset), !is_set_pending);
+            assert!(changes_list_registers(offset));
             assert_eq!(shows_list_registers(offset), offset >= ISPENDR);
         } else {
             let Home::Vredists(own) = home(offset) else { panic!("{offset:#x} is not banked") };
             assert_eq!(holders(Frame::Vredists, own), 1 << 1);
-            assert_eq!(changes_own_list_registers(own), !is_set_pending);
+            assert!(changes_own_list_registers(own));
             assert_eq!(shows_list_registers(own), offset >= ISPENDR);
             // Of these some bits are read-only, which GICv3 does not know.
             let is_pending = matches!(offset, ISPENDR | 0x280);
