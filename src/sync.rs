@@ -16,6 +16,7 @@
 
 use crate::arch;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex, TicketMutexGuard};
 
 /// Waits for a lock with `yield`: WFE would sleep through an unlock that sends no event, and
 /// `core::hint::spin_loop` is an ISB on this target.
@@ -29,14 +30,37 @@ impl spin::RelaxStrategy for Yield {
     }
 }
 
-/// A fair lock: cores get it in the order in which they asked.
-pub type Lock<T> = spin::mutex::TicketMutex<T, Yield>;
 /// Holds a [`Lock`] until dropped.
-pub type Guard<'a, T> = spin::mutex::TicketMutexGuard<'a, T, Yield>;
+pub type Guard<'a, T> = TicketMutexGuard<'a, T, Yield>;
 /// Holds an [`OpenLock`] until dropped.
-pub type OpenGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Yield>;
+pub type OpenGuard<'a, T> = SpinMutexGuard<'a, T, Yield>;
 /// A value that boot writes once.
 pub type Once<T> = spin::once::Once<T, Yield>;
+
+/// A fair lock: cores get it in the order in which they asked.
+#[derive(Debug, Default)]
+pub struct Lock<T>(TicketMutex<T, Yield>);
+
+impl<T> Lock<T> {
+    /// Makes a lock that nobody holds.
+    pub const fn new(value: T) -> Self {
+        Self(TicketMutex::new(value))
+    }
+    /// Waits for the lock, in the caller's own code: for the exits that guests make often.
+    #[inline(always)]
+    pub fn lock(&self) -> Guard<'_, T> {
+        self.0.lock()
+    }
+    /// Waits for the lock, in one place for all callers.
+    #[inline(never)]
+    pub fn acquire(&self) -> Guard<'_, T> {
+        self.0.lock()
+    }
+    /// Takes the lock unless somebody holds it.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.0.try_lock()
+    }
+}
 
 /// A lock that goes to whoever asks when it is free: to a core that runs. A [`Lock`] waits for the
 /// core whose turn it is, which need not run where cores share host cores (ADR 11).
@@ -45,7 +69,7 @@ pub type Once<T> = spin::once::Once<T, Yield>;
 /// who asks to.
 #[derive(Debug)]
 pub struct OpenLock<T> {
-    inner: spin::mutex::SpinMutex<T, Yield>,
+    inner: SpinMutex<T, Yield>,
     /// How often it has been given, modulo 2^32.
     given: AtomicU32,
     /// Whether it is kept for who goes first.
@@ -61,7 +85,7 @@ impl<T> OpenLock<T> {
     /// Makes a lock around a value.
     pub const fn new(value: T) -> Self {
         Self {
-            inner: spin::mutex::SpinMutex::new(value),
+            inner: SpinMutex::new(value),
             given: AtomicU32::new(0),
             is_kept: AtomicBool::new(false),
             first: Lock::new(()),

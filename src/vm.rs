@@ -117,7 +117,7 @@ impl Vm {
         self.reset_serial(by);
         // First, so that nobody goes on with its commands.
         if let Some(vits) = &self.vits {
-            vits.lock().reset();
+            vits.acquire().reset();
         }
         self.change_spis(*by, |token, effects| self.vgic.reset(token, effects));
     }

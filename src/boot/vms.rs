@@ -58,8 +58,7 @@ pub fn console(plan: &Plan) -> Console {
         partial_after_ticks: hz / 10,
         messages: TokenBucket::new(8, hz / 4),
     };
-    let names: Vec<_> = plan.vms.iter().map(|vm| vm.name.clone()).collect();
-    Console::new(config, &names)
+    Console::new(config, plan.vms.iter().map(|vm| vm.name.clone()).collect())
 }
 
 /// Builds every VM that can start.

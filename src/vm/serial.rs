@@ -51,7 +51,7 @@ impl Vm {
 
     /// Makes the PL011 as it is after reset, its line low: the GIC's models keep what lines carry.
     pub fn reset_serial(&self, by: &FromCore<'_>) {
-        let mut serial = self.serial.lock();
+        let mut serial = self.serial.acquire();
         *serial = Serial::default();
         let line = serial.line;
         self.set_serial_line(*by, serial, line);
@@ -75,10 +75,16 @@ impl Vm {
         by: &FromCore<'_>,
         access: impl FnOnce(&mut VirtualPl011, &mut GuestWire<'_>) -> R,
     ) -> R {
-        let console = &by.hypervisor.console;
-        let mut serial = self.serial.lock();
-        let mut wire = console.mux.wire(self.id);
+        let mut serial = self.serial.acquire();
+        let mut wire = by.hypervisor.console.mux.wire(self.id);
         let result = access(&mut serial.model, &mut wire);
+        self.follow(by, serial, &wire);
+        result
+    }
+
+    /// Carries on what an access has changed: the line, and what is on the wire.
+    #[inline(never)]
+    fn follow(&self, by: &FromCore<'_>, serial: Guard<'_, Serial>, wire: &GuestWire<'_>) {
         let line = serial.model.interrupt_level();
         if line != serial.line {
             self.set_serial_line(*by, serial, line);
@@ -86,8 +92,7 @@ impl Vm {
             drop(serial);
         }
         if wire.wants_drain() {
-            console.send();
+            by.hypervisor.console.send();
         }
-        result
     }
 }

@@ -97,7 +97,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
     ];
     with(|core| core.devices.extend(devices));
     let distributor = Distributor::v3(Registers::new(pa_range(GICD, 0x1_0000))).unwrap();
-    let names: Vec<_> = plan.vms.iter().map(|vm| vm.name.clone()).collect();
+    let names = plan.vms.iter().map(|vm| vm.name.clone()).collect();
     let config = Config {
         mode: Mode::Focus,
         escape: 0x1d,
@@ -106,7 +106,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         messages: TokenBucket::new(8, 1),
     };
     let uart = Uart::new(UartKind::Pl011, pa_range(UART, 0x1000));
-    let console = HostConsole::new(Console::new(config, &names), Some(uart));
+    let console = HostConsole::new(Console::new(config, names), Some(uart));
     let vms: Vec<_> = plan.vms.iter().zip(0..).map(|(vm, n)| make_vm(n, vm)).collect();
     let (pintid, vintid) = SPI;
     let hypervisor = Hypervisor {
