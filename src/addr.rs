@@ -26,16 +26,17 @@ pub trait Address: Copy + Ord + fmt::Debug {
     }
     /// Returns whether the address is a multiple of `align`, a power of two.
     fn is_aligned(self, align: u64) -> bool {
-        self.get() & (align - 1) == 0
+        self.get() & align.wrapping_sub(1) == 0
     }
     /// Rounds down to a multiple of `align`, a power of two.
     #[must_use]
     fn align_down(self, align: u64) -> Self {
-        Self::new(self.get() & !(align - 1))
+        Self::new(self.get() & !align.wrapping_sub(1))
     }
     /// Rounds up to a multiple of `align`, a power of two; `None` past the top.
     fn align_up(self, align: u64) -> Option<Self> {
-        Some(Self::new(self.get().checked_add(align - 1)? & !(align - 1)))
+        let rest = align.wrapping_sub(1);
+        Some(Self::new(self.get().checked_add(rest)? & !rest))
     }
     /// Returns the offset in the page.
     fn page_offset(self) -> u64 {
@@ -163,11 +164,12 @@ impl<A: Address> AddrRange<A> {
     #[must_use]
     pub fn hull(self, other: Self) -> Self {
         let start = self.start.min(other.start);
-        Self { start, size: self.end().max(other.end()).get() - start.get() }
+        // No end is in front of the first start.
+        Self { start, size: self.end().max(other.end()).get().wrapping_sub(start.get()) }
     }
     /// Returns whether start and size are multiples of `align`, a power of two.
     pub fn is_aligned(self, align: u64) -> bool {
-        self.start.is_aligned(align) && self.size & (align - 1) == 0
+        self.start.is_aligned(align) && self.size & align.wrapping_sub(1) == 0
     }
     /// Returns the smallest range of whole pages that covers this one.
     pub fn page_cover(self) -> Option<Self> {

@@ -30,10 +30,11 @@ use crate::id::VmId;
 use crate::sync::Lock;
 use alloc::boxed::Box;
 use core::fmt;
+use core::ops::DerefMut;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest::{Flow, Guest, Power, Shown};
 use heapless::String;
-use source::Source;
+use source::{Source, count};
 
 /// What starts a line of the hypervisor: the record separator, which terminals do not show.
 pub const HYPERVISOR_MARK: u8 = 0x1e;
@@ -110,6 +111,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Console {
     config: Config,
+    names: Box<[Name]>,
     out: Lock<drain::Out>,
     guests: Box<[Lock<Guest>]>,
     log: Lock<Log>,
@@ -129,30 +131,29 @@ impl Console {
     /// Makes a console for VMs of these names, in the order of their [`VmId`]s, all off. This
     /// allocates; nothing else does.
     #[must_use]
-    pub fn new(config: Config, names: &[Name]) -> Self {
+    pub fn new(config: Config, names: Box<[Name]>) -> Self {
         let ring_bytes = config.ring_bytes.max(2 * LINE_BYTES_MAX);
         let shown = if config.mode == Mode::Tagged { Shown::Lines } else { Shown::Later };
-        let guest = |name: &Name| {
-            Lock::new(Guest::new(name.clone(), ring_bytes, shown, config.messages.clone()))
-        };
+        let guest = |_| Lock::new(Guest::new(ring_bytes, shown, config.messages.clone()));
         Self {
             out: Lock::default(),
             guests: names.iter().map(guest).collect(),
             log: Lock::new(Log { source: Source::new(ring_bytes), missed: 0 }),
             freed: AtomicU64::new(0),
+            names,
             config,
         }
     }
 
     /// Takes a byte that a guest sends. Follow with [`Self::drain`].
     pub fn push_guest(&self, vm: VmId, byte: u8) -> Push {
-        self.with_guest(vm, |guest| guest.send(byte)).unwrap_or(Push::Full)
+        self.guest(vm).map_or(Push::Full, |mut guest| guest.send(byte))
     }
 
     /// Returns how many bytes of a guest there is room for.
     #[must_use]
     pub fn room(&self, vm: VmId) -> usize {
-        self.with_guest(vm, |guest| guest.room()).unwrap_or(0)
+        self.guest(vm).map_or(0, |guest| guest.room())
     }
 
     /// Returns a VM that may have waited for room and has it now, once: refresh its UART. Ask
@@ -183,17 +184,16 @@ impl Console {
     /// After a loss nothing more is taken until half of the ring is free, and then how much was
     /// lost: so there is one gap, with its size in its place.
     pub fn log(&self, message: fmt::Arguments<'_>) {
-        self.log.lock().add(message);
+        self.log.acquire().add(message);
     }
 
     /// Puts a line on the log that a VM has caused, behind its name, unless that VM has caused too
     /// many of late. What is kept back is counted, and told with the next that goes out.
     pub fn log_for(&self, vm: VmId, now_ticks: u64, message: fmt::Arguments<'_>) {
-        let admitted = self.with_guest(vm, |guest| match guest.messages.admit(now_ticks) {
-            Admission::Yes { kept_back } => Some((guest.name.clone(), kept_back)),
-            Admission::No => None,
-        });
-        let Some((name, kept_back)) = admitted.flatten() else { return };
+        let Some(mut guest) = self.guest(vm) else { return };
+        let Admission::Yes { kept_back } = guest.messages.admit(now_ticks) else { return };
+        drop(guest);
+        let name = self.name(vm);
         if kept_back > 0 {
             self.log(format_args!("{name}: {kept_back} messages dropped"));
         }
@@ -202,7 +202,7 @@ impl Console {
 
     /// Takes a byte of input from the serial port.
     pub fn receive(&self, byte: u8) -> Input {
-        let mut out = self.out.lock();
+        let mut out = self.out.acquire();
         if byte == self.config.escape {
             return self.next_running(out.focus).map_or(Input::Ignored, |vm| {
                 self.move_focus(&mut out, vm);
@@ -210,17 +210,17 @@ impl Console {
             });
         }
         let Some(vm) = out.focus else { return Input::Ignored };
-        self.with_guest(vm, |guest| guest.receive(vm, byte)).unwrap_or(Input::Ignored)
+        self.guest(vm).map_or(Input::Ignored, |mut guest| guest.receive(vm, byte))
     }
 
     /// Says that a VM runs, or runs anew: input for what ran before is gone. It gets the focus when
     /// nobody has it.
     pub fn started(&self, vm: VmId) {
-        let mut out = self.out.lock();
+        let mut out = self.out.acquire();
         let is_taken = out.focus.is_some_and(|focus| self.is_running(focus));
-        if self.with_guest(vm, Guest::start).is_none() {
-            return;
-        }
+        let Some(mut guest) = self.guest(vm) else { return };
+        guest.start();
+        drop(guest);
         match out.focus {
             None => self.set_focus(&mut out, vm),
             Some(focus) if !is_taken && focus != vm => {
@@ -235,10 +235,10 @@ impl Console {
     /// Says that a VM runs no more, and not that it starts again. The focus moves on from it once
     /// its last bytes are out.
     pub fn stopped(&self, vm: VmId) {
-        let mut out = self.out.lock();
-        if self.with_guest(vm, |guest| guest.power = Power::Off).is_none() {
-            return;
-        }
+        let mut out = self.out.acquire();
+        let Some(mut guest) = self.guest(vm) else { return };
+        guest.power = Power::Off;
+        drop(guest);
         if out.focus == Some(vm)
             && let Some(next) = self.next_running(out.focus)
         {
@@ -250,15 +250,15 @@ impl Console {
     /// Returns the VM that input goes to.
     #[must_use]
     pub fn focus(&self) -> Option<VmId> {
-        self.out.lock().focus
+        self.out.acquire().focus
     }
 
     /// Returns what a VM has done; what the log has, for `None`.
     #[must_use]
     pub fn counters(&self, vm: Option<VmId>) -> Counters {
         match vm {
-            None => self.log.lock().source.counters,
-            Some(vm) => self.with_guest(vm, |guest| guest.source.counters).unwrap_or_default(),
+            None => self.log.acquire().source.counters,
+            Some(vm) => self.guest(vm).map_or_else(Counters::default, |g| g.source.counters),
         }
     }
 
@@ -276,7 +276,7 @@ impl Console {
         }
         for other in self.all() {
             let shown = if other == vm { Shown::Bytes } else { Shown::Later };
-            if self.with_guest(other, |guest| guest.show(shown)) == Some(Flow::Freed) {
+            if self.guest(other).is_some_and(|mut guest| guest.show(shown) == Flow::Freed) {
                 self.has_room(other);
             }
         }
@@ -285,11 +285,10 @@ impl Console {
     /// Says who has the focus, and that nobody asked for it where it is because another one is off:
     /// who counts key presses and answers must not take this for an answer.
     fn announce(&self, vm: VmId, off: Option<VmId>) {
-        let name = |vm| self.with_guest(vm, |guest| guest.name.clone());
-        match (name(vm), off.and_then(name)) {
-            (Some(name), None) => self.log(format_args!("console: {name}")),
-            (Some(name), Some(off)) => self.log(format_args!("console: {name} ({off} is off)")),
-            (None, _) => {}
+        let name = self.name(vm);
+        match off {
+            None => self.log(format_args!("console: {name}")),
+            Some(off) => self.log(format_args!("console: {name} ({} is off)", self.name(off))),
         }
     }
 
@@ -300,21 +299,31 @@ impl Console {
 
     /// Returns the running VM that follows the one with the focus, which may be that one itself.
     fn next_running(&self, focus: Option<VmId>) -> Option<VmId> {
-        let after = focus.map_or(0, |vm| vm.index() + 1);
-        let (before, behind) = (self.all().take(after), self.all().skip(after));
-        behind.chain(before).find(|vm| self.is_running(*vm))
+        let mut first = None;
+        for vm in self.all().filter(|vm| self.is_running(*vm)) {
+            if Some(vm) > focus {
+                return Some(vm);
+            }
+            first = first.or(Some(vm));
+        }
+        first
     }
 
     fn is_running(&self, vm: VmId) -> bool {
-        self.with_guest(vm, |guest| guest.power == Power::Running) == Some(true)
+        self.guest(vm).is_some_and(|guest| guest.power == Power::Running)
     }
 
     fn all(&self) -> impl Iterator<Item = VmId> {
         (0u8..).map(VmId::new).take(self.guests.len())
     }
 
-    fn with_guest<R>(&self, vm: VmId, look: impl FnOnce(&mut Guest) -> R) -> Option<R> {
-        Some(look(&mut self.guests.get(vm.index())?.lock()))
+    fn name(&self, vm: VmId) -> &str {
+        self.names.get(vm.index()).map_or("", Name::as_str)
+    }
+
+    /// Locks a VM's side.
+    fn guest(&self, vm: VmId) -> Option<impl DerefMut<Target = Guest>> {
+        Some(self.guests.get(vm.index())?.acquire())
     }
 }
 
@@ -330,8 +339,8 @@ impl Log {
 
     fn push(&mut self, message: fmt::Arguments<'_>) {
         if self.missed > 0 || self.source.push_line(message) == Push::Full {
-            self.source.counters.dropped += 1;
-            self.missed += 1;
+            count(&mut self.source.counters.dropped, 1);
+            count(&mut self.missed, 1);
         }
     }
 }

@@ -27,7 +27,9 @@ pub mod fake;
 mod tests;
 
 pub use delivery::{Delivery, Flush, ListRegisters};
-pub use listed::{Frame, changes_list_registers, changes_own_list_registers, shows_list_registers};
+pub use listed::{
+    Frame, changes_list_registers, changes_own_list_registers, only_adds, shows_list_registers,
+};
 pub use look::Asked;
 pub use lpi::{GuestTables, Unreadable};
 pub use sgi::SgiRegister;

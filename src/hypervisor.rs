@@ -86,8 +86,9 @@ impl Hypervisor {
             let LoadCost { scrub_ticks, hash_ticks, copy_ticks, clean_ticks, .. } = cost;
             let LoadCost { image_bytes, memory_bytes, .. } = cost;
             // What grows with the size of images and memory is told apart from what does not.
-            let loading = scrub_ticks + hash_ticks + copy_ticks + clean_ticks;
-            let ticks = arch::counter().wrapping_sub(asked_at_ticks).wrapping_sub(loading);
+            let loading = [scrub_ticks, hash_ticks, copy_ticks, clean_ticks];
+            let all = arch::counter().wrapping_sub(asked_at_ticks);
+            let ticks = loading.into_iter().fold(all, u64::wrapping_sub);
             let what = if scrub_ticks > 0 { "start" } else { "reset" };
             log::info!(
                 target: "vm",
@@ -166,12 +167,12 @@ pub fn get() -> Option<&'static Hypervisor> {
 
 /// Gives the lines of the boot a port.
 pub fn set_early_port(port: Uart) {
-    *EARLY_PORT.lock() = Some(port);
+    *EARLY_PORT.acquire() = Some(port);
 }
 
 /// Takes the port back for the console.
 pub fn take_early_port() -> Option<Uart> {
-    EARLY_PORT.lock().take()
+    EARLY_PORT.acquire().take()
 }
 
 /// Ends a boot that cannot go on: the line that says why is out.
@@ -196,7 +197,7 @@ impl log::Log for Logger {
         if let Some(hypervisor) = get() {
             hypervisor.console.mux.log(line);
             hypervisor.console.send();
-        } else if let Some(port) = EARLY_PORT.lock().as_mut() {
+        } else if let Some(port) = EARLY_PORT.acquire().as_mut() {
             write_line(port, line);
         }
     }

@@ -15,6 +15,8 @@
 #![forbid(unsafe_code)]
 
 use crate::arch;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex, TicketMutexGuard};
 
 /// Waits for a lock with `yield`: WFE would sleep through an unlock that sends no event, and
 /// `core::hint::spin_loop` is an ISB on this target.
@@ -28,9 +30,176 @@ impl spin::RelaxStrategy for Yield {
     }
 }
 
-/// A fair lock: cores get it in the order in which they asked.
-pub type Lock<T> = spin::mutex::TicketMutex<T, Yield>;
 /// Holds a [`Lock`] until dropped.
-pub type Guard<'a, T> = spin::mutex::TicketMutexGuard<'a, T, Yield>;
+pub type Guard<'a, T> = TicketMutexGuard<'a, T, Yield>;
+/// Holds an [`OpenLock`] until dropped.
+pub type OpenGuard<'a, T> = SpinMutexGuard<'a, T, Yield>;
 /// A value that boot writes once.
 pub type Once<T> = spin::once::Once<T, Yield>;
+
+/// A fair lock: cores get it in the order in which they asked.
+#[derive(Debug, Default)]
+pub struct Lock<T>(TicketMutex<T, Yield>);
+
+impl<T> Lock<T> {
+    /// Makes a lock that nobody holds.
+    pub const fn new(value: T) -> Self {
+        Self(TicketMutex::new(value))
+    }
+    /// Waits for the lock, in the caller's own code: for the exits that guests make often.
+    #[inline(always)]
+    pub fn lock(&self) -> Guard<'_, T> {
+        self.0.lock()
+    }
+    /// Waits for the lock, in one place for all callers.
+    #[inline(never)]
+    pub fn acquire(&self) -> Guard<'_, T> {
+        self.0.lock()
+    }
+    /// Takes the lock unless somebody holds it.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.0.try_lock()
+    }
+}
+
+/// A lock that goes to whoever asks when it is free: to a core that runs. A [`Lock`] waits for the
+/// core whose turn it is, which need not run where cores share host cores (ADR 11).
+///
+/// Waiting is bounded all the same: who has seen others get it often enough goes first, as does
+/// who asks to.
+#[derive(Debug)]
+pub struct OpenLock<T> {
+    inner: SpinMutex<T, Yield>,
+    /// How often it has been given, modulo 2^32.
+    given: AtomicU32,
+    /// Whether it is kept for who goes first.
+    is_kept: AtomicBool,
+    /// Those who go first, one after the other.
+    first: Lock<()>,
+}
+
+impl<T> OpenLock<T> {
+    /// How often others get it before who waits goes first.
+    const OTHERS_MAX: u32 = 64;
+
+    /// Makes a lock around a value.
+    pub const fn new(value: T) -> Self {
+        Self {
+            inner: SpinMutex::new(value),
+            given: AtomicU32::new(0),
+            is_kept: AtomicBool::new(false),
+            first: Lock::new(()),
+        }
+    }
+
+    /// Waits for the lock.
+    #[inline(always)]
+    pub fn lock(&self) -> OpenGuard<'_, T> {
+        self.try_lock().unwrap_or_else(|| self.wait())
+    }
+
+    /// Waits for the lock and goes before all who do not ask for that: each of those gets it once
+    /// more at most.
+    #[cold]
+    #[inline(never)]
+    pub fn lock_first(&self) -> OpenGuard<'_, T> {
+        let _turn = self.first.lock();
+        self.is_kept.store(true, Relaxed);
+        let guard = loop {
+            match self.inner.try_lock() {
+                Some(guard) => break guard,
+                None => arch::relax(),
+            }
+        };
+        self.is_kept.store(false, Relaxed);
+        self.count();
+        guard
+    }
+
+    /// Takes the lock if it is free, and kept for nobody.
+    #[inline(always)]
+    pub fn try_lock(&self) -> Option<OpenGuard<'_, T>> {
+        if self.is_kept.load(Relaxed) {
+            return None;
+        }
+        let guard = self.inner.try_lock()?;
+        self.count();
+        Some(guard)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait(&self) -> OpenGuard<'_, T> {
+        let since = self.given.load(Relaxed);
+        while !self.has_waited_enough(since) {
+            arch::relax();
+            // Looks before it tries: who tries makes the holder wait for the cache line.
+            if !self.inner.is_locked()
+                && let Some(guard) = self.try_lock()
+            {
+                return guard;
+            }
+        }
+        self.lock_first()
+    }
+
+    fn has_waited_enough(&self, since: u32) -> bool {
+        self.given.load(Relaxed).wrapping_sub(since) > Self::OTHERS_MAX
+    }
+
+    /// Counts, by its holder, that the lock was given.
+    #[inline(always)]
+    fn count(&self) {
+        self.given.store(self.given.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holds_an_open_lock_at_a_time() {
+        const ROUNDS: u64 = 5_000;
+        let lock = &OpenLock::new((0u64, 0u64));
+        std::thread::scope(|scope| {
+            for n in 0..4 {
+                scope.spawn(move || {
+                    for _ in 0..ROUNDS {
+                        let mut guard = if n == 0 { lock.lock_first() } else { lock.lock() };
+                        guard.0 += 1;
+                        std::thread::yield_now();
+                        guard.1 += 1;
+                        assert_eq!(guard.0, guard.1);
+                    }
+                });
+            }
+        });
+        assert_eq!(*lock.lock(), (4 * ROUNDS, 4 * ROUNDS));
+        assert!(!lock.is_kept.load(Relaxed));
+    }
+
+    #[test]
+    fn open_lock_is_kept_for_who_goes_first() {
+        let lock = OpenLock::new(());
+        lock.is_kept.store(true, Relaxed);
+        assert!(lock.try_lock().is_none(), "it is free");
+        drop(lock.lock_first());
+        assert!(lock.try_lock().is_some());
+    }
+
+    /// However the others do it, who waits sees them get the lock so often and no more.
+    #[test]
+    fn who_waits_for_an_open_lock_goes_first_in_the_end() {
+        let lock = OpenLock::new(());
+        let before = u32::MAX - 10;
+        lock.given.store(before, Relaxed);
+        for _ in 0..64 {
+            assert!(!lock.has_waited_enough(before));
+            drop(lock.lock());
+        }
+        assert!(!lock.has_waited_enough(before));
+        drop(lock.lock_first());
+        assert!(lock.has_waited_enough(before));
+    }
+}

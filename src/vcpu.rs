@@ -78,6 +78,7 @@ impl Next {
 
 /// A core's effect on the vCPUs of a VM: it kicks them, but never itself, for it looks at its own
 /// work before it enters.
+#[derive(Clone, Copy)]
 pub struct FromCore<'a> {
     /// The VM whose vCPUs are meant.
     pub vm: &'a Vm,
@@ -122,7 +123,7 @@ impl Effects for FromCore<'_> {
 #[inline(never)]
 fn control_lpis(vm: &Vm, own: Option<VcpuId>, hypervisor: &Hypervisor, write: (VcpuId, u32)) {
     let by = FromCore { vm, own, hypervisor };
-    vm.vgic.control_lpis(&mut vm.spis.lock(), write, (vm, &by));
+    vm.change_spis(by, |token, effects| vm.vgic.control_lpis(token, write, (vm, effects)));
 }
 
 impl Core {

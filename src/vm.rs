@@ -8,6 +8,7 @@ pub mod bus;
 pub mod lifecycle;
 pub mod load;
 pub mod serial;
+pub mod spis;
 mod tables;
 
 use crate::addr::{Address, Ipa, IpaRange};
@@ -18,7 +19,7 @@ use crate::memory::guest::GuestMemory;
 use crate::plan::VmPlan;
 use crate::psci::Psci;
 use crate::psci::Start;
-use crate::sync::Lock;
+use crate::sync::{Lock, OpenLock};
 use crate::vcpu::FromCore;
 use alloc::boxed::Box;
 use bus::Bus;
@@ -42,7 +43,7 @@ pub struct Vm {
     /// Its interrupt controller.
     pub vgic: Vgic,
     /// The lock under which its SPIs change.
-    pub spis: Lock<SpiToken>,
+    pub spis: OpenLock<SpiToken>,
     /// Its ITS, where it has one.
     pub vits: Option<Lock<Vits>>,
     /// Its console port.
@@ -91,9 +92,9 @@ impl Vm {
         }
     }
 
-    /// Kicks every vCPU of the set (bit n = vCPU n) but `except`.
-    pub fn kick_all(&self, vcpus: u64, except: VcpuId) {
-        let mut left = vcpus & !(1 << except.get());
+    /// Kicks every vCPU of the set (bit n = vCPU n).
+    pub fn kick_each(&self, vcpus: u64) {
+        let mut left = vcpus;
         while left != 0 {
             let n = left.trailing_zeros();
             left &= left - 1;
@@ -116,9 +117,9 @@ impl Vm {
         self.reset_serial(by);
         // First, so that nobody goes on with its commands.
         if let Some(vits) = &self.vits {
-            vits.lock().reset();
+            vits.acquire().reset();
         }
-        self.vgic.reset(&mut self.spis.lock(), by);
+        self.change_spis(*by, |token, effects| self.vgic.reset(token, effects));
     }
 
     /// Fills the memory and lets vCPU 0 begin. Only the leader of a start calls this.

@@ -25,7 +25,7 @@ use crate::psci::Psci;
 use crate::sort::sort_by_key;
 use crate::spec::size::Size;
 use crate::spec::vmsa::{Geometry, HypAttributes, Stage2Attributes};
-use crate::sync::Lock;
+use crate::sync::{Lock, OpenLock};
 use crate::vcpu::Core;
 use crate::vm::Vm;
 use crate::vm::bus::Bus;
@@ -58,8 +58,7 @@ pub fn console(plan: &Plan) -> Console {
         partial_after_ticks: hz / 10,
         messages: TokenBucket::new(8, hz / 4),
     };
-    let names: Vec<_> = plan.vms.iter().map(|vm| vm.name.clone()).collect();
-    Console::new(config, &names)
+    Console::new(config, plan.vms.iter().map(|vm| vm.name.clone()).collect())
 }
 
 /// Builds every VM that can start.
@@ -155,7 +154,7 @@ impl Builder<'_> {
             memory,
             psci: Psci::new(&affinities),
             vgic,
-            spis: Lock::new(spis),
+            spis: OpenLock::new(spis),
             vits,
             serial: Lock::default(),
             bus,

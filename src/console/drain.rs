@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::filter::Filter;
-use super::guest::{Flow, Guest};
+use super::guest::Flow;
 use super::source::Source;
 use super::{Console, HYPERVISOR_MARK, LINE_BYTES_MAX, Mode, NAME_BYTES_MAX};
 use crate::id::VmId;
@@ -145,7 +145,7 @@ impl Console {
         budget_bytes: usize,
         now_ticks: u64,
     ) -> Drained {
-        let mut out = self.out.lock();
+        let mut out = self.out.acquire();
         let mut drain = Drain { console: self, out: &mut out };
         let drained = drain.send(port, budget_bytes, now_ticks);
         let wanted = if drained == Drained::MoreLeft { Switch::On } else { Switch::Off };
@@ -156,15 +156,33 @@ impl Console {
         drained
     }
 
-    /// Looks at what somebody has to say, and notes when that makes room for a guest that waits.
-    fn with_source<R>(&self, speaker: Speaker, look: impl FnOnce(&mut Source) -> R) -> Option<R> {
-        let Speaker::Guest(vm) = speaker else { return Some(look(&mut self.log.lock().source)) };
-        let look = |guest: &mut Guest| (look(&mut guest.source), guest.update_flow());
-        let (seen, flow) = self.with_guest(vm, look)?;
-        if flow == Flow::Freed {
+    /// Takes from what somebody has to say, and notes when that makes room for a guest that waits.
+    fn take_from<R>(&self, speaker: Speaker, take: impl FnOnce(&mut Source) -> R) -> Option<R> {
+        let Speaker::Guest(vm) = speaker else {
+            return Some(take(&mut self.log.acquire().source));
+        };
+        let mut guest = self.guest(vm)?;
+        let taken = take(&mut guest.source);
+        if guest.update_flow() == Flow::Freed {
             self.has_room(vm);
         }
-        Some(seen)
+        Some(taken)
+    }
+
+    /// Returns how many bytes somebody has to say, and whether the end of a line is among them.
+    fn waiting(&self, speaker: Speaker) -> (usize, bool) {
+        let of = |source: &Source| (source.len(), source.has_line());
+        match speaker {
+            Speaker::Log => of(&self.log.acquire().source),
+            Speaker::Guest(vm) => self.guest(vm).map_or((0, false), |guest| of(&guest.source)),
+        }
+    }
+
+    /// Returns when somebody's unfinished line is to go out as it is, `None` where there is none:
+    /// the log's lines are whole.
+    fn partial_due(&self, speaker: Speaker, now_ticks: u64) -> Option<u64> {
+        let Speaker::Guest(vm) = speaker else { return None };
+        self.guest(vm)?.source.partial_due(now_ticks, self.config.partial_after_ticks)
     }
 }
 
@@ -193,7 +211,7 @@ impl Drain<'_> {
                 return Drained::MoreLeft;
             }
             budget -= 1;
-            self.out.sent += 1;
+            self.out.sent = self.out.sent.saturating_add(1);
         }
     }
 
@@ -212,12 +230,12 @@ impl Drain<'_> {
         if open.is_some_and(is_kept) {
             return self.grow(open, now_ticks);
         }
-        let round = self.console.guests.len() + 1;
+        let round = self.console.guests.len().saturating_add(1);
         for step in 0..round {
-            let place = (self.out.turn + step) % round;
+            let place = self.out.turn.saturating_add(step) % round;
             let Some(speaker) = speaker_at(place) else { continue };
             let is_open = open.is_some_and(|(open, _)| open == speaker);
-            if !is_open && (self.can_finish(speaker, 0) || self.is_overdue(speaker, now_ticks)) {
+            if !is_open && self.due(speaker, now_ticks).is_some_and(|due| due <= now_ticks) {
                 self.out.turn = place + 1;
                 self.stage_line(speaker);
                 return self.hold(now_ticks, Line::New);
@@ -230,7 +248,7 @@ impl Drain<'_> {
     /// Adds what has come to the open line.
     fn grow(&mut self, open: Option<(Speaker, usize)>, now_ticks: u64) {
         if let Some((speaker, _)) = open
-            && self.console.with_source(speaker, |source| source.len() > 0) == Some(true)
+            && self.console.waiting(speaker).0 > 0
         {
             self.stage_line(speaker);
             self.hold(now_ticks, Line::Same);
@@ -251,7 +269,7 @@ impl Drain<'_> {
     /// what says that the focus has moved is in front of the first byte that follows from it.
     fn stage_focus(&mut self) {
         self.end_last_words();
-        if self.console.log.lock().source.has_line() {
+        if self.console.waiting(Speaker::Log).1 {
             self.stage_line(Speaker::Log);
         } else if let Some(vm) = self.out.last_words.or(self.out.focus) {
             self.stage_raw(Speaker::Guest(vm));
@@ -268,7 +286,7 @@ impl Drain<'_> {
                 0
             }
         };
-        let line = self.console.with_source(speaker, |source| self.out.put_text(source, columns));
+        let line = self.console.take_from(speaker, |source| self.out.put_text(source, columns));
         let Some((columns, is_whole)) = line else { return };
         self.out.open = Some((speaker, columns));
         if is_whole {
@@ -280,17 +298,15 @@ impl Drain<'_> {
         match speaker {
             Speaker::Log => self.out.put(&[HYPERVISOR_MARK]),
             Speaker::Guest(vm) => {
-                self.console.with_guest(vm, |guest| {
-                    self.out.put(guest.name.as_bytes());
-                    self.out.put(TAG_END);
-                });
+                self.out.put(self.console.name(vm).as_bytes());
+                self.out.put(TAG_END);
             }
         }
     }
 
     /// Stages bytes of a guest as they are.
     fn stage_raw(&mut self, speaker: Speaker) {
-        self.console.with_source(speaker, |source| {
+        self.console.take_from(speaker, |source| {
             for byte in core::iter::from_fn(|| source.pop()).take(LINE_BYTES_MAX) {
                 self.out.filter.next(byte);
                 self.out.put(&[byte]);
@@ -302,7 +318,7 @@ impl Drain<'_> {
     /// Says that the focus has moved, once the VM that lost it has nothing left to show.
     fn end_last_words(&mut self) {
         if let Some(vm) = self.out.last_words
-            && self.console.with_source(Speaker::Guest(vm), |source| source.len()).unwrap_or(0) == 0
+            && self.console.waiting(Speaker::Guest(vm)).0 == 0
         {
             self.out.no_last_words();
             if let Some(focus) = self.out.focus {
@@ -316,14 +332,8 @@ impl Drain<'_> {
         if self.console.config.mode == Mode::Focus {
             return Drained::Empty;
         }
-        let after = self.console.config.partial_after_ticks;
-        let due = |source: &mut Source| {
-            let is_ready = source.has_line() || source.len() >= LINE_BYTES_MAX;
-            if is_ready { Some(now_ticks) } else { source.partial_due(now_ticks, after) }
-        };
         let speakers = (0..=self.console.guests.len()).filter_map(speaker_at);
-        let due =
-            speakers.filter_map(|speaker| self.console.with_source(speaker, due).flatten()).min();
+        let due = speakers.filter_map(|speaker| self.due(speaker, now_ticks)).min();
         // An open line keeps back what is ready.
         let until = if self.out.open.is_some() { self.out.open_until_ticks } else { 0 };
         due.map_or(Drained::Empty, |due| Drained::HeldUntil(due.max(until)))
@@ -331,19 +341,17 @@ impl Drain<'_> {
 
     /// Returns whether a source has the end of a line, or so much that the line is full.
     fn can_finish(&self, speaker: Speaker, columns: usize) -> bool {
-        let is_enough = |source: &mut Source| {
-            source.has_line() || source.len() >= LINE_BYTES_MAX.saturating_sub(columns).max(1)
-        };
-        self.console.with_source(speaker, is_enough) == Some(true)
+        let (bytes, has_line) = self.console.waiting(speaker);
+        has_line || bytes >= LINE_BYTES_MAX.saturating_sub(columns).max(1)
     }
 
-    fn is_overdue(&self, speaker: Speaker, now_ticks: u64) -> bool {
-        let after = self.console.config.partial_after_ticks;
-        if speaker == Speaker::Log {
-            return false;
+    /// Returns when a source is to have its turn: now, or when its unfinished line has waited long
+    /// enough.
+    fn due(&self, speaker: Speaker, now_ticks: u64) -> Option<u64> {
+        if self.can_finish(speaker, 0) {
+            return Some(now_ticks);
         }
-        let due = self.console.with_source(speaker, |source| source.partial_due(now_ticks, after));
-        due.flatten().is_some_and(|due| due <= now_ticks)
+        self.console.partial_due(speaker, now_ticks)
     }
 }
 

@@ -7,8 +7,8 @@
 use super::filter::{Filter, Verdict};
 use super::pl011::{Received, Wire};
 use super::ring::Ring;
-use super::source::Source;
-use super::{Console, HYPERVISOR_MARK, Input, Name, Push, ROOM_LOW, TokenBucket};
+use super::source::{Source, count};
+use super::{Console, HYPERVISOR_MARK, Input, Push, ROOM_LOW, TokenBucket};
 use crate::id::VmId;
 use core::cell::Cell;
 
@@ -44,7 +44,6 @@ pub(super) enum Shown {
 
 #[derive(Debug)]
 pub(super) struct Guest {
-    pub(super) name: Name,
     pub(super) source: Source,
     pub(super) filter: Filter,
     input: Ring,
@@ -58,9 +57,8 @@ pub(super) struct Guest {
 
 impl Guest {
     /// Makes the console of a VM that is off, with `ring_bytes` for its output. This allocates.
-    pub(super) fn new(name: Name, ring_bytes: usize, shown: Shown, messages: TokenBucket) -> Self {
+    pub(super) fn new(ring_bytes: usize, shown: Shown, messages: TokenBucket) -> Self {
         Self {
-            name,
             source: Source::new(ring_bytes),
             filter: Filter::default(),
             input: Ring::new(INPUT_BYTES),
@@ -88,7 +86,7 @@ impl Guest {
             Shown::Bytes | Shown::Later => Verdict::Keep,
         };
         if verdict == Verdict::Remove {
-            self.source.counters.removed += 1;
+            count(&mut self.source.counters.removed, 1);
             return Push::Accepted;
         }
         if self.shown == Shown::Later {
@@ -144,7 +142,7 @@ impl Guest {
         if self.input.push(byte) {
             return Input::ToVm(vm);
         }
-        self.source.counters.input_dropped += 1;
+        count(&mut self.source.counters.input_dropped, 1);
         self.gap = self.gap.or(Some(self.input.len()));
         Input::Overflow(vm)
     }
@@ -190,6 +188,6 @@ impl Wire for GuestWire<'_> {
         room
     }
     fn receive(&mut self) -> Option<Received> {
-        self.console.with_guest(self.vm, Guest::take_input)?
+        self.console.guest(self.vm)?.take_input()
     }
 }

@@ -94,13 +94,11 @@ impl VirtualPl011 {
         wire: &mut impl Wire,
     ) -> Result<u64, MmioError> {
         check(offset, width)?;
-        if matches!(offset, DR | FR | RIS | MIS) {
-            self.refresh(wire);
-        }
+        let room = if matches!(offset, DR | FR | RIS | MIS) { self.look(wire) } else { 0 };
         let value = match offset {
             DR => self.take(wire),
             RSR_ECR => self.rsr,
-            FR => self.flags(wire),
+            FR => self.flags(room),
             ILPR => self.ilpr,
             IBRD => self.ibrd,
             FBRD => self.fbrd,
@@ -153,13 +151,20 @@ impl VirtualPl011 {
     /// Looks at the wire: takes input that the FIFO has room for, sees room for output. For when
     /// input has come or room was made while the guest did something else.
     pub fn refresh(&mut self, wire: &mut impl Wire) {
-        let transmit = self.transmit_fill(wire);
+        self.look(wire);
+    }
+
+    /// Does what [`Self::refresh`] does, and returns the room for output.
+    fn look(&mut self, wire: &mut impl Wire) -> usize {
+        let room = wire.room();
+        let transmit = self.transmit_fill(room);
         // The interrupt rises when the fill passes down through the level, not while it is low.
         if self.transmit == Fill::High && transmit == Fill::Low {
             self.raised |= INT_TX;
         }
         self.transmit = transmit;
         self.fill(wire);
+        room
     }
 
     /// Returns what UARTINTR carries.
@@ -177,7 +182,7 @@ impl VirtualPl011 {
         wire.send(byte);
         // The byte passed through the FIFO. Where that leaves it over its level, the interrupt
         // has to wait for room.
-        self.transmit = self.transmit_fill(wire);
+        self.transmit = self.transmit_fill(wire.room());
         match self.transmit {
             Fill::Low => self.raised |= INT_TX,
             Fill::High => self.raised &= !INT_TX,
@@ -211,8 +216,7 @@ impl VirtualPl011 {
         }
     }
 
-    fn flags(&self, wire: &impl Wire) -> u16 {
-        let room = wire.room();
+    fn flags(&self, room: usize) -> u16 {
         let receive = match self.fifo.len() {
             0 => FR_RXFE,
             len if len >= self.depth() => FR_RXFF,
@@ -234,8 +238,8 @@ impl VirtualPl011 {
         if self.fifo.is_empty() { self.raised } else { self.raised | INT_RT }
     }
 
-    fn transmit_fill(&self, wire: &impl Wire) -> Fill {
-        let fill = self.depth().saturating_sub(wire.room());
+    fn transmit_fill(&self, room: usize) -> Fill {
+        let fill = self.depth().saturating_sub(room);
         let level = if self.has_fifos() { level_bytes(self.ifls) } else { 0 };
         if fill <= level { Fill::Low } else { Fill::High }
     }

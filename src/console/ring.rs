@@ -29,26 +29,26 @@ impl Ring {
     }
     /// Returns how many bytes can still be pushed.
     pub(super) fn room(&self) -> usize {
-        self.bytes.len() - self.len
+        self.bytes.len().saturating_sub(self.len)
     }
 
     /// Adds a byte; returns whether there was room.
     pub(super) fn push(&mut self, byte: u8) -> bool {
         let at = self.place(self.len);
-        if self.room() == 0 {
-            return false;
-        }
-        if let Some(slot) = self.bytes.get_mut(at) {
+        if self.len < self.bytes.len()
+            && let Some(slot) = self.bytes.get_mut(at)
+        {
             *slot = byte;
             self.len += 1;
+            return true;
         }
-        true
+        false
     }
     /// Takes the oldest byte.
     pub(super) fn pop(&mut self) -> Option<u8> {
         let byte = self.peek(0)?;
         self.head = self.place(1);
-        self.len -= 1;
+        self.len = self.len.saturating_sub(1);
         Some(byte)
     }
     /// Returns the byte `ahead` places behind the oldest.
@@ -62,8 +62,8 @@ impl Ring {
 
     /// Returns the place of the byte `ahead` places behind the oldest; `ahead` is at most the size.
     fn place(&self, ahead: usize) -> usize {
-        let at = self.head + ahead;
-        if at >= self.bytes.len() { at - self.bytes.len() } else { at }
+        let at = self.head.saturating_add(ahead);
+        at.checked_sub(self.bytes.len()).unwrap_or(at)
     }
 }
 

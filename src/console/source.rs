@@ -42,11 +42,11 @@ impl Source {
     /// Adds a byte, or counts that it is lost.
     pub(super) fn push(&mut self, byte: u8) -> Push {
         if !self.ring.push(byte) {
-            self.counters.dropped += 1;
+            count(&mut self.counters.dropped, 1);
             return Push::Full;
         }
-        self.counters.bytes += 1;
-        self.lines += usize::from(byte == b'\n');
+        count(&mut self.counters.bytes, 1);
+        self.lines = self.lines.saturating_add((byte == b'\n').into());
         self.partial_since = None;
         Push::Accepted
     }
@@ -54,7 +54,7 @@ impl Source {
     /// Makes room for so many bytes at the price of the oldest, which count as lost.
     pub(super) fn make_room(&mut self, bytes: usize) {
         while self.room() < bytes && self.pop().is_some() {
-            self.counters.dropped += 1;
+            count(&mut self.counters.dropped, 1);
         }
     }
 
@@ -66,15 +66,15 @@ impl Source {
             self.ring.truncate(before);
             return Push::Full;
         }
-        self.lines += 1;
-        self.counters.bytes += u64::try_from(self.ring.len() - before).unwrap_or(0);
+        self.lines = self.lines.saturating_add(1);
+        count(&mut self.counters.bytes, self.ring.len().saturating_sub(before));
         Push::Accepted
     }
 
     /// Takes the oldest byte.
     pub(super) fn pop(&mut self) -> Option<u8> {
         let byte = self.ring.pop()?;
-        self.lines -= usize::from(byte == b'\n');
+        self.lines = self.lines.saturating_sub((byte == b'\n').into());
         self.partial_since = None;
         Some(byte)
     }
@@ -86,6 +86,11 @@ impl Source {
         }
         Some(self.partial_since.get_or_insert(now_ticks).saturating_add(after_ticks))
     }
+}
+
+/// Counts so many more; a counter that is full stays so.
+pub(super) fn count(counter: &mut u64, more: usize) {
+    *counter = counter.saturating_add(more as u64);
 }
 
 /// Writes text of a line into a ring.

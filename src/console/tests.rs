@@ -54,7 +54,7 @@ fn console(mode: Mode) -> Console {
         messages: TokenBucket::new(3, 100),
     };
     let names = ["linux-a", "linux-b", "c"].map(|name| Name::try_from(name).unwrap());
-    let console = Console::new(config, &names);
+    let console = Console::new(config, names.into());
     for vm in [A, B, C] {
         console.started(vm);
     }

@@ -29,8 +29,10 @@ pub struct Uart {
     registers: Registers,
 }
 
+/// Both kinds' register of data.
+const DATA: u64 = 0;
+
 mod pl011 {
-    pub const DR: u64 = 0x00;
     pub const FR: u64 = 0x18;
     pub const FR_RXFE: u32 = 1 << 4;
     pub const FR_TXFF: u32 = 1 << 5;
@@ -38,18 +40,20 @@ mod pl011 {
     pub const RX: u32 = 1 << 4;
     pub const TX: u32 = 1 << 5;
     pub const RT: u32 = 1 << 6;
-    /// Break, parity, framing and overrun errors arrive in the upper bits of DR.
-    pub const DR_ERRORS: u32 = 0xf00;
 }
 
 mod ns16550 {
-    pub const DATA: u64 = 0;
     pub const IER: u64 = 1;
     pub const IER_RX: u32 = 1 << 0;
     pub const IER_TX: u32 = 1 << 1;
     pub const LSR: u64 = 5;
     pub const LSR_DR: u32 = 1 << 0;
     pub const LSR_THRE: u32 = 1 << 5;
+
+    /// Returns where a register is; the distance between two is at most 128 bytes.
+    pub const fn at(register: u64, shift: u32) -> u64 {
+        register << (shift & 7)
+    }
 }
 
 /// Where [`RawUart::of_last_resort`] writes: the address, 0 for nowhere; bit 0 and 3:1 hold the
@@ -70,81 +74,89 @@ impl Uart {
 
     /// Lets received bytes raise the UART's interrupt.
     pub fn enable_receive_interrupt(&mut self) {
+        let Interrupts { enable, receive, .. } = self.interrupts();
+        self.registers.write32(enable, self.registers.read32(enable) | receive);
+    }
+
+    /// Sends a byte, waiting for room; a UART that never has any has failed.
+    fn send(&mut self, byte: u8) -> fmt::Result {
+        const POLLS_MAX: u32 = 1_000_000;
+        for _ in 0..POLLS_MAX {
+            if self.try_send(byte) == Sent::Yes {
+                return Ok(());
+            }
+        }
+        Err(fmt::Error)
+    }
+
+    fn interrupts(&self) -> Interrupts {
         match self.kind {
             UartKind::Pl011 => {
-                let mask = self.registers.read32(pl011::IMSC);
-                self.registers.write32(pl011::IMSC, mask | pl011::RX | pl011::RT);
+                Interrupts { enable: pl011::IMSC, receive: pl011::RX | pl011::RT, send: pl011::TX }
+            }
+            UartKind::Ns16550 { shift } => Interrupts {
+                enable: ns16550::at(ns16550::IER, shift),
+                receive: ns16550::IER_RX,
+                send: ns16550::IER_TX,
+            },
+        }
+    }
+
+    /// Returns whether a byte can be sent, and whether one has come in.
+    fn status(&self) -> (bool, bool) {
+        match self.kind {
+            UartKind::Pl011 => {
+                let flags = self.registers.read32(pl011::FR);
+                (flags & pl011::FR_TXFF == 0, flags & pl011::FR_RXFE == 0)
             }
             UartKind::Ns16550 { shift } => {
-                let enabled = self.registers.read32(ns16550::IER << shift);
-                self.registers.write32(ns16550::IER << shift, enabled | ns16550::IER_RX);
+                let status = self.registers.read32(ns16550::at(ns16550::LSR, shift));
+                (status & ns16550::LSR_THRE != 0, status & ns16550::LSR_DR != 0)
             }
         }
     }
 }
 
+/// Where interrupts are let through, and their bits.
+struct Interrupts {
+    enable: u64,
+    receive: u32,
+    send: u32,
+}
+
 impl SerialPort for Uart {
     fn try_send(&mut self, byte: u8) -> Sent {
-        let (ready, data) = match self.kind {
-            UartKind::Pl011 => (self.registers.read32(pl011::FR) & pl011::FR_TXFF == 0, pl011::DR),
-            UartKind::Ns16550 { shift } => {
-                let status = self.registers.read32(ns16550::LSR << shift);
-                (status & ns16550::LSR_THRE != 0, ns16550::DATA)
-            }
-        };
-        if !ready {
+        let (can_send, _) = self.status();
+        if !can_send {
             return Sent::Busy;
         }
-        self.registers.write32(data, byte.into());
+        self.registers.write32(DATA, byte.into());
         Sent::Yes
     }
 
     fn try_receive(&mut self) -> Option<u8> {
-        match self.kind {
-            UartKind::Pl011 => {
-                if self.registers.read32(pl011::FR) & pl011::FR_RXFE != 0 {
-                    return None;
-                }
-                let data = self.registers.read32(pl011::DR);
-                // A byte with an error still ends here: nobody could tell a guest about it.
-                let _ = data & pl011::DR_ERRORS;
-                u8::try_from(data & 0xff).ok()
-            }
-            UartKind::Ns16550 { shift } => {
-                if self.registers.read32(ns16550::LSR << shift) & ns16550::LSR_DR == 0 {
-                    return None;
-                }
-                u8::try_from(self.registers.read32(ns16550::DATA) & 0xff).ok()
-            }
-        }
+        let (_, has_received) = self.status();
+        // A PL011 puts errors of the byte above it. One with an error still ends here: nobody could
+        // tell a guest about it.
+        let [byte, ..] = has_received.then(|| self.registers.read32(DATA))?.to_le_bytes();
+        Some(byte)
     }
 
     fn set_send_interrupt(&mut self, switch: Switch) {
-        match self.kind {
-            UartKind::Pl011 => {
-                let mask = self.registers.read32(pl011::IMSC) & !pl011::TX;
-                let tx = if switch == Switch::On { pl011::TX } else { 0 };
-                self.registers.write32(pl011::IMSC, mask | tx);
-            }
-            UartKind::Ns16550 { shift } => {
-                let enabled = self.registers.read32(ns16550::IER << shift) & !ns16550::IER_TX;
-                let tx = if switch == Switch::On { ns16550::IER_TX } else { 0 };
-                self.registers.write32(ns16550::IER << shift, enabled | tx);
-            }
-        }
+        let Interrupts { enable, send, .. } = self.interrupts();
+        let others = self.registers.read32(enable) & !send;
+        self.registers.write32(enable, others | if switch == Switch::On { send } else { 0 });
     }
 }
 
 /// Waits for each byte, for the lines of the boot. Ends lines as a terminal wants them.
 impl fmt::Write for Uart {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        const POLLS_MAX: u32 = 1_000_000;
-        let with_return = |byte| (byte == b'\n').then_some(b'\r').into_iter().chain([byte]);
-        for byte in s.bytes().flat_map(with_return) {
-            let sent = (0..POLLS_MAX).any(|_| self.try_send(byte) == Sent::Yes);
-            if !sent {
-                return Err(fmt::Error);
+        for byte in s.bytes() {
+            if byte == b'\n' {
+                self.send(b'\r')?;
             }
+            self.send(byte)?;
         }
         Ok(())
     }

@@ -115,6 +115,14 @@ const fn disables_or_shows(offset: u64) -> bool {
     matches!(register, Some(BitRegister::ClearEnable)) || shows_list_registers(offset)
 }
 
+/// Returns whether such a write only adds to what list registers have, so that nobody waits for it:
+/// to ISPENDR. Asked after the two above, so that no other write pays for it.
+#[must_use]
+pub const fn only_adds(offset: u64) -> bool {
+    let register = BitRegister::at(offset & (gic::GICR_SGI_BASE - 1));
+    matches!(register, Some(BitRegister::SetPending))
+}
+
 /// Checks that a register takes an access (IHI 0069 H 12.1.3).
 fn check(offset: u64, width: Width) -> Result<(), MmioError> {
     if width == Width::Word && offset & 3 == 0 { Ok(()) } else { Err(MmioError::Width) }

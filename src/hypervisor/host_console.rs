@@ -22,7 +22,7 @@ pub struct HostConsole {
     /// Who speaks when.
     pub mux: Console,
     /// The physical UART, where there is one.
-    port: Lock<Option<Uart>>,
+    port: Lock<Port>,
     /// Whether somebody has bytes that the holder of the port may have overlooked.
     has_more: AtomicBool,
 }
@@ -31,7 +31,7 @@ impl HostConsole {
     /// Joins a console and the UART, where there is one.
     #[must_use]
     pub fn new(mux: Console, port: Option<Uart>) -> Self {
-        Self { mux, port: Lock::new(port), has_more: AtomicBool::new(false) }
+        Self { mux, port: Lock::new(Port(port)), has_more: AtomicBool::new(false) }
     }
 
     /// Sends what is ready, or leaves that to who is sending; what is not ready has the UART's
@@ -44,7 +44,7 @@ impl HostConsole {
             fence(Ordering::SeqCst);
             let Some(mut port) = self.port.try_lock() else { return };
             self.has_more.store(false, Ordering::Relaxed);
-            let drained = self.drain(&mut port, arch::counter());
+            let drained = self.mux.drain(&mut *port, SEND_BUDGET_BYTES, arch::counter());
             drop(port);
             if let Drained::HeldUntil(ticks) = drained {
                 arch::arm_hyp_timer(ticks);
@@ -64,9 +64,9 @@ impl HostConsole {
     /// Sends everything, waiting for the port: at boot, and before the machine goes off.
     pub fn send_all(&self) {
         const ROUNDS_MAX: u32 = 10_000_000;
-        let mut port = self.port.lock();
+        let mut port = self.port.acquire();
         for _ in 0..ROUNDS_MAX {
-            if self.drain(&mut port, u64::MAX) == Drained::Empty {
+            if self.mux.drain(&mut *port, SEND_BUDGET_BYTES, u64::MAX) == Drained::Empty {
                 return;
             }
             arch::relax();
@@ -77,21 +77,14 @@ impl HostConsole {
     pub(super) fn receive(&self) -> Refresh {
         const INPUT_MAX: usize = 64;
         let mut refresh = Refresh::default();
-        let mut port = self.port.lock();
+        let mut port = self.port.acquire();
         for _ in 0..INPUT_MAX {
-            let Some(byte) = port.as_mut().and_then(SerialPort::try_receive) else { break };
+            let Some(byte) = port.try_receive() else { break };
             if let Input::ToVm(vm) | Input::Overflow(vm) = self.mux.receive(byte) {
                 refresh.add(vm);
             }
         }
         refresh
-    }
-
-    fn drain(&self, port: &mut Option<Uart>, now_ticks: u64) -> Drained {
-        match port {
-            Some(port) => self.mux.drain(port, SEND_BUDGET_BYTES, now_ticks),
-            None => self.mux.drain(&mut Nowhere, SEND_BUDGET_BYTES, now_ticks),
-        }
     }
 }
 
@@ -114,17 +107,22 @@ impl Refresh {
     }
 }
 
-/// The port of a machine without a UART: a guest that waits for room must not wait for ever.
-struct Nowhere;
+/// The physical UART. A machine without one swallows what is sent: a guest that waits for room must
+/// not wait for ever.
+struct Port(Option<Uart>);
 
-impl SerialPort for Nowhere {
-    fn try_send(&mut self, _: u8) -> Sent {
-        Sent::Yes
+impl SerialPort for Port {
+    fn try_send(&mut self, byte: u8) -> Sent {
+        self.0.as_mut().map_or(Sent::Yes, |uart| uart.try_send(byte))
     }
     fn try_receive(&mut self) -> Option<u8> {
-        None
+        self.0.as_mut()?.try_receive()
     }
-    fn set_send_interrupt(&mut self, _: Switch) {}
+    fn set_send_interrupt(&mut self, switch: Switch) {
+        if let Some(uart) = &mut self.0 {
+            uart.set_send_interrupt(switch);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +142,7 @@ mod tests {
             messages: TokenBucket::new(1, 1),
         };
         let names = [crate::console::Name::try_from("a").unwrap()];
-        let console = HostConsole::new(Console::new(config, &names), None);
+        let console = HostConsole::new(Console::new(config, names.into()), None);
         let vm = VmId::new(0);
         console.mux.started(vm);
         for n in 0..10_000 {
@@ -167,7 +165,7 @@ mod tests {
             messages: TokenBucket::new(1, 1),
         };
         let names = ["a", "b"].map(|name| crate::console::Name::try_from(name).unwrap());
-        let console = HostConsole::new(Console::new(config, &names), None);
+        let console = HostConsole::new(Console::new(config, names.into()), None);
         let (vms, step) = ([0, 1].map(VmId::new), Barrier::new(2));
         let is_due = || with(|core| core.hyp_timer.take()).is_some_and(|at| at < u64::MAX);
         std::thread::scope(|scope| {

@@ -91,7 +91,8 @@ impl GuestMemory {
             chunks.push(chunk(ipa));
             at = ipa.end();
         }
-        Self::new(chunks)
+        // They are in order, and where they lead does not wrap.
+        Ok(Self { chunks })
     }
 
     /// Returns the chunks in order of their IPAs.
@@ -128,7 +129,7 @@ impl GuestMemory {
         }
         Ok(chunks.iter().map_while(move |chunk| {
             let part = chunk.ipa.intersection(wanted?)?;
-            let offset = part.start().get() - chunk.ipa.start().get();
+            let offset = part.start().get().checked_sub(chunk.ipa.start().get())?;
             PaRange::new(chunk.pa.checked_add(offset)?, part.size())
         }))
     }

@@ -163,7 +163,7 @@ impl<F: Format> Mapper<F> {
         while at < input.end() {
             at = self.leaf_at(tables, at).ok_or(MapError::NotMapped(at))?.input.end();
         }
-        let last = F::Input::new(input.end().get() - 1);
+        let last = F::Input::new(input.end().get().saturating_sub(1));
         let rest = [
             self.leaf_at(tables, input.start()).and_then(|leaf| leaf.part_before(input.start())),
             self.leaf_at(tables, last).and_then(|leaf| leaf.part_from(input.end())),
@@ -246,7 +246,7 @@ impl<F: Format> Mapper<F> {
         input: AddrRange<F::Input>,
         output: Pa,
     ) -> Result<u64, MapError<F::Input>> {
-        let mut missing = 0;
+        let mut missing = 0u64;
         for unit in units(input, output) {
             for at in parts(unit.input, unit.level.bytes()) {
                 let slot = self.walk(tables, at, unit.level);
@@ -259,7 +259,7 @@ impl<F: Format> Mapper<F> {
                 while level < unit.level
                     && let Some(below) = level.below()
                 {
-                    missing += u64::from(enters(level.bytes()));
+                    missing = missing.saturating_add(enters(level.bytes()).into());
                     level = below;
                 }
             }
@@ -288,12 +288,13 @@ impl<F: Format> Mapper<F> {
                 tables.write(slot.place, vmsa::table(table));
                 slot = self.walk(tables, input.start(), level);
             }
-            let mut place = slot.place;
-            let mut output = output;
-            for _ in parts(input, level.bytes()) {
-                tables.write(place, vmsa::leaf(level, output, bits | hint));
-                place = Pa::new(place.get() + ENTRY_BYTES);
-                output = Pa::new(output.get() + level.bytes());
+            // Neither wraps: `map` has looked.
+            let mut place = slot.place.get();
+            let to_output = output.get().wrapping_sub(input.start().get());
+            for at in parts(input, level.bytes()) {
+                let output = Pa::new(at.get().wrapping_add(to_output));
+                tables.write(Pa::new(place), vmsa::leaf(level, output, bits | hint));
+                place = place.wrapping_add(ENTRY_BYTES);
             }
         }
         maintenance.publish();
@@ -330,7 +331,7 @@ impl<F: Format> Mapper<F> {
                 tables.write(slot.place, 0);
             }
             let entry = AddrRange::block(at, slot.level.bytes());
-            let leaves_table = entry.end().is_aligned(slot.level.bytes() * ENTRIES);
+            let leaves_table = entry.end().is_aligned(table_span(slot.level));
             if leaves_table || entry.end() >= broken.end() {
                 self.prune(tables, at, rest, detached);
             }
@@ -350,7 +351,7 @@ impl<F: Format> Mapper<F> {
         loop {
             let slot = self.walk(tables, at, Level::L3);
             let Some(parent) = slot.parent else { return };
-            let span = AddrRange::block(at, slot.level.bytes() * ENTRIES);
+            let span = AddrRange::block(at, table_span(slot.level));
             let table = AddrRange::block(slot.place, PAGE_SIZE);
             let needed = rest.iter().flatten().any(|leaf| leaf.input.overlaps(span));
             if needed || parts(table, ENTRY_BYTES).any(|place| tables.read(place) != 0) {
@@ -362,7 +363,13 @@ impl<F: Format> Mapper<F> {
     }
 }
 
+/// Returns the bytes that a table of this level covers.
+const fn table_span(level: Level) -> u64 {
+    level.bytes() << ENTRIES.ilog2()
+}
+
 /// Returns whether all addresses of the range have at most `bits` bits.
 fn fits<A: Address>(range: AddrRange<A>, bits: u32) -> bool {
-    range.end().get() <= 1 << bits
+    // There are no more than 52.
+    range.end().get() <= 1u64.wrapping_shl(bits)
 }

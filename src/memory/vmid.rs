@@ -57,7 +57,7 @@ impl<const LIVE: usize> Vmids<LIVE> {
         // 0 marks the end of the round, since `next` of the biggest tag is no number of 16 bits.
         while self.next != 0 {
             let vmid = Vmid::new(self.next);
-            self.next = if self.next == self.last { 0 } else { self.next + 1 };
+            self.next = if self.next == self.last { 0 } else { self.next.wrapping_add(1) };
             if !self.carried.contains(&vmid) {
                 return Some(vmid);
             }

@@ -70,8 +70,9 @@ impl Core {
         if let Some(owner) = self.hypervisor.spi_owner(pintid) {
             // Stays active until the guest deactivates it.
             if let Some(vm) = self.hypervisor.vm(owner.vm) {
-                let mut spis = vm.spis.lock();
-                vm.vgic.raise_linked(&mut spis, owner.vintid, &self.effects_on(vm));
+                vm.change_spis(self.effects_on(vm), |token, effects| {
+                    vm.vgic.raise_linked(token, owner.vintid, effects);
+                });
             }
             return Next::Enter;
         }
@@ -114,9 +115,9 @@ impl Core {
     /// Compares list registers and models.
     pub(super) fn reconcile(&mut self) {
         let vm = self.vm;
-        let mut spis = vm.spis.lock();
-        let effects = self.effects();
-        self.delivery.reconcile(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
+        vm.change_spis(self.effects(), |token, effects| {
+            self.delivery.reconcile(&vm.vgic, token, &mut self.list_registers, effects);
+        });
     }
 
     #[inline(always)]
@@ -138,8 +139,10 @@ impl Core {
         if gic::changes_list_registers(offset) {
             return self.write_listed(Frame::Vdist, (offset, width), value);
         }
-        let mut spis = self.vm.spis.lock();
-        self.vm.vgic.write_vdist(&mut spis, (offset, width), value, &self.effects())
+        let vm = self.vm;
+        vm.change_spis(self.effects(), |token, effects| {
+            vm.vgic.write_vdist(token, (offset, width), value, effects)
+        })
     }
 
     #[inline(always)]
@@ -171,9 +174,9 @@ impl Core {
             self.reconcile();
         } else if gic::is_sgi_state(offset) {
             let vm = self.vm;
-            let mut spis = vm.spis.lock();
-            let effects = self.effects();
-            self.delivery.recall_sgis(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
+            vm.change_spis(self.effects(), |token, effects| {
+                self.delivery.recall_sgis(&vm.vgic, token, &mut self.list_registers, effects);
+            });
         }
     }
 
@@ -186,11 +189,13 @@ impl Core {
     /// Carries out a write to ICC_DIR_EL1 of an interrupt that is in no list register here.
     pub(super) fn deactivate(&mut self, value: u64) {
         let Ok(intid) = u32::try_from(value & 0xff_ffff) else { return };
-        self.reconcile();
-        let mut spis = self.vm.spis.lock();
-        self.vm.vgic.deactivate(&mut spis, self.vcpu, Vintid::new(intid), &self.effects());
-        drop(spis);
-        self.reconcile();
+        let (vm, vintid) = (self.vm, Vintid::new(intid));
+        vm.change_spis(self.effects(), |token, effects| {
+            let (delivery, list_registers) = (&mut self.delivery, &mut self.list_registers);
+            delivery.reconcile(&vm.vgic, token, list_registers, effects);
+            vm.vgic.deactivate(token, self.vcpu, vintid, effects);
+            delivery.reconcile(&vm.vgic, token, list_registers, effects);
+        });
     }
 
     /// Takes this core out of its VM's interrupts: at the end of the VM everything goes, at the
@@ -198,11 +203,11 @@ impl Core {
     pub(super) fn stop_interrupts(&mut self, next: Next) {
         let vm = self.vm;
         if next == Next::Off {
-            let effects = self.effects();
-            let mut spis = vm.spis.lock();
-            self.delivery.vacate(&vm.vgic, &mut spis, &mut self.list_registers, &effects);
-            vm.vgic.note_off(self.vcpu);
-            vm.vgic.wake_all(&mut spis, &effects);
+            vm.change_spis(self.effects(), |token, effects| {
+                self.delivery.vacate(&vm.vgic, token, &mut self.list_registers, effects);
+                vm.vgic.note_off(self.vcpu);
+                vm.vgic.wake_all(token, effects);
+            });
         } else {
             self.delivery.reset(self.vredist, &mut self.list_registers);
         }

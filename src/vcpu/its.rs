@@ -9,6 +9,7 @@
 use super::{Core, GO_ON};
 use crate::arch;
 use crate::bits::{MmioError, Width};
+use crate::vm::spis::Kicks;
 
 /// What the commands of one exit may cost, in what [`Vits::step`](crate::gic::Vits::step) counts:
 /// some thousand instructions.
@@ -38,16 +39,22 @@ impl Core {
         let vm = self.vm;
         let Some(vits) = &vm.vits else { return };
         let mut vits = vits.lock();
+        let mut kicks = Kicks::default();
         let mut left = BUDGET;
         while vits.has_work() {
             if left == 0 {
                 if let Some(own) = vm.kicks.get(self.vcpu.index()) {
                     arch::send_sgi(GO_ON, *own);
                 }
-                return;
+                break;
             }
-            let cost = vits.step(&vm.vgic, &mut vm.spis.lock(), vm, &self.effects());
+            let (cost, more) = vm.change_spis_before_kicks(self.effects(), |token, effects| {
+                vits.step(&vm.vgic, token, vm, effects)
+            });
+            kicks = kicks.and(more);
             left = left.saturating_sub(cost);
         }
+        drop(vits);
+        vm.send_kicks(kicks);
     }
 }

@@ -142,9 +142,10 @@ impl Core {
             Home::Vredists(offset) => V2::At(vm.bus.hidden(Target::Vredists(offset))),
             Home::Own(offset) => {
                 self.settle_for_v2(offset);
-                let (access, effects) = ((offset, width), self.effects());
-                let mut spis = vm.spis.lock();
-                V2::Done(vm.vgic.write_v2(&mut spis, self.vcpu, access, value, &effects)?)
+                let access = (offset, width);
+                V2::Done(vm.change_spis(self.effects(), |token, effects| {
+                    vm.vgic.write_v2(token, self.vcpu, access, value, effects)
+                })?)
             }
         })
     }

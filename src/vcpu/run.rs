@@ -202,7 +202,7 @@ impl Core {
     fn lead(&mut self, change: Change) {
         let asked_at_ticks = arch::counter();
         let vm = self.vm;
-        vm.kick_all(vm.all_vcpus(), self.vcpu);
+        vm.kick_each(vm.all_vcpus() & !(1 << self.vcpu.get()));
         while !vm.lifecycle.is_empty() {
             arch::relax();
         }

@@ -9,7 +9,7 @@
 use super::Core;
 use crate::arch;
 use crate::bits::{MmioError, Width};
-use crate::gic::Frame;
+use crate::gic::{self, Frame};
 use crate::id::VcpuId;
 use crate::spec::psci::AffinityState;
 
@@ -30,7 +30,9 @@ impl Core {
         let vm = self.vm;
         self.reconcile();
         self.settle(vm.vgic.holders(frame, offset, u64::MAX));
-        vm.vgic.read_listed(&vm.spis.lock(), frame, (offset, width), &self.effects())
+        vm.change_spis(self.effects(), |token, effects| {
+            vm.vgic.read_listed(token, frame, (offset, width), effects)
+        })
     }
 
     /// Writes bits that change what is in list registers: when it returns, they are changed.
@@ -43,9 +45,17 @@ impl Core {
         value: u64,
     ) -> Result<(), MmioError> {
         let vm = self.vm;
-        self.reconcile();
         let access = (offset, width);
-        vm.vgic.write_listed(&mut vm.spis.lock(), frame, access, value, &self.effects())?;
+        let only_adds = gic::only_adds(offset);
+        vm.change_spis(self.effects(), |token, effects| {
+            if !only_adds {
+                self.delivery.reconcile(&vm.vgic, token, &mut self.list_registers, effects);
+            }
+            vm.vgic.write_listed(token, frame, access, value, effects)
+        })?;
+        if only_adds {
+            return Ok(());
+        }
         self.settle(vm.vgic.holders(frame, offset, value));
         Ok(())
     }

@@ -60,7 +60,7 @@ impl Bus {
         let elsewhere = Self {
             vdist: HIDDEN,
             vredist: HIDDEN_VREDIST,
-            vredist_bytes: VREDIST_BYTES * vcpu_count as u64,
+            vredist_bytes: VREDIST_BYTES.saturating_mul(vcpu_count as u64),
             vuart: layout.vuart,
             vdist_v2: HIDDEN,
             dir_v2: HIDDEN,

@@ -85,7 +85,7 @@ impl Loader {
             if arch::crc32c(image.source) != image.crc32c {
                 return Err(Damaged(image.ipa));
             }
-            cost.image_bytes += image.source.range().size();
+            cost.image_bytes = cost.image_bytes.saturating_add(image.source.range().size());
         }
         let hashed = arch::counter();
         self.images.iter().for_each(|image| self.copy(image));

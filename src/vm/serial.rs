@@ -6,6 +6,7 @@ use super::Vm;
 use crate::bits::{Level, MmioError, Width};
 use crate::console::GuestWire;
 use crate::console::pl011::VirtualPl011;
+use crate::sync::Guard;
 use crate::vcpu::FromCore;
 
 /// The PL011 and what its interrupt line was last seen to carry.
@@ -50,10 +51,23 @@ impl Vm {
 
     /// Makes the PL011 as it is after reset, its line low: the GIC's models keep what lines carry.
     pub fn reset_serial(&self, by: &FromCore<'_>) {
-        let mut serial = self.serial.lock();
+        let mut serial = self.serial.acquire();
         *serial = Serial::default();
+        let line = serial.line;
+        self.set_serial_line(*by, serial, line);
+    }
+
+    /// Lets the distributor see the line as it is now, and gives the lock back.
+    #[cold]
+    #[inline(never)]
+    fn set_serial_line(&self, by: FromCore<'_>, mut serial: Guard<'_, Serial>, line: Level) {
+        serial.line = line;
         let vintid = self.plan.layout.vuart_interrupt;
-        self.vgic.set_level(&mut self.spis.lock(), vintid, serial.line, by);
+        let ((), kicks) = self.change_spis_before_kicks(by, |token, effects| {
+            self.vgic.set_level(token, vintid, line, effects);
+        });
+        drop(serial);
+        self.send_kicks(kicks);
     }
 
     fn with_serial<R>(
@@ -61,20 +75,24 @@ impl Vm {
         by: &FromCore<'_>,
         access: impl FnOnce(&mut VirtualPl011, &mut GuestWire<'_>) -> R,
     ) -> R {
-        let console = &by.hypervisor.console;
-        let mut serial = self.serial.lock();
-        let mut wire = console.mux.wire(self.id);
+        let mut serial = self.serial.acquire();
+        let mut wire = by.hypervisor.console.mux.wire(self.id);
         let result = access(&mut serial.model, &mut wire);
+        self.follow(by, serial, &wire);
+        result
+    }
+
+    /// Carries on what an access has changed: the line, and what is on the wire.
+    #[inline(never)]
+    fn follow(&self, by: &FromCore<'_>, serial: Guard<'_, Serial>, wire: &GuestWire<'_>) {
         let line = serial.model.interrupt_level();
         if line != serial.line {
-            serial.line = line;
-            let vintid = self.plan.layout.vuart_interrupt;
-            self.vgic.set_level(&mut self.spis.lock(), vintid, line, by);
+            self.set_serial_line(*by, serial, line);
+        } else {
+            drop(serial);
         }
-        drop(serial);
         if wire.wants_drain() {
-            console.send();
+            by.hypervisor.console.send();
         }
-        result
     }
 }

@@ -81,7 +81,7 @@ pub fn build(manifest: &Path, options: &Options) -> Result<Artifacts, Report> {
     let Planned { bundle: contents, warnings, .. } = planned;
     let elf = match &options.hypervisor {
         Some(elf) => elf.clone(),
-        None => build_hypervisor()?,
+        None => build_hypervisor("release")?,
     };
     let out = options.out.clone().unwrap_or_else(|| default_directory(manifest));
     let failed = |path: &Path, error: &dyn std::fmt::Display| {
@@ -101,19 +101,19 @@ fn default_directory(manifest: &Path) -> PathBuf {
     target_directory().join("coffer").join(name)
 }
 
-/// Builds the hypervisor and returns its ELF file.
+/// Builds the hypervisor with a profile of Cargo's and returns its ELF file.
 ///
 /// # Errors
 /// Cargo does not succeed; it has said why by itself.
-pub fn build_hypervisor() -> Result<PathBuf, Report> {
+pub fn build_hypervisor(profile: &str) -> Result<PathBuf, Report> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--target", TARGET, "--package", "cofferdam"])
+        .args(["build", "--profile", profile, "--target", TARGET, "--package", "cofferdam"])
         .current_dir(project_root())
         .status();
     let why = match status {
         Ok(status) if status.success() => {
-            return Ok(target_directory().join(TARGET).join("release/cofferdam"));
+            return Ok(target_directory().join(TARGET).join(profile).join("cofferdam"));
         }
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),

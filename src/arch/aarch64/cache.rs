@@ -3,6 +3,7 @@
 //!
 //! Ranges are what `memory` owns and EL2 has mapped one to one; whoever makes a range of guest or
 //! bundle memory answers for it, so the functions that write are given ranges of [`HypMemory`].
+//! Physical addresses have at most 52 bits: none wraps here.
 #![expect(unsafe_code, reason = "guest and bundle memory is reached by address")]
 
 use super::HypMemory;
@@ -18,7 +19,7 @@ pub fn clean_invalidate(range: PaRange) {
     while at < range.end().get() {
         // SAFETY: Cleaning and invalidating a line loses nothing.
         unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
-        at += line;
+        at = at.wrapping_add(line);
     }
     barrier::dsb(barrier::SY);
 }
@@ -31,7 +32,7 @@ pub(super) fn invalidate(range: PaRange) {
     while at < range.end().get() {
         // SAFETY: The caller has written past the caches, so memory holds all that the line does.
         unsafe { asm!("dc ivac, {}", in(reg) at, options(nostack, preserves_flags)) };
-        at += line;
+        at = at.wrapping_add(line);
     }
     barrier::dsb(barrier::SY);
 }
@@ -57,7 +58,7 @@ fn data_line_bytes() -> u64 {
 pub fn copy(to: HypMemory, from: HypMemory) {
     let bytes = to.range().size().min(from.range().size());
     let (to, from) = (to.range().start().get(), from.range().start().get());
-    if to <= from || to >= from + bytes {
+    if to <= from || to.wrapping_sub(from) >= bytes {
         copy_up(to, from, bytes);
     } else {
         copy_down(to, from, bytes);
@@ -103,7 +104,7 @@ fn copy_down(to: u64, from: u64, bytes: u64) {
 
 fn copy_bytes(to: u64, from: u64, offsets: impl Iterator<Item = u64>) {
     for offset in offsets {
-        let (from, to) = (from + offset, to + offset);
+        let (from, to) = (from.wrapping_add(offset), to.wrapping_add(offset));
         // SAFETY: One byte that is mapped and not part of a Rust object is read.
         let byte = unsafe { (from as *const u8).read_volatile() };
         // SAFETY: One byte that is mapped and not part of a Rust object is written.
@@ -118,12 +119,12 @@ pub fn zero(memory: HypMemory) {
     while whole && at < end {
         // SAFETY: 16 bytes that are mapped and not part of a Rust object.
         unsafe { asm!("stp xzr, xzr, [{}]", in(reg) at, options(nostack, preserves_flags)) };
-        at += 16;
+        at = at.wrapping_add(16);
     }
     while at < end {
         // SAFETY: One byte that is mapped and not part of a Rust object.
         unsafe { (at as *mut u8).write_volatile(0) };
-        at += 1;
+        at = at.wrapping_add(1);
     }
 }
 
@@ -154,16 +155,18 @@ pub fn crc32c(memory: HypMemory) -> u32 {
     }
 }
 
+/// Takes eight steps for a byte and no table: cores without the instruction are rare.
 fn crc32c_software(memory: HypMemory) -> u32 {
-    let bytes = memory.range().size();
-    let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+    let crc = crc::Crc::<u32, crc::NoTable>::new(&crc::CRC_32_ISCSI);
     let mut digest = crc.digest();
     let mut buffer = [0; 64];
-    for offset in (0..bytes).step_by(64) {
-        let n = (bytes - offset).min(64);
-        let Some(part) = memory.part(offset, n) else { break };
-        read_bytes(part, &mut buffer);
-        digest.update(buffer.get(..usize::try_from(n).unwrap_or(0)).unwrap_or(&[]));
+    let (mut offset, bytes) = (0, memory.range().size());
+    while let Some(part) = memory.part(offset, bytes.saturating_sub(offset).min(64)) {
+        let bytes = usize::try_from(part.range().size()).unwrap_or(0);
+        let Some(copy) = buffer.get_mut(..bytes) else { break };
+        read_bytes(part, copy);
+        digest.update(copy);
+        offset = offset.saturating_add(64);
     }
     digest.finalize()
 }
@@ -195,7 +198,7 @@ fn crc32c_instruction(mut at: u64, bytes: u64) -> u32 {
     }
     for offset in 0..rest {
         // SAFETY: One byte that is mapped.
-        let byte = u32::from(unsafe { ((at + offset) as *const u8).read_volatile() });
+        let byte = u32::from(unsafe { (at.wrapping_add(offset) as *const u8).read_volatile() });
         // SAFETY: A computation between registers.
         unsafe {
             asm!(".arch_extension crc",

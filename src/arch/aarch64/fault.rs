@@ -108,7 +108,7 @@ extern "C" fn dump_fault(frame: &Frame) -> ! {
     let mut out = RawUart::of_last_resort();
     let what = describe(frame);
     let _ = writeln!(out, "\x1e[!!] hypervisor fault on {}: {what}", super::this_mpidr());
-    let _ = writeln!(
+    let _ = write!(
         out,
         "\x1e[!!] vector {:#x} {:?} far {:#x} spsr {:#x} sp {:#x}",
         frame.vector,
@@ -117,13 +117,11 @@ extern "C" fn dump_fault(frame: &Frame) -> ! {
         frame.spsr,
         frame.sp
     );
-    for (row, registers) in frame.x.chunks(4).enumerate() {
-        let _ = write!(out, "\x1e[!!]");
-        for (i, value) in registers.iter().enumerate() {
-            let _ = write!(out, " x{:<2} {value:016x}", row * 4 + i);
-        }
-        let _ = writeln!(out);
+    for (n, value) in frame.x.iter().enumerate() {
+        let start = if n % 4 == 0 { "\n\x1e[!!]" } else { "" };
+        let _ = write!(out, "{start} x{n:<2} {value:016x}");
     }
+    let _ = writeln!(out);
     let fp = frame.x.get(29).copied().unwrap_or(0);
     backtrace(&mut out, frame.elr, fp);
     end(&mut out)
@@ -218,5 +216,7 @@ pub fn execute_data() {
 #[expect(unconditional_recursion, reason = "the stack has an end, and that is the point")]
 pub fn overflow_stack(depth: u64) -> u64 {
     let frame = core::hint::black_box([depth; 32]);
-    overflow_stack(depth + 1) + frame.iter().sum::<u64>()
+    let below = overflow_stack(depth.wrapping_add(1));
+    core::hint::black_box(&frame);
+    below
 }

@@ -44,13 +44,14 @@ fn arena() -> Buddy {
 // SAFETY: The buddy heap gives out blocks that do not overlap, of the size and alignment asked for.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let mut buddy = self.buddy.lock();
+        let mut buddy = self.buddy.acquire();
         let block = buddy.get_or_insert_with(arena).alloc(layout);
         block.map_or(null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        let (Some(buddy), Some(pointer)) = (&mut *self.buddy.lock(), NonNull::new(pointer)) else {
+        let (Some(buddy), Some(pointer)) = (&mut *self.buddy.acquire(), NonNull::new(pointer))
+        else {
             return;
         };
         // SAFETY: The caller returns a block of `alloc` with the same layout.

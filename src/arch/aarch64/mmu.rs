@@ -9,7 +9,7 @@ use super::el2::HCR_RW;
 use super::layout::image;
 use super::stage2::HeapTables;
 use super::sysreg::set_hcr;
-use crate::addr::{AddrRange, Address, HypVa, PAGE_SIZE, Pa, PaRange};
+use crate::addr::{AddrRange, Address, HypVa, PAGE_SHIFT, Pa, PaRange};
 use crate::memory::hyp_map::{self, HypMap};
 use crate::memory::mapper::{Maintenance, MapError, Tables};
 use crate::spec::vmsa::{HypAttributes, mair};
@@ -45,11 +45,17 @@ const POOL_PAGES: usize = 12;
 #[repr(C, align(4096))]
 struct Pool(UnsafeCell<[[u64; 512]; POOL_PAGES]>);
 
-// SAFETY: Only `BootTables` touches the pool: the boot core alone, before others start.
+// SAFETY: Only `HypTables` touches the pool: the boot core alone, before others start.
 unsafe impl Sync for Pool {}
 
 static POOL: Pool = Pool(UnsafeCell::new([[0; 512]; POOL_PAGES]));
 static MAP: Lock<Option<HypMap>> = Lock::new(None);
+
+/// Returns the pages of the pool.
+fn pool() -> impl Iterator<Item = Pa> {
+    let first = POOL.0.get().addr() as u64;
+    (0..POOL_PAGES as u64).map(move |n| Pa::new(first.wrapping_add(n << PAGE_SHIFT)))
+}
 
 impl HypMemory {
     /// Returns where the memory is.
@@ -103,7 +109,7 @@ pub fn tree_size(at: Pa) -> Option<usize> {
 /// # Errors
 /// The tree overlaps the image or lies beyond what this core can address.
 pub fn boot_map(tree: PaRange) -> Result<HypMemory, HypMapError> {
-    let mut tables = BootTables { next: 0 };
+    let mut tables = HypTables::Pool(0);
     let root = tables.allocate().ok_or(MapError::OutOfTables)?;
     let pa_bits = super::features().translation().pa_bits;
     let mut map = hyp_map::hyp_map(pa_bits, root).ok_or(MapError::Unaligned)?;
@@ -120,7 +126,7 @@ pub fn boot_map(tree: PaRange) -> Result<HypMemory, HypMapError> {
     }
     turn_on(regime_of(&map));
     // From here on locks work.
-    *MAP.lock() = Some(map);
+    *MAP.acquire() = Some(map);
     Ok(HypMemory(tree))
 }
 
@@ -130,9 +136,9 @@ pub fn boot_map(tree: PaRange) -> Result<HypMemory, HypMapError> {
 /// Part of it is mapped already, or memory for tables has run out.
 pub fn map_hyp(range: PaRange, attributes: HypAttributes) -> Result<HypMemory, HypMapError> {
     let pages = range.page_cover().ok_or(MapError::TooHigh)?;
-    let mut map = MAP.lock();
+    let mut map = MAP.acquire();
     let map = map.as_mut().ok_or(MapError::NotMapped(HypVa::new(range.start().get())))?;
-    map.map(&mut HypTables, &mut HypTlb, identity(pages)?, pages.start(), attributes)?;
+    map.map(&mut HypTables::Heap, &mut HypTlb, identity(pages)?, pages.start(), attributes)?;
     Ok(HypMemory(range))
 }
 
@@ -142,15 +148,15 @@ pub fn map_hyp(range: PaRange, attributes: HypAttributes) -> Result<HypMemory, H
 /// Part of it is not mapped.
 pub fn unmap_hyp(memory: HypMemory) -> Result<(), HypMapError> {
     let pages = memory.0.page_cover().ok_or(MapError::TooHigh)?;
-    let mut map = MAP.lock();
+    let mut map = MAP.acquire();
     let map = map.as_mut().ok_or(MapError::NotMapped(HypVa::new(pages.start().get())))?;
-    map.unmap(&mut HypTables, &mut HypTlb, identity(pages)?)
+    map.unmap(&mut HypTables::Heap, &mut HypTlb, identity(pages)?)
 }
 
 /// Returns the translation registers for the other cores.
 #[must_use]
 pub fn regime() -> Option<Regime> {
-    MAP.lock().as_ref().map(regime_of)
+    MAP.acquire().as_ref().map(regime_of)
 }
 
 /// Returns whether EL2 may read this address, by asking the MMU; takes no lock.
@@ -210,34 +216,13 @@ fn forget_speculated_lines() {
     }
 }
 
-/// The tables of the first map.
-struct BootTables {
-    next: usize,
+/// Where EL2's tables come from.
+enum HypTables {
+    /// The first map's from the pool, of which so many pages are taken.
+    Pool(usize),
+    /// Those of all later changes from the heap; what the pool gave does not go there.
+    Heap,
 }
-
-impl Tables for BootTables {
-    fn read(&self, slot: Pa) -> u64 {
-        HeapTables.read(slot)
-    }
-    fn write(&mut self, slot: Pa, descriptor: u64) {
-        HeapTables.write(slot, descriptor);
-    }
-    fn allocate(&mut self) -> Option<Pa> {
-        if self.next == POOL_PAGES {
-            return None;
-        }
-        let page = POOL.0.get().addr() as u64 + self.next as u64 * PAGE_SIZE;
-        self.next += 1;
-        Some(Pa::new(page))
-    }
-    fn free(&mut self, _table: Pa) {
-        // The first map only grows: nothing is freed but what an error leaves, and an error ends
-        // the boot.
-    }
-}
-
-/// The tables of all later changes: from the heap, but what the pool gave does not go there.
-struct HypTables;
 
 impl Tables for HypTables {
     fn read(&self, slot: Pa) -> u64 {
@@ -247,11 +232,17 @@ impl Tables for HypTables {
         HeapTables.write(slot, descriptor);
     }
     fn allocate(&mut self) -> Option<Pa> {
-        HeapTables.allocate()
+        match self {
+            Self::Heap => HeapTables.allocate(),
+            Self::Pool(taken) => {
+                let page = pool().nth(*taken)?;
+                *taken = taken.saturating_add(1);
+                Some(page)
+            }
+        }
     }
     fn free(&mut self, table: Pa) {
-        let pool = POOL.0.get().addr() as u64;
-        if !(pool..pool + POOL_PAGES as u64 * PAGE_SIZE).contains(&table.get()) {
+        if !pool().any(|page| page == table) {
             HeapTables.free(table);
         }
     }

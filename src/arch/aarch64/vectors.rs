@@ -86,11 +86,13 @@ global_asm!(
     b       el2_fault
     .endm
 
-    .macro table name, entry
+    // What a fatal vector leaves of its 128 bytes has room for a routine.
+    .macro table name, entry, routine
     .balign 2048
     .global \name
 \name:
     fatal   0x000
+    \routine
     fatal   0x080
     fatal   0x100
     fatal   0x180
@@ -107,15 +109,14 @@ global_asm!(
     .endr
     .endm
 
-    .section .text.vectors, "ax"
-    table   vectors_plain, plain
-    table   vectors_history, history
-
-    .balign 64
+    .macro save_rest_routine
+    .balign 16
 save_rest:
     save_rest_and_return
+    .endm
 
-    .balign 64
+    .macro enter_guest_routine
+    .balign 16
     .global enter_guest
 enter_guest:
     mov     x1, sp
@@ -140,6 +141,11 @@ enter_guest:
     eret
     dsb     nsh                     // No straight-line speculation past ERET (traps T60)
     isb
+    .endm
+
+    .section .text.vectors, "ax"
+    table   vectors_plain, plain, enter_guest_routine
+    table   vectors_history, history, save_rest_routine
     "#,
     RETURN = const offset_of!(GuestRegisters, host_return),
     LOOPS = const offset_of!(GuestRegisters, history_loops),

@@ -15,6 +15,7 @@ use crate::spec::exception::{Exception, Origin};
 use crate::spec::gic::Lr;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::vec::Vec;
 
 /// What the hypervisor has done to the machine, in order.
@@ -113,6 +114,8 @@ pub struct FakeCore {
     pub counter: u64,
     /// By how much.
     pub counter_step: u64,
+    /// What happens when it sends an SGI.
+    pub on_sgi: Hook,
     current: Scripted,
 }
 
@@ -134,8 +137,26 @@ impl Default for FakeCore {
             hyp_timer: None,
             counter: 0,
             counter_step: 1,
+            on_sgi: Hook::default(),
             current: Scripted { kind: ExitKind::Interrupt, esr: 0, far: 0, ipa: 0 },
         }
+    }
+}
+
+/// Something that a test lets happen.
+#[derive(Clone, Default)]
+pub struct Hook(Option<Rc<dyn Fn()>>);
+
+impl Hook {
+    /// Makes what calls `happens`.
+    pub fn new(happens: impl Fn() + 'static) -> Self {
+        Self(Some(Rc::new(happens)))
+    }
+}
+
+impl core::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("Hook").finish_non_exhaustive()
     }
 }
 
@@ -310,6 +331,8 @@ impl SgiTarget {
 /// Sends an SGI.
 pub fn send_sgi(intid: Pintid, SgiTarget(target): SgiTarget) {
     record(Event::Sgi(intid, target));
+    let Hook(happens) = with(|core| core.on_sgi.clone());
+    happens.into_iter().for_each(|happens| happens());
 }
 /// Names the GICv2: a test that has one reaches it by its driver.
 pub fn use_gicv2(_interfaces: &'static crate::drivers::gicv2::CpuInterfaces) {}

@@ -26,6 +26,7 @@ fn t75_registers_that_are_in_list_registers_are_known() {
         let shows = (0x200..0x400).contains(&offset);
         let changes = (0x180..0x400).contains(&offset);
         assert_eq!(changes_list_registers(offset), changes || offset == 0);
+        assert_eq!(only_adds(offset), (0x200..0x280).contains(&offset));
         for frame in [0, GICR_SGI_BASE, GICR_BYTES + GICR_SGI_BASE] {
             assert_eq!(shows_list_registers(frame + offset), shows);
             assert_eq!(changes_own_list_registers(frame + offset), changes, "GICR_CTLR is at 0");

@@ -33,7 +33,7 @@ impl Chain {
     pub fn push(&mut self, tables: &mut impl Tables, table: Pa) {
         tables.write(table, self.first.get());
         self.first = table;
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
     }
 
     /// Takes a table full of zeros.

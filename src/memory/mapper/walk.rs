@@ -7,6 +7,7 @@
 use super::{Format, Mapper, Tables};
 use crate::addr::{AddrRange, Address, Pa};
 use crate::spec::vmsa::{CONTIGUOUS_COUNT, Descriptor, ENTRIES, ENTRY_BYTES, Level};
+use core::iter::{from_fn, successors};
 
 /// A leaf, or a run of leaves under one contiguous hint, or a part of either.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +28,8 @@ impl<A: Address> Leaf<A> {
     /// Returns the part that begins at `start`, if any.
     pub(super) fn part_from(self, start: A) -> Option<Self> {
         let input = AddrRange::between(start, self.input.end())?;
-        let output = self.output.checked_add(start.get() - self.input.start().get())?;
+        let skipped = start.get().checked_sub(self.input.start().get())?;
+        let output = self.output.checked_add(skipped)?;
         Some(Self { input, output, ..self })
     }
     /// Returns the number of levels below the leaf's.
@@ -62,18 +64,18 @@ impl<F: Format> Mapper<F> {
     pub(super) fn walk(&self, tables: &impl Tables, address: F::Input, stop: Level) -> Slot {
         let mut level = self.geometry.start();
         // Not taken modulo 512: concatenated roots lie side by side.
-        let mut place = self.root.get() + (address.get() >> level.shift()) * ENTRY_BYTES;
+        let mut place = entry(self.root, address.get() >> level.shift());
         let mut parent = None;
         loop {
-            let descriptor = Descriptor::decode(level, tables.read(Pa::new(place)));
+            let descriptor = Descriptor::decode(level, tables.read(place));
             match (descriptor, level.below()) {
                 (Descriptor::Table(next), Some(below)) if level < stop => {
                     let index = (address.get() >> below.shift()) % ENTRIES;
-                    parent = Some(Pa::new(place));
-                    place = next.get() + index * ENTRY_BYTES;
+                    parent = Some(place);
+                    place = entry(next, index);
                     level = below;
                 }
-                _ => return Slot { level, place: Pa::new(place), descriptor, parent },
+                _ => return Slot { level, place, descriptor, parent },
             }
         }
     }
@@ -85,7 +87,7 @@ impl<F: Format> Mapper<F> {
             let bytes = level.bytes();
             return Step { input: AddrRange::block(address, bytes), leaf: None };
         };
-        let bytes = level.bytes() * if contiguous { CONTIGUOUS_COUNT } else { 1 };
+        let bytes = if contiguous { run_bytes(level) } else { level.bytes() };
         let input = AddrRange::block(address, bytes);
         let output = output.align_down(bytes);
         Step { input, leaf: Some(Leaf { input, output, bits: attributes, level }) }
@@ -108,35 +110,45 @@ pub(super) struct Unit<A: Address> {
     pub level: Level,
 }
 
-/// The sizes of units, largest first. 16 GiB runs at level 1 are left out: no core is known to
-/// make use of them.
+/// The levels and bytes of units, largest first. 16 GiB runs at level 1 are left out: no core is
+/// known to make use of them.
 const SIZES: [(Level, u64); 5] = [
-    (Level::L1, 1),
-    (Level::L2, CONTIGUOUS_COUNT),
-    (Level::L2, 1),
-    (Level::L3, CONTIGUOUS_COUNT),
-    (Level::L3, 1),
+    (Level::L1, Level::L1.bytes()),
+    (Level::L2, run_bytes(Level::L2)),
+    (Level::L2, Level::L2.bytes()),
+    (Level::L3, run_bytes(Level::L3)),
+    (Level::L3, Level::L3.bytes()),
 ];
+
+/// Returns the bytes of the leaves that share a contiguous hint.
+const fn run_bytes(level: Level) -> u64 {
+    level.bytes() << CONTIGUOUS_COUNT.ilog2()
+}
+
+/// Returns where the entry of this number is in a table, which is aligned to its size.
+fn entry(table: Pa, number: u64) -> Pa {
+    Pa::new(table.get() | number << ENTRY_BYTES.ilog2())
+}
 
 /// Cuts whole pages into the largest units that fit. Level 1 is below or in every root.
 pub(super) fn units<A: Address>(input: AddrRange<A>, output: Pa) -> impl Iterator<Item = Unit<A>> {
-    let mut at = input.start();
-    core::iter::from_fn(move || {
-        let left = AddrRange::between(at, input.end())?;
-        let output = Pa::new(output.get() + (at.get() - input.start().get()));
-        let fits = |&&(level, count): &&(Level, u64)| {
-            let bytes = level.bytes() * count;
-            let aligned = at.is_aligned(bytes) && output.is_aligned(bytes);
-            aligned && bytes <= left.size()
+    let (mut left, mut output) = (Some(input), output);
+    from_fn(move || {
+        let here = left?;
+        let fits = |&&(_, bytes): &&(Level, u64)| {
+            let is_aligned = here.start().is_aligned(bytes) && output.is_aligned(bytes);
+            is_aligned && bytes <= here.size()
         };
-        let &(level, count) = SIZES.iter().find(fits)?;
-        let unit = Unit { input: AddrRange::block(at, level.bytes() * count), output, level };
-        at = unit.input.end();
+        let &(level, bytes) = SIZES.iter().find(fits)?;
+        let unit = Unit { input: AddrRange::block(here.start(), bytes), output, level };
+        left = AddrRange::between(unit.input.end(), here.end());
+        output = output.checked_add(bytes)?;
         Some(unit)
     })
 }
 
 /// Returns the start of each `bytes` of the range, whose size is a multiple of it.
 pub(super) fn parts<A: Address>(range: AddrRange<A>, bytes: u64) -> impl Iterator<Item = A> {
-    (0..range.size() / bytes).map(move |n| A::new(range.start().get() + n * bytes))
+    let next = move |at: &A| at.checked_add(bytes).filter(|at| *at < range.end());
+    successors(Some(range.start()), next)
 }

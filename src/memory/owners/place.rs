@@ -29,7 +29,7 @@ impl Owners {
             free.covers(range).then_some(range)
         };
         let found = self.memory_of(Owner::Free).find_map(fit);
-        let range = found.ok_or(self.exhausted(size, owner))?;
+        let range = found.ok_or_else(|| self.exhausted(size, owner))?;
         self.claim(range, owner)?;
         Ok(range)
     }
@@ -37,18 +37,21 @@ impl Owners {
     /// Gives `owner` `size` bytes in pieces, the most aligned first.
     ///
     /// # Errors
-    /// Says how much is free when it is not enough.
+    /// Says how much is free when it is not enough. For want of memory for the list a part may be
+    /// given, and only then.
     pub fn place(&mut self, size: u64, owner: Owner) -> Result<Vec<PaRange>, Refusal> {
         if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
             return Err(Refusal::Unaligned);
         }
-        let mut next = self.try_clone()?;
+        if self.free_bytes() < size {
+            return Err(self.exhausted(size, owner));
+        }
         let mut pieces: Vec<PaRange> = Vec::new();
         let mut left = size;
         while left > 0 {
             let last = pieces.last().copied();
-            let piece = next.best_piece(left, last).ok_or(self.exhausted(size, owner))?;
-            next.claim(piece, owner)?;
+            let piece = self.best_piece(left, last).ok_or_else(|| self.exhausted(size, owner))?;
+            self.claim(piece, owner)?;
             match pieces.last_mut() {
                 Some(last) if last.end() == piece.start() => *last = last.hull(piece),
                 _ => {
@@ -56,31 +59,42 @@ impl Owners {
                     pieces.push(piece);
                 }
             }
-            left -= piece.size();
+            left = left.saturating_sub(piece.size());
         }
-        *self = next;
         Ok(pieces)
     }
 
     /// Finds the free piece of at most `left` bytes with the largest alignment that is to be had,
     /// and of these the largest; of equal ones the one right behind `last`, else the lowest.
     fn best_piece(&self, left: u64, last: Option<PaRange>) -> Option<PaRange> {
-        ALIGNMENTS.into_iter().find_map(|align| {
-            let piece = |free: PaRange| {
-                let start = free.start().align_up(align)?;
-                let here = PaRange::between(start, free.end())?.size().min(left) & !(align - 1);
-                PaRange::new(start, here)
-            };
-            let follows = |piece: &PaRange| last.is_some_and(|last| last.end() == piece.start());
-            // The maximum is the last of equal ones, so the lowest comes last.
-            let free = self.regions.iter().rev().filter(|r| r.is_free_memory());
-            free.filter_map(|region| piece(region.range)).max_by_key(|p| (p.size(), follows(p)))
-        })
+        let follows = |piece: PaRange| last.is_some_and(|last| last.end() == piece.start());
+        let rank = |piece: PaRange| (piece.size(), follows(piece));
+        for align in ALIGNMENTS {
+            let mut best: Option<PaRange> = None;
+            for free in self.memory_of(Owner::Free) {
+                if let Some(piece) = aligned_part(free, align, left)
+                    && best.is_none_or(|best| rank(piece) > rank(best))
+                {
+                    best = Some(piece);
+                }
+            }
+            if best.is_some() {
+                return best;
+            }
+        }
+        None
     }
 
     fn exhausted(&self, size_bytes: u64, wanted: Owner) -> Refusal {
         Refusal::Exhausted { wanted, size_bytes, free_bytes: self.free_bytes() }
     }
+}
+
+/// Returns the largest part of at most `bytes_max` bytes that begins at the first multiple of
+/// `align` and is a multiple of it.
+fn aligned_part(free: PaRange, align: u64, bytes_max: u64) -> Option<PaRange> {
+    let part = PaRange::between(free.start().align_up(align)?, free.end())?;
+    PaRange::new(part.start(), part.size().min(bytes_max) & !align.wrapping_sub(1))
 }
 
 #[cfg(test)]
@@ -145,14 +159,14 @@ mod tests {
         for pages in 1..40 {
             let mut owners = machine(&[(0x3000, pages * PAGE_SIZE), (GIB, PAGE_SIZE)]);
             owners.claim_device(range(0x10_0000, 0x1000), VM).unwrap();
-            let before = owners.try_clone().unwrap();
+            let before = owners.regions().to_vec();
             let size = (pages + 2) * PAGE_SIZE;
             let free_bytes = size - PAGE_SIZE;
             let refusal = Refusal::Exhausted { wanted: VM, size_bytes: size, free_bytes };
             assert_eq!(owners.place(size, VM), Err(refusal));
-            assert_eq!(owners, before);
+            assert_eq!(owners.regions(), before);
             assert_eq!(owners.allocate(size, 1, VM), Err(refusal));
-            assert_eq!(owners, before);
+            assert_eq!(owners.regions(), before);
             // The twin: one page less is there.
             assert!(owners.place(size - PAGE_SIZE, VM).is_ok());
         }

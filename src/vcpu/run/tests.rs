@@ -7,5 +7,6 @@
 mod bed;
 mod exits;
 mod interrupts;
+mod kicks;
 mod life;
 mod listed;

@@ -97,7 +97,9 @@ pub fn prepare(
     let path = folder.join("manifest.toml");
     std::fs::write(&path, manifest).map_err(text)?;
     options.out = Some(folder);
-    options.hypervisor = Some(hypervisor()?);
+    if options.hypervisor.is_none() {
+        options.hypervisor = Some(hypervisor()?);
+    }
     run::prepare(&path, machine, options).map_err(text)
 }
 
@@ -169,7 +171,7 @@ pub fn script(
 /// Builds the hypervisor once and returns its ELF file.
 pub fn hypervisor() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf>> = OnceLock::new();
-    BUILT.get_or_init(|| build::build_hypervisor().map_err(refused)).clone()
+    BUILT.get_or_init(|| build::build_hypervisor("release").map_err(refused)).clone()
 }
 
 /// Builds our own guests once.

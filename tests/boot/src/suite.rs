@@ -3,6 +3,7 @@
 
 use crate::harness::{self, Result, Vm, script};
 use coffer::board::project_root;
+use coffer::build::{Options, build_hypervisor};
 use coffer::expect::{End, Outcome, Script, drive};
 use coffer::qemu::{Entry, Gic, Machine};
 use libtest_mimic::{Completion, Trial};
@@ -27,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
     let others = [
         harness::test("suite::on_bare_qemu", || on_bare_qemu(Gic::V3)),
         harness::test("suite::on_bare_gicv2", || on_bare_qemu(Gic::V2)),
+        harness::test("suite::with_debug_assertions", with_debug_assertions),
         harness::test("suite::one_list_register", || with_list_registers(1)),
         harness::test("suite::two_list_registers", || with_list_registers(2)),
     ];
@@ -35,6 +37,17 @@ pub fn trials() -> Vec<Trial> {
         on_machine(title, machine, &names)
     });
     ours.chain(others).collect()
+}
+
+/// Runs the suite on a hypervisor that checks itself.
+fn with_debug_assertions() -> Result<()> {
+    let elf = build_hypervisor("checked").map_err(harness::refused)?;
+    let vm = Vm::of_guest(VM, "0-3", "guest-suite", "");
+    let options = Options { hypervisor: Some(elf), ..Options::default() };
+    let manifest = harness::manifest(&[vm], "");
+    let machine = Machine::default();
+    let prepared = harness::prepare("suite-checked", &manifest, &machine, options)?;
+    harness::hold(prepared.command, &script(End::Off, passes)?).map(drop)
 }
 
 /// Runs what concerns interrupts and power with fewer list registers than the machine has: more

@@ -21,7 +21,7 @@ use crate::plan::{Plan, VmPlan};
 use crate::psci::Psci;
 use crate::smccc::{Firmware, Workarounds};
 use crate::spec::vmsa::{HypAttributes, MemAttrEncoding};
-use crate::sync::Lock;
+use crate::sync::{Lock, OpenLock};
 use crate::vm::Vm;
 use crate::vm::bus::Bus;
 use crate::vm::lifecycle::{Change, Entry, Lifecycle};
@@ -97,7 +97,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
     ];
     with(|core| core.devices.extend(devices));
     let distributor = Distributor::v3(Registers::new(pa_range(GICD, 0x1_0000))).unwrap();
-    let names: Vec<_> = plan.vms.iter().map(|vm| vm.name.clone()).collect();
+    let names = plan.vms.iter().map(|vm| vm.name.clone()).collect();
     let config = Config {
         mode: Mode::Focus,
         escape: 0x1d,
@@ -106,7 +106,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         messages: TokenBucket::new(8, 1),
     };
     let uart = Uart::new(UartKind::Pl011, pa_range(UART, 0x1000));
-    let console = HostConsole::new(Console::new(config, &names), Some(uart));
+    let console = HostConsole::new(Console::new(config, names), Some(uart));
     let vms: Vec<_> = plan.vms.iter().zip(0..).map(|(vm, n)| make_vm(n, vm)).collect();
     let (pintid, vintid) = SPI;
     let hypervisor = Hypervisor {
@@ -159,7 +159,7 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
         memory,
         psci: Psci::new(&affinities),
         vgic,
-        spis: Lock::new(spis),
+        spis: OpenLock::new(spis),
         vits,
         serial: Lock::default(),
         bus: Bus::new(&plan.layout, plan.vcpus.len()),
@@ -252,6 +252,13 @@ impl Bed {
     pub fn state(&self) -> Vec<u64> {
         with(|core| core.list_registers.iter().map(|lr| lr.get()).filter(|lr| *lr != 0).collect())
     }
+}
+
+/// Lets vCPU 1 of VM 0 look at its work, as its core does when it is kicked.
+pub fn look_at_work(bed: &Bed) {
+    let mut other = Bed { vm: bed.vm, core: core(bed.core.hypervisor, 0, 1) };
+    assert_eq!(other.interrupt(0), None);
+    clear_events();
 }
 
 pub fn clear_events() {

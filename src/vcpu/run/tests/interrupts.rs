@@ -32,13 +32,6 @@ fn linked(pintid: u32, vintid: u32) -> u64 {
     HW | GROUP1 | u64::from(pintid) << 32 | u64::from(vintid)
 }
 
-/// Lets vCPU 1 of VM 0 look at its work, as its core does when it is kicked.
-fn look_at_work(bed: &Bed) {
-    let mut other = Bed { vm: bed.vm, core: core(bed.core.hypervisor, 0, 1) };
-    assert_eq!(other.interrupt(0), None);
-    clear_events();
-}
-
 fn set_list_register(slot: usize, value: u64) {
     with(|core| core.list_registers[slot] = Lr::from_register(value));
 }

@@ -16,6 +16,7 @@ const CPU_ON: u64 = 0xc400_0003;
 /// An SPI without a device, its bit, and the registers that have it.
 const INTID: u64 = 45;
 const BIT: u64 = 1 << (INTID - 32);
+const ISENABLER: u64 = VDIST + 0x104;
 const ICENABLER: u64 = VDIST + 0x184;
 const ISPENDR: u64 = VDIST + 0x204;
 const ICPENDR: u64 = VDIST + 0x284;
@@ -217,6 +218,27 @@ fn t75_nobody_is_asked_who_has_nothing() {
     assert_eq!(kicks(), 0);
 }
 
+#[test]
+fn t75_who_adds_waits_for_nobody() {
+    let (mut bed, other) = two();
+    let (go_on, wait) = channel::<()>();
+    let (begun, is_busy) = channel();
+    let busy = other.begin(move |_| begun.send(()).is_ok() && wait.recv().is_ok());
+    is_busy.recv().unwrap();
+    clear_events();
+    let looks_at_counter = |bed: &mut Bed, register| {
+        let start = with(|core| core.counter);
+        bed.write(register, BIT);
+        with(|core| core.counter) - start
+    };
+    let plain = looks_at_counter(&mut bed, ISENABLER);
+    assert_eq!(looks_at_counter(&mut bed, ISPENDR), plain);
+    assert_eq!(kicks(), 1, "it is told all the same");
+    go_on.send(()).unwrap();
+    assert!(busy.recv().unwrap());
+    assert_eq!(bed.read(ISPENDR) & BIT, BIT);
+}
+
 /// A core that does not come, which is a bug, or leaves because the VM ends, holds nobody up.
 #[test]
 fn t75_a_core_that_does_not_look_is_not_waited_for_for_good() {
@@ -239,6 +261,7 @@ fn t75_a_core_that_does_not_look_is_not_waited_for_for_good() {
         if is_ending {
             return;
         }
+        with(|core| core.counter_step = 1);
         assert_eq!(bed.read(ISPENDR) & BIT, 0);
     }
 }
