@@ -140,7 +140,7 @@ impl Core {
             return self.write_listed(Frame::Vdist, (offset, width), value);
         }
         let vm = self.vm;
-        vm.change_spis(self.effects(), |token, effects| {
+        vm.change_own_spis(self.effects(), |token, effects| {
             vm.vgic.write_vdist(token, (offset, width), value, effects)
         })
     }

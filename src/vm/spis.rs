@@ -10,6 +10,7 @@ use super::Vm;
 use crate::bits::Level;
 use crate::gic::{Effects, SpiToken};
 use crate::id::{Pintid, VcpuId};
+use crate::sync::OpenGuard;
 use crate::vcpu::FromCore;
 use core::cell::Cell;
 
@@ -32,13 +33,37 @@ impl Vm {
         by: FromCore<'_>,
         change: impl FnOnce(&mut SpiToken, &Holder<'_>) -> R,
     ) -> R {
+        self.change_held_spis(self.hold_spis(by), by, change)
+    }
+
+    /// Does the same for what guests ask most often, with the lock taken in place.
+    #[inline(always)]
+    pub fn change_own_spis<R>(
+        &self,
+        by: FromCore<'_>,
+        change: impl FnOnce(&mut SpiToken, &Holder<'_>) -> R,
+    ) -> R {
+        self.change_held_spis(self.spis.lock(), by, change)
+    }
+
+    #[inline(always)]
+    fn change_held_spis<R>(
+        &self,
+        mut spis: OpenGuard<'_, SpiToken>,
+        by: FromCore<'_>,
+        change: impl FnOnce(&mut SpiToken, &Holder<'_>) -> R,
+    ) -> R {
         let holder = Holder { by, kicks: Cell::new(0) };
-        // A core of another VM waits for none of the guests that this VM runs.
-        let mut spis = if by.own.is_some() { self.spis.lock() } else { self.spis.lock_first() };
         let result = change(&mut spis, &holder);
         drop(spis);
         self.send_kicks(Kicks(holder.kicks.get()));
         result
+    }
+
+    /// Waits for the lock; a core of another VM waits for none of the guests that this VM runs.
+    #[inline(never)]
+    fn hold_spis(&self, by: FromCore<'_>) -> OpenGuard<'_, SpiToken> {
+        if by.own.is_some() { self.spis.lock() } else { self.spis.lock_first() }
     }
 
     /// Changes them on behalf of a core that holds another lock of the VM, for which others wait.

@@ -62,6 +62,7 @@ pub const LIMITS: &[Limit] = &[
     Limit { operation: "ipi_round_trip", instructions_max: 760 },
     Limit { operation: "cpu_on", instructions_max: 1200 },
     Limit { operation: "reset_to_guest", instructions_max: 1_500_000 },
+    Limit { operation: "image_bytes", instructions_max: 160 << 10 },
     Limit { operation: "ram_bytes", instructions_max: 1 << 20 },
 ];
 

@@ -258,14 +258,14 @@ impl ListRegisterFile {
 }
 
 impl ListRegisters for ListRegisterFile {
-    #[inline(always)]
+    #[inline(never)]
     fn read(&mut self, slot: usize) -> Lr {
         match gicv2() {
             Some(gicv2) => gicv2.read_lr(&mut self.links, slot),
             None => Lr::from_register(read_lr(slot)),
         }
     }
-    #[inline(always)]
+    #[inline(never)]
     fn write(&mut self, slot: usize, lr: Lr) {
         match gicv2() {
             Some(gicv2) => gicv2.write_lr(&mut self.links, slot, lr),
