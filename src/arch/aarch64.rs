@@ -43,7 +43,7 @@ pub use smc::{HostPsci, mitigate};
 pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids};
 pub use start::{SecondaryBoot, publish_to_uncached, release_from_spin_table, secondary_entry};
 pub use timer::{arm_hyp_timer, cancel_hyp_timer, counter, counter_frequency_hz};
-pub use vectors::{Exit, enter};
+pub use vectors::enter;
 
 use aarch64_cpu::asm::{self, barrier};
 

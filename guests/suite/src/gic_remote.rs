@@ -150,11 +150,15 @@ fn wait_for_writes() -> Outcome {
     Ok(())
 }
 
+/// Returns whether an interrupt comes to vCPU 1.
+fn comes_there() -> bool {
+    timer::wait_for(timer::PATIENCE_MS, || ask(IS_WAITING) == 1)
+}
+
 /// Makes vCPU 1 acknowledge the interrupt.
 fn take(intid: u32) -> Outcome {
     write(reg::ISPENDR, intid);
-    let came = timer::wait_for(timer::PATIENCE_MS, || ask(IS_WAITING) == 1);
-    check!(came, "{intid} does not come");
+    check!(comes_there(), "{intid} does not come");
     check_eq!(ask(ACKNOWLEDGE), intid.into(), "INTID");
     Ok(())
 }
@@ -223,8 +227,7 @@ fn t75_pending_on_another_vcpu_is_seen_and_cleared() -> Outcome {
     for intid in intids() {
         for round in 0..5 {
             write(reg::ISPENDR, intid);
-            let came = timer::wait_for(timer::PATIENCE_MS, || ask(IS_WAITING) == 1);
-            check!(came, "{intid} does not come in round {round}");
+            check!(comes_there(), "{intid} does not come in round {round}");
             check_eq!(state(intid), PENDING, "{intid}, round {round}");
             write(reg::ICPENDR, intid);
             check_eq!(state(intid), IDLE, "{intid} cleared, round {round}");
@@ -244,8 +247,7 @@ fn t75_set_active_on_another_vcpu() -> Outcome {
         check_eq!(state(intid), BOTH, "{intid}");
         check_eq!(ask(ACKNOWLEDGE), SPURIOUS.into(), "INTID while active");
         write(reg::ICACTIVER, intid);
-        let came = timer::wait_for(timer::PATIENCE_MS, || ask(IS_WAITING) == 1);
-        check!(came, "{intid} does not come once inactive");
+        check!(comes_there(), "{intid} does not come once inactive");
         check_eq!(ask(ACKNOWLEDGE), intid.into(), "INTID once inactive");
         ask(END | u64::from(intid));
         check_eq!(state(intid), IDLE, "{intid} at the end");
@@ -308,15 +310,13 @@ fn t78_disabled_by_another_vcpu() -> Outcome {
     for intid in intids() {
         for round in 0..5 {
             write(reg::ISPENDR, intid);
-            let came = timer::wait_for(timer::PATIENCE_MS, || ask(IS_WAITING) == 1);
-            check!(came, "{intid} does not come in round {round}");
+            check!(comes_there(), "{intid} does not come in round {round}");
             write(reg::ICENABLER, intid);
             wait_for_writes()?;
             check_eq!(ask(ACKNOWLEDGE), SPURIOUS.into(), "INTID, {intid} off, round {round}");
             check_eq!(state(intid), PENDING, "{intid} off, round {round}");
             write(reg::ISENABLER, intid);
-            let came = timer::wait_for(timer::PATIENCE_MS, || ask(IS_WAITING) == 1);
-            check!(came, "{intid} does not come once on, round {round}");
+            check!(comes_there(), "{intid} does not come once on, round {round}");
             check_eq!(ask(ACKNOWLEDGE), intid.into(), "INTID once on, round {round}");
             ask(END | u64::from(intid));
         }
@@ -330,15 +330,13 @@ fn t78_group_turned_off_by_another_vcpu() -> Outcome {
         for intid in intids() {
             write(reg::ISPENDR, intid);
         }
-        let came = timer::wait_for(timer::PATIENCE_MS, || ask(IS_WAITING) == 1);
-        check!(came, "nothing comes in round {round}");
+        check!(comes_there(), "nothing comes in round {round}");
         gic::disable_groups();
         wait_for_writes()?;
         check_eq!(ask(ACKNOWLEDGE), SPURIOUS.into(), "INTID, group off, round {round}");
         gic::enable_groups();
         for _ in intids() {
-            let came = timer::wait_for(timer::PATIENCE_MS, || ask(IS_WAITING) == 1);
-            check!(came, "one does not come once the group is on, round {round}");
+            check!(comes_there(), "one does not come once the group is on, round {round}");
             let intid = ask(ACKNOWLEDGE);
             check!(intid != u64::from(SPURIOUS), "INTID once the group is on, round {round}");
             ask(END | intid);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The registers behind delivery: active state, routing, configuration, and INTIDs that are none
-//! (traps T75, T77).
+//! (traps T75, T77), and what a CPU interface keeps over CPU_OFF: nothing (T80).
 
 use crate::gic::{acknowledge_soon, prepare};
 use crate::{gicv3, under_hypervisor};
-use guest_rt::cpu_interface::{self, EOI_MODE};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use guest_rt::cpu_interface::{self, EOI_MODE, active_priorities, running_priority};
 use guest_rt::gic::{self, PRIORITY, reg};
 use guest_rt::irq::{self, SPURIOUS};
 use guest_rt::test::{Outcome, Test};
@@ -20,6 +21,7 @@ pub const TESTS: &[Test] = tests![
     t77_nothing_pending_reads_1023,
     t77_end_of_what_is_no_interrupt,
     t77_private_words_of_gicd_are_zero,
+    t80_cpu_off_ends_nested_priorities: 2,
 ];
 
 const SPI: u32 = 40;
@@ -208,5 +210,51 @@ fn t77_private_words_of_gicd_are_zero() -> Outcome {
         check_eq!(gicd.read32(reg::IPRIORITYR + 4 * n), 0, "GICD_IPRIORITYR{n}");
     }
     check_eq!(irq::acknowledge(), SPURIOUS, "INTID");
+    Ok(())
+}
+
+/// What vCPU 1 has found in its CPU interface: priorities deep in handlers, then at its next start.
+static DEEP: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static ANEW: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+
+/// Goes off in the middle of nested handlers, with a priority mask, and comes back.
+fn t80_cpu_off_ends_nested_priorities() -> Outcome {
+    const NESTED: [(u32, u8); 2] = [(1, 0x80), (2, 0x40)];
+    const LOW: u32 = 3;
+    fn go_off_within() {
+        for (intid, priority) in NESTED {
+            gic::set_priority(intid, priority);
+            gic::enable(intid);
+            gic::send_sgi(intid, 1);
+            let _ = acknowledge_soon();
+        }
+        cpu_interface::set_priority_mask(0x30);
+        DEEP[0].store(running_priority(), Relaxed);
+        DEEP[1].store(active_priorities(), Relaxed);
+    }
+    fn come_back() {
+        ANEW[0].store(running_priority(), Relaxed);
+        ANEW[1].store(active_priorities(), Relaxed);
+        // One that any of the nested priorities would keep back.
+        gic::set_priority(LOW, 0xa0);
+        gic::enable(LOW);
+        gic::send_sgi(LOW, 1);
+        let intid = acknowledge_soon();
+        ANEW[2].store(intid.into(), Relaxed);
+        irq::end(intid);
+    }
+    if gic::is_v2() && !under_hypervisor() {
+        skip!("QEMU's CPU_OFF leaves a GICv2's CPU interface as it is");
+    }
+    for round in 0..20 {
+        check!(cpu::run_on(1, go_off_within), "vCPU 1 does not go off in round {round}");
+        check_eq!(DEEP[0].load(Relaxed), 0x40, "running priority in round {round}");
+        check!(DEEP[1].load(Relaxed) != 0, "no active priority in round {round}");
+        check!(cpu::run_on(1, come_back), "vCPU 1 does not go off again in round {round}");
+        let found = ANEW.each_ref().map(|word| word.load(Relaxed));
+        check_eq!(found, [0xff, 0, LOW.into()], "running, active, INTID in round {round}");
+        // The redistributor is nobody's CPU interface: there they are active still.
+        check!(cpu::run_on(1, || NESTED.iter().for_each(|(n, _)| gic::clear_active(*n))), "off");
+    }
     Ok(())
 }

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! T81: the edges of a timer: what its value register shows far away from the deadline, and what
 //! happens when timer or GIC are changed while its interrupt is active (DDI 0487 D12.2.4, IHI 0069
-//! 4.1).
+//! 4.1). T82: a vCPU that has nothing else wakes by it, and in time.
 
 use crate::timer::{comes, comes_anyway, quiet, take};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use guest_rt::cpu::{self, CPUS_MAX};
 use guest_rt::gic;
 use guest_rt::irq::{self, SPURIOUS};
+use guest_rt::psci::{self, id};
+use guest_rt::sysreg::wfi;
 use guest_rt::test::{Outcome, Test};
 use guest_rt::timer::{self, ENABLE, IMASK, ISTATUS, Timer};
-use guest_rt::{check, check_eq, tests};
+use guest_rt::{check, check_eq, skip, tests};
 
 pub const TESTS: &[Test] = tests![
     t81_timer_value_wraps,
@@ -18,6 +22,8 @@ pub const TESTS: &[Test] = tests![
     t81_disabled_in_the_gic_while_it_fires,
     t81_active_by_register_keeps_it_back,
     t81_line_that_is_high_makes_an_active_one_pending,
+    t82_idle_vcpu_wakes_by_its_own_timer: 2,
+    t82_parked_vcpu_wakes_by_its_own_timer: 2,
 ];
 
 /// An hour, which no test lasts.
@@ -192,4 +198,66 @@ fn t81_line_that_is_high_makes_an_active_one_pending() -> Outcome {
         quiet(timer);
     }
     Ok(())
+}
+
+/// How often each vCPU sleeps.
+const NAPS: u32 = 100;
+/// How often a vCPU has woken by its timer, and how often before its deadline.
+static WOKEN: [AtomicU32; CPUS_MAX] = [const { AtomicU32::new(0) }; CPUS_MAX];
+static EARLY: AtomicU32 = AtomicU32::new(0);
+
+/// Sleeps from one deadline to the next; each follows from the one before, so none may be lost.
+fn sleep_through(sleep: impl Fn()) {
+    let timer = Timer::Virtual;
+    quiet(timer);
+    let mut deadline = timer.now();
+    for _ in 0..NAPS {
+        deadline += timer::ticks(300);
+        timer.set_cval(deadline);
+        timer.set_ctl(ENABLE);
+        while !irq::is_waiting() {
+            sleep();
+        }
+        if timer.now() < deadline {
+            EARLY.fetch_add(1, Relaxed);
+        }
+        if take(timer).is_ok()
+            && let Some(woken) = WOKEN.get(cpu::index())
+        {
+            woken.fetch_add(1, Relaxed);
+        }
+    }
+    quiet(timer);
+}
+
+/// Lets all vCPUs sleep at once, with nothing to wake them but their timers.
+fn all_sleep(job: cpu::Job) -> Outcome {
+    EARLY.store(0, Relaxed);
+    WOKEN.iter().for_each(|woken| woken.store(0, Relaxed));
+    for index in 1..cpu::count() {
+        check_eq!(cpu::start(index, job), Ok(()), "CPU_ON");
+    }
+    job();
+    for (index, woken) in WOKEN.iter().enumerate().take(cpu::count()) {
+        check!(index == 0 || cpu::wait_off(index), "vCPU {index} does not wake");
+        check_eq!(woken.load(Relaxed), NAPS, "naps of vCPU {index}");
+    }
+    check_eq!(EARLY.load(Relaxed), 0, "wake-ups before the deadline");
+    Ok(())
+}
+
+fn t82_idle_vcpu_wakes_by_its_own_timer() -> Outcome {
+    all_sleep(|| sleep_through(wfi))
+}
+
+fn t82_parked_vcpu_wakes_by_its_own_timer() -> Outcome {
+    if psci::result(psci::call(id::FEATURES, id::CPU_SUSPEND.into(), 0, 0)).is_err() {
+        skip!("PSCI_FEATURES has no CPU_SUSPEND");
+    }
+    // Power state 0 is standby (DEN 0022, 5.4).
+    all_sleep(|| {
+        sleep_through(|| {
+            let _ = psci::call(id::CPU_SUSPEND, 0, 0, 0);
+        });
+    })
 }

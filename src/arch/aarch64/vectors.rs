@@ -7,22 +7,10 @@
 #![expect(unsafe_code, reason = "exception entry and ERET are assembly")]
 
 use super::guest::GuestRegisters;
+use crate::arch::Exit;
 use crate::spec::esr::Syndrome;
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-
-/// How the guest left.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exit {
-    /// By a synchronous exception.
-    Synchronous(Syndrome),
-    /// By a physical interrupt, on a machine with a GICv3.
-    Interrupt,
-    /// By an SError.
-    SError,
-    /// By a physical interrupt, on a machine with a GICv2.
-    InterruptV2,
-}
 
 /// What the vectors return instead of a syndrome: bits 63:56 of ESR_EL2 are RES0 (DDI 0487
 /// D24.2.40).

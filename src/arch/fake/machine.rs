@@ -6,6 +6,7 @@
 
 pub use super::board::*;
 use crate::addr::{Address, Gva, Ipa, Pa, PaRange};
+use crate::arch::Exit;
 use crate::bits::Level;
 use crate::gic::ListRegisters;
 use crate::id::{Mpidr, Pintid};
@@ -182,19 +183,6 @@ pub enum ExitKind {
     Interrupt,
     /// An SError.
     SError,
-}
-
-/// How the guest left.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exit {
-    /// By a synchronous exception.
-    Synchronous(Syndrome),
-    /// By a physical interrupt.
-    Interrupt,
-    /// By an SError.
-    SError,
-    /// By a physical interrupt, on a machine with a GICv2.
-    InterruptV2,
 }
 
 /// The general registers of a guest.
