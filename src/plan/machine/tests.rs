@@ -458,6 +458,20 @@ fn held_names_everything_that_is_not_to_be_given_away() {
     assert_eq!(holders, [&gic[..], &others, &["memory"; 3]].concat());
 }
 
+/// Whoever can write to it can send any SPI, to any guest: with DMA, too.
+#[test]
+fn t86_frame_that_sends_any_spi_is_given_to_nobody() {
+    let machine = read(&virt_but(&[], |b| {
+        b.node("v2m@8020000", |b| {
+            b.text("compatible", "arm,gic-v2m-frame");
+            b.prop("msi-controller", &[]);
+            b.cells("reg", &[0, 0x802_0000, 0, 0x1000]);
+        });
+    }));
+    let frame = machine.held().into_iter().find(|(_, held)| *held == range(0x802_0000, 0x1000));
+    assert_eq!(frame.unwrap().0.to_string(), "v2m@8020000 (kept by the hypervisor)");
+}
+
 /// No tree that passes the structural check may panic the reader or get past its limits.
 #[test]
 fn mutated_trees_do_not_panic() {
