@@ -31,6 +31,7 @@ pub fn trials() -> Vec<Trial> {
         harness::test("linux::eight_debians_with_a_gicv2", || {
             eight_debians("linux-8-gicv2", Some(Gic::V2))
         }),
+        harness::test("linux::a_debian_of_twenty_vcpus", twenty_vcpus),
         harness::test("linux::a_core_goes_off_and_on", core_off_and_on),
         harness::test("linux::started_by_u_boot", started_by_u_boot),
         harness::test("linux::suspends_to_ram_and_wakes", suspend_to_ram),
@@ -123,6 +124,25 @@ fn eight_debians(test: &str, gic: Option<Gic>) -> Result<()> {
     })?;
     let machine = Machine { smp: Some(8), memory_bytes: Some(4 << 30), gic, ..Machine::default() };
     boot(test, &manifest(&vms, ""), &machine, &script).map(drop)
+}
+
+/// More vCPUs than an SGI's target list has bits: those behind the first 16 are reached by the
+/// range selector (traps T76).
+fn twenty_vcpus() -> Result<()> {
+    fetch()?;
+    let script = script(End::Off, |script| {
+        script.expect("a", "^READY .* 20$")?;
+        ask(script, "a", "taskset 80000 sleep 1 && echo slept\n")?;
+        script.expect("a", "^slept$")?;
+        ask(script, "a", "dmesg | grep -c GICv3.*RSS\n")?;
+        script.expect("a", "^1$")?;
+        ask(script, "a", "poweroff -f\n")?;
+        script.never("(?i)kernel panic|rcu.*stall|hypervisor fault")?;
+        Ok(())
+    })?;
+    let machine = Machine { smp: Some(20), ..Machine::default() };
+    let manifest = manifest(&[debian("a", "6.12", "0-19")], "");
+    boot("linux-20", &manifest, &machine, &script).map(drop)
 }
 
 fn core_off_and_on() -> Result<()> {
