@@ -15,7 +15,7 @@ use crate::spec::psci::AffinityState;
 
 /// How long another core may take. In EL2 none stays that long, unless it is a virtual one whose
 /// host has no time for it; what is known by then is what counts.
-const PATIENCE_SECONDS: u64 = 1;
+const PATIENCE_SECONDS: u64 = 10;
 
 impl Core {
     /// Reads bits that are in list registers too; `None` where the register does not take the

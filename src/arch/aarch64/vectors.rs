@@ -95,6 +95,7 @@ global_asm!(
     fatal   0x500                   // FIQ: nothing is in Group 0
     \entry  mov x0, #{SERROR}
     .endr
+    .org    \name + 0x800          // An error where a vector is longer than 128 bytes
     .endm
 
     .macro save_rest_routine
