@@ -122,18 +122,21 @@ impl Vm {
         self.change_spis(*by, |token, effects| self.vgic.reset(token, effects));
     }
 
-    /// Fills the memory and lets vCPU 0 begin. Only the leader of a start calls this.
+    /// Fills the memory, with a `pause` now and then. Only the leader of a start calls this.
     ///
     /// # Errors
     /// The VM cannot start again, since an image is damaged.
-    pub fn load_and_begin(&self) -> Result<LoadCost, Damaged> {
-        let cost = self.loader.load()?;
+    pub fn load(&self, pause: &mut dyn FnMut()) -> Result<LoadCost, Damaged> {
+        self.loader.load(pause)
+    }
+
+    /// Lets vCPU 0 begin. Only the leader of a start calls this.
+    pub fn begin(&self) {
         // Guest time begins now, for all vCPUs alike and for as long as the VM runs (traps T57).
         self.counter_offset_ticks.store(arch::counter(), Ordering::Relaxed);
         self.lifecycle.finish(Change::Start);
         let start = Start { entry: self.plan.entry, context: self.plan.tree.get() };
         // Nobody else turns on a vCPU of a VM that has just begun.
         let _ = self.psci.boot(VcpuId::new(0), start);
-        Ok(cost)
     }
 }

@@ -50,7 +50,7 @@ pub fn take(machine: &Machine, owners: &mut Owners) -> Result<Held, Stop> {
     let bundle = Bundle::parse(bytes).map_err(|e| fail(&e))?;
     for image in bundle.images() {
         let place = memory.part(image.offset as u64, image.bytes.len() as u64).ok_or(Stop)?;
-        if let Err(e) = image.verify(|_| arch::crc32c(place)) {
+        if let Err(e) = image.verify(|_| arch::crc32c(0, place)) {
             return Err(fail(&e));
         }
     }

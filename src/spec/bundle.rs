@@ -221,5 +221,15 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     TABLE.checksum(bytes)
 }
 
+/// Returns the CRC32C of bytes behind others that have the CRC32C `before`: 0 where there are none.
+#[must_use]
+pub fn crc32c_behind(before: u32, bytes: &[u8]) -> u32 {
+    let crc = crc::Crc::<u32, crc::NoTable>::new(&crc::CRC_32_ISCSI);
+    // What is handed over is neither inverted nor reflected.
+    let mut digest = crc.digest_with_initial((!before).reverse_bits());
+    digest.update(bytes);
+    digest.finalize()
+}
+
 #[cfg(test)]
 mod tests;

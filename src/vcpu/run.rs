@@ -198,6 +198,13 @@ impl Core {
         self.vm.psci.turned_off(self.vcpu)
     }
 
+    /// Serves an interrupt while this core loads its VM, whose models are reset: the UART's is
+    /// about others' output. What is for this VM waits in the models until the guest enables it.
+    fn serve_others(&mut self) {
+        // The VM is about to change already.
+        let _ = self.serve_any_interrupt();
+    }
+
     /// Leads the change of the VM that this core has begun.
     fn lead(&mut self, change: Change) {
         let asked_at_ticks = arch::counter();
@@ -208,7 +215,7 @@ impl Core {
         }
         vm.reset_models(&self.effects());
         let started = match change {
-            Change::Start => vm.load_and_begin(),
+            Change::Start => vm.load(&mut || self.serve_others()),
             Change::Stop => {
                 vm.lifecycle.finish(change);
                 return self.hypervisor.vm_is_off(vm);
@@ -216,6 +223,9 @@ impl Core {
         };
         match started {
             Ok(cost) => {
+                // Input that was served meanwhile is for nobody.
+                vm.reset_serial(&self.effects());
+                vm.begin();
                 self.hypervisor.vm_has_begun(vm, cost, asked_at_ticks);
                 vm.kick(VcpuId::new(0));
             }

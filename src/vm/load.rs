@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Filling a VM's memory for a start: scrub once, copy the images, clean.
 //!
-//! Runs on the VM's own core while no vCPU is inside. The images come from the bundle, which EL2
-//! keeps read-only, so a restart finds what the first start found.
+//! Runs on the VM's own core while no vCPU is inside, in pieces with a pause behind each: that core
+//! may have other duties. The images come from the bundle, which EL2 keeps read-only, so a restart
+//! finds what the first start found.
 #![forbid(unsafe_code)]
 
 use crate::addr::{Address, Ipa, PaRange};
@@ -10,6 +11,9 @@ use crate::arch::{self, HypMemory};
 use crate::memory::guest::Chunk;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
+
+/// The bytes that are worked on between two pauses: checking them takes some 10,000 instructions.
+const PIECE_BYTES: u64 = 32 << 10;
 
 /// An image of the bundle and where it goes.
 #[derive(Clone, Debug)]
@@ -68,29 +72,33 @@ impl Loader {
         })
     }
 
-    /// Fills the memory. Only the leader of a start calls this.
+    /// Fills the memory, with a `pause` now and then. Only the leader of a start calls this.
     ///
     /// # Errors
     /// An image is damaged; the memory is then partly filled and must not run.
-    pub fn load(&self) -> Result<LoadCost, Damaged> {
+    pub fn load(&self, pause: &mut dyn FnMut()) -> Result<LoadCost, Damaged> {
         let mut cost = LoadCost::default();
         let begun = arch::counter();
         if !self.is_scrubbed.swap(true, Ordering::Relaxed) {
             // What the firmware or an earlier owner left is no guest's business (traps T02).
-            self.memory.iter().for_each(|(_, memory)| arch::zero(*memory));
+            for (_, memory) in &self.memory {
+                in_pieces(*memory, pause, |piece, _| arch::zero(piece));
+            }
             cost.scrub_ticks = arch::counter().wrapping_sub(begun);
         }
         let start = arch::counter();
         for image in &self.images {
-            if arch::crc32c(image.source) != image.crc32c {
+            let mut crc32c = 0;
+            in_pieces(image.source, pause, |piece, _| crc32c = arch::crc32c(crc32c, piece));
+            if crc32c != image.crc32c {
                 return Err(Damaged(image.ipa));
             }
             cost.image_bytes = cost.image_bytes.saturating_add(image.source.range().size());
         }
         let hashed = arch::counter();
-        self.images.iter().for_each(|image| self.copy(image));
+        self.images.iter().for_each(|image| self.copy(image, pause));
         let copied = arch::counter();
-        self.clean();
+        self.clean(pause);
         let cleaned = arch::counter();
         cost.hash_ticks = hashed.wrapping_sub(start);
         cost.copy_ticks = copied.wrapping_sub(hashed);
@@ -100,26 +108,38 @@ impl Loader {
     }
 
     /// Copies an image to its place, which may span chunks.
-    fn copy(&self, image: &Image) {
+    fn copy(&self, image: &Image, pause: &mut dyn FnMut()) {
         let bytes = image.source.range().size();
         let Some(wanted) = crate::addr::IpaRange::new(image.ipa, bytes) else { return };
         for (chunk, memory) in &self.memory {
             let Some(part) = chunk.ipa.intersection(wanted) else { continue };
             let in_chunk = part.start().get() - chunk.ipa.start().get();
             let in_image = part.start().get() - image.ipa.get();
-            let to = memory.part(in_chunk, part.size());
-            let from = image.source.part(in_image, part.size());
-            if let (Some(to), Some(from)) = (to, from) {
-                arch::copy(to, from);
-            }
+            let Some(from) = image.source.part(in_image, part.size()) else { continue };
+            in_pieces(from, pause, |piece, offset| {
+                let to = in_chunk.saturating_add(offset);
+                if let Some(to) = memory.part(to, piece.range().size()) {
+                    arch::copy(to, piece);
+                }
+            });
         }
     }
 
     /// Makes memory hold what the caches hold: the guest starts with its caches off (traps T01).
-    fn clean(&self) {
+    fn clean(&self, pause: &mut dyn FnMut()) {
         for (_, memory) in &self.memory {
-            arch::clean_invalidate(memory.range());
+            in_pieces(*memory, pause, |piece, _| arch::clean_invalidate(piece.range()));
         }
         arch::publish_code();
+    }
+}
+
+/// Works on memory piece by piece, each with its offset, with a pause behind each.
+fn in_pieces(memory: HypMemory, pause: &mut dyn FnMut(), mut work: impl FnMut(HypMemory, u64)) {
+    let (mut offset, bytes) = (0, memory.range().size());
+    while let Some(piece) = memory.part(offset, bytes.saturating_sub(offset).min(PIECE_BYTES)) {
+        work(piece, offset);
+        pause();
+        offset = offset.saturating_add(PIECE_BYTES);
     }
 }

@@ -8,6 +8,7 @@
 
 use super::HypMemory;
 use crate::addr::{Address, PaRange};
+use crate::spec::bundle::crc32c_behind;
 use aarch64_cpu::asm::barrier;
 use core::arch::asm;
 
@@ -145,34 +146,34 @@ pub fn with_bytes<R>(memory: HypMemory, look: impl FnOnce(&mut [u8]) -> R) -> R 
     look(unsafe { core::slice::from_raw_parts_mut(range.start().get() as *mut u8, bytes) })
 }
 
-/// Returns the CRC32C (Castagnoli) of memory, by the core's instruction where it has one.
-pub fn crc32c(memory: HypMemory) -> u32 {
+/// Returns the CRC32C (Castagnoli) of memory behind what has the CRC32C `before`, 0 where nothing
+/// is there, by the core's instruction where it has one.
+pub fn crc32c(before: u32, memory: HypMemory) -> u32 {
     let (at, bytes) = (memory.range().start().get(), memory.range().size());
     if super::features().has_crc32() && at % 8 == 0 {
-        crc32c_instruction(at, bytes)
+        crc32c_instruction(before, at, bytes)
     } else {
-        crc32c_software(memory)
+        crc32c_software(before, memory)
     }
 }
 
 /// Takes eight steps for a byte and no table: cores without the instruction are rare.
-fn crc32c_software(memory: HypMemory) -> u32 {
-    let crc = crc::Crc::<u32, crc::NoTable>::new(&crc::CRC_32_ISCSI);
-    let mut digest = crc.digest();
+fn crc32c_software(before: u32, memory: HypMemory) -> u32 {
+    let mut crc = before;
     let mut buffer = [0; 64];
     let (mut offset, bytes) = (0, memory.range().size());
     while let Some(part) = memory.part(offset, bytes.saturating_sub(offset).min(64)) {
         let bytes = usize::try_from(part.range().size()).unwrap_or(0);
         let Some(copy) = buffer.get_mut(..bytes) else { break };
         read_bytes(part, copy);
-        digest.update(copy);
+        crc = crc32c_behind(crc, copy);
         offset = offset.saturating_add(64);
     }
-    digest.finalize()
+    crc
 }
 
-fn crc32c_instruction(mut at: u64, bytes: u64) -> u32 {
-    let mut crc = u32::MAX;
+fn crc32c_instruction(before: u32, mut at: u64, bytes: u64) -> u32 {
+    let mut crc = !before;
     let (blocks, rest) = (bytes / 32, bytes % 32);
     if blocks > 0 {
         // SAFETY: `blocks` × 32 mapped bytes are read.

@@ -140,10 +140,10 @@ pub fn zero(memory: HypMemory) {
     record(Event::Zero(memory.0));
     MEMORY.with_borrow_mut(|all| memory.addresses().for_each(|at| all.write(at, 0)));
 }
-/// Returns the CRC32C of memory.
+/// Returns the CRC32C of memory behind what has the CRC32C `before`.
 #[must_use]
-pub fn crc32c(memory: HypMemory) -> u32 {
-    crate::spec::bundle::crc32c(&bytes(memory))
+pub fn crc32c(before: u32, memory: HypMemory) -> u32 {
+    crate::spec::bundle::crc32c_behind(before, &bytes(memory))
 }
 /// Cleans and invalidates caches.
 pub fn clean_invalidate(range: PaRange) {

@@ -75,6 +75,15 @@ fn crc32c_is_castagnolis() {
 }
 
 #[test]
+fn crc32c_goes_on_behind_a_part() {
+    let bytes = b"123456789";
+    for n in 0..=bytes.len() {
+        let (first, second) = bytes.split_at(n);
+        assert_eq!(crc32c_behind(crc32c_behind(0, first), second), 0xe306_9283, "{n}");
+    }
+}
+
+#[test]
 fn bundle_is_read() {
     let mut bytes = sample();
     let size = bytes.len();

@@ -179,7 +179,7 @@ pub fn map(range: PaRange) -> HypMemory {
 fn image(at: u64, ipa: u64, bytes: &[u8]) -> Image {
     let source = map(pa_range(at, bytes.len() as u64));
     arch::write_bytes(source, bytes);
-    Image { source, ipa: Ipa::new(ipa), crc32c: arch::crc32c(source) }
+    Image { source, ipa: Ipa::new(ipa), crc32c: arch::crc32c(0, source) }
 }
 
 /// Makes the core of a vCPU.

@@ -231,6 +231,20 @@ fn t91_system_reset_loads_the_vm_again_and_no_other() {
     assert!(!other.lifecycle.wants_out(), "the other VM runs on");
 }
 
+/// The core that loads a VM may have the UART's interrupt, which is about other guests' output.
+#[test]
+fn interrupt_is_served_between_the_pieces_of_a_load() {
+    let mut bed = Bed::new();
+    bed.core.registers.x[0] = SYSTEM_RESET;
+    let answer = bed.exit(hvc(0));
+    let Some(Next::Change(change)) = answer else { panic!("{answer:?}") };
+    clear_events();
+    with(|core| core.pending.push_back(Pintid::new(26)));
+    bed.core.leave(Next::Change(change));
+    let at = |event: Event| events().iter().position(|other| *other == event).unwrap();
+    assert!(at(Event::Deactivate(Pintid::new(26))) < at(Event::PublishCode), "{:?}", events());
+}
+
 #[test]
 fn t91_reset_waits_until_the_other_vcpu_has_left() {
     let mut bed = Bed::new();
