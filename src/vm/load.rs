@@ -12,7 +12,8 @@ use crate::memory::guest::Chunk;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-/// The bytes that are worked on between two pauses: checking them takes some 10,000 instructions.
+/// The bytes that are worked on between two pauses: checking them takes some 10,000 instructions
+/// where the core has CRC32C.
 const PIECE_BYTES: u64 = 32 << 10;
 
 /// An image of the bundle and where it goes.

@@ -202,9 +202,11 @@ fn t81_line_that_is_high_makes_an_active_one_pending() -> Outcome {
 
 /// How often each vCPU sleeps.
 const NAPS: u32 = 100;
-/// How often a vCPU has woken by its timer, and how often before its deadline.
+/// How often a vCPU has woken by its timer, how often before its deadline, and how often it could
+/// not go to sleep.
 static WOKEN: [AtomicU32; CPUS_MAX] = [const { AtomicU32::new(0) }; CPUS_MAX];
 static EARLY: AtomicU32 = AtomicU32::new(0);
+static REFUSED: AtomicU32 = AtomicU32::new(0);
 
 /// Sleeps from one deadline to the next; each follows from the one before, so none may be lost.
 fn sleep_through(sleep: impl Fn()) {
@@ -233,6 +235,7 @@ fn sleep_through(sleep: impl Fn()) {
 /// Lets all vCPUs sleep at once, with nothing to wake them but their timers.
 fn all_sleep(job: cpu::Job) -> Outcome {
     EARLY.store(0, Relaxed);
+    REFUSED.store(0, Relaxed);
     WOKEN.iter().for_each(|woken| woken.store(0, Relaxed));
     for index in 1..cpu::count() {
         check_eq!(cpu::start(index, job), Ok(()), "CPU_ON");
@@ -243,6 +246,7 @@ fn all_sleep(job: cpu::Job) -> Outcome {
         check_eq!(woken.load(Relaxed), NAPS, "naps of vCPU {index}");
     }
     check_eq!(EARLY.load(Relaxed), 0, "wake-ups before the deadline");
+    check_eq!(REFUSED.load(Relaxed), 0, "refusals to sleep");
     Ok(())
 }
 
@@ -257,7 +261,9 @@ fn t82_parked_vcpu_wakes_by_its_own_timer() -> Outcome {
     // Power state 0 is standby (DEN 0022, 5.4).
     all_sleep(|| {
         sleep_through(|| {
-            let _ = psci::call(id::CPU_SUSPEND, 0, 0, 0);
+            if psci::result(psci::call(id::CPU_SUSPEND, 0, 0, 0)) != Ok(0) {
+                REFUSED.fetch_add(1, Relaxed);
+            }
         });
     })
 }

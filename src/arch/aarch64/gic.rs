@@ -4,7 +4,7 @@
 //!
 //! Where there is a GICv2 no ICC or ICH register is touched: they may not exist. EL2 runs with
 //! EOImode 1: it drops the priority at once and a guest's deactivation, through a linked list
-//! register, ends the physical interrupt (traps T71).
+//! register, ends the physical interrupt (traps T71); with a GICv2 EL2 does, once it sees that.
 #![expect(unsafe_code, reason = "a list register is chosen by a computed branch")]
 
 use super::sysreg::{
