@@ -2,8 +2,10 @@
 //! What all cores share: the VMs, the console, the physical distributor. Boot writes it once.
 #![forbid(unsafe_code)]
 
+mod control;
 mod host_console;
 
+pub use control::{Control, ControlPort};
 pub use host_console::HostConsole;
 
 use crate::arch;
@@ -29,6 +31,8 @@ pub struct Hypervisor {
     pub vms: Box<[Vm]>,
     /// The one console and the port that it speaks through.
     pub console: HostConsole,
+    /// Where requests come in.
+    pub control: Control,
     /// The physical distributor.
     pub distributor: Lock<Distributor>,
     /// The physical UART's interrupt, where it is known.
@@ -100,13 +104,17 @@ impl Hypervisor {
         }
     }
 
-    /// Counts a VM that has gone off; the last one takes the machine with it.
+    /// Counts a VM that has gone off; the last one takes the machine with it, unless requests can
+    /// come that start another.
     pub fn vm_is_off(&self, vm: &Vm) {
         log::info!(target: "vm", "{} off", vm.plan.name);
         self.console.mux.stopped(vm.id);
         // Who has the focus now may have bytes that waited for it.
         self.console.send();
         if self.live.fetch_sub(1, Ordering::AcqRel) == 1 {
+            if self.control.keeps_on() {
+                return;
+            }
             log::info!(target: "vm", "all off");
             self.console.send_all();
             self.power_off();
@@ -126,9 +134,20 @@ impl Hypervisor {
         arch::halt()
     }
 
+    /// Serves an interrupt that is no guest's.
+    pub fn serve_own(&self, pintid: Pintid) {
+        if Some(pintid) == self.uart_interrupt {
+            self.serve_uart();
+        }
+        if Some(pintid) == self.control.interrupt() {
+            self.serve_control();
+        }
+    }
+
     /// Serves the physical UART's interrupt: input to its VM, output that has waited.
-    pub fn serve_uart(&self) {
-        let mut refresh = self.console.receive();
+    fn serve_uart(&self) {
+        let mut refresh = self.console.receive(|byte| self.take_on_console(byte));
+        self.reply_on_console();
         self.console.send();
         refresh.add_unblocked(&self.console.mux);
         self.refresh(refresh);
@@ -137,7 +156,9 @@ impl Hypervisor {
     /// Serves EL2's own timer: unfinished lines whose time has come, and guests that have room.
     pub fn serve_timer(&self) {
         arch::cancel_hyp_timer();
+        self.reply_on_console();
         self.console.send();
+        self.send_replies();
         let mut refresh = Refresh::default();
         refresh.add_unblocked(&self.console.mux);
         self.refresh(refresh);

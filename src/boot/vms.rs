@@ -6,20 +6,23 @@
 
 use super::bundle::Held;
 use super::cores::{self, Cores};
-use super::{Stage, Stop, fail};
+use super::{Stage, Stop, fail, tree};
 use crate::addr::{IpaRange, PAGE_SIZE, PaRange};
 use crate::arch::{self, HeapTables, Stage2Registers, Tlb};
 use crate::console::{Config, Console, Mode, TokenBucket};
+use crate::control::Session;
 use crate::drivers::bcm2835_pm::Bcm2835Pm;
+use crate::drivers::gic::Distributor;
+use crate::drivers::uart::Uart;
 use crate::gic::{Version, Vgic, Vits};
-use crate::hypervisor::{self, HostConsole, Hypervisor, SpiOwner};
+use crate::hypervisor::{self, Control, ControlPort, HostConsole, Hypervisor, SpiOwner};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::guest::GuestMemory;
 use crate::memory::owners::{Owner, Owners};
 use crate::memory::stage2::Stage2;
 use crate::memory::vmid::Vmids;
 use crate::plan::check::Report;
-use crate::plan::machine::{Gic, Machine};
+use crate::plan::machine::{Gic, Interrupt, Machine};
 use crate::plan::{ConsoleMode, Plan, SpiPlan, VMS_MAX, VgicFrames, VmPlan};
 use crate::psci::Psci;
 use crate::sort::sort_by_key;
@@ -240,6 +243,34 @@ impl Builder<'_> {
     }
 }
 
+/// Opens the ports that requests come in by. The one that is not the console's interrupts a core
+/// that no VM has, where one is up: no guest is to pay for requests.
+fn control(
+    plan: &Plan,
+    machine: &Machine,
+    distributor: &mut Distributor,
+    cores: &Cores,
+) -> Result<Control, Stop> {
+    let on_console = plan.control.on_console.then(Session::default);
+    let port = match &machine.control {
+        None => None,
+        Some(uart) => {
+            let Interrupt { pintid, trigger } = uart.interrupt.ok_or(Stop)?;
+            let registers = arch::map_hyp(uart.registers, HypAttributes::Device)
+                .map_err(|e| fail(Stage::VM, &format_args!("{}: {e}", uart.path)))?;
+            let is_free = |mpidr: &Mpidr| {
+                cores.is_up(machine, *mpidr) && !plan.vms.iter().any(|vm| vm.vcpus.contains(mpidr))
+            };
+            let free = machine.cpus.iter().map(|cpu| cpu.mpidr).find(is_free);
+            let port = Uart::beside(tree::kind(uart.kind), registers.range());
+            let port = ControlPort::new(port, pintid);
+            distributor.enable(pintid, free.unwrap_or(arch::this_mpidr()), trigger);
+            Some(port)
+        }
+    };
+    Ok(Control::new(plan.board.clone(), on_console, port))
+}
+
 /// Puts the hypervisor in its place and gives every core its vCPU.
 #[inline(never)]
 pub fn install(
@@ -256,6 +287,7 @@ pub fn install(
         port.enable_receive_interrupt();
         distributor.enable(uart.pintid, arch::this_mpidr(), uart.trigger);
     }
+    let control = control(plan, machine, &mut distributor, cores)?;
     let mut spis = Vec::new();
     for vm in &vms {
         console.started(vm.id);
@@ -274,6 +306,7 @@ pub fn install(
         live: AtomicUsize::new(vms.len()),
         vms: vms.into(),
         console: HostConsole::new(console, port),
+        control,
         distributor: Lock::new(distributor),
         uart_interrupt: uart.map(|uart| uart.pintid),
         spis: spis.into(),

@@ -12,7 +12,7 @@ use crate::drivers::gic::{Distributor, PrivateInterrupts};
 use crate::drivers::gicv3::Redistributor;
 use crate::drivers::uart::{Uart, UartKind};
 use crate::gic::{Version, Vgic, Vits};
-use crate::hypervisor::{HostConsole, Hypervisor, SpiOwner};
+use crate::hypervisor::{Control, HostConsole, Hypervisor, SpiOwner};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::guest::GuestMemory;
 use crate::mmio::Registers;
@@ -113,6 +113,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         live: vms.len().into(),
         vms: vms.into(),
         console,
+        control: Control::default(),
         distributor: Lock::new(distributor),
         uart_interrupt: Some(Pintid::new(33)),
         spis: Box::new([SpiOwner {
