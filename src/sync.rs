@@ -10,9 +10,10 @@
 //!
 //! The console has several, in the order of its fields; the UART is never waited for while another
 //! lock is held. A [`Slot`] is looked at for as long as a vCPU is served, or before any lock is
-//! taken; who empties one holds no lock and looks at none. A VM's lifecycle, PSCI and
-//! redistributors are atomics. EL2 runs with interrupts masked, so a holder is never preempted by its own core. No
-//! lock lies in memory that a guest can write. The dump of a hypervisor fault takes none.
+//! taken; who empties one holds no lock and looks at none. A VM's lifecycle, PSCI and its
+//! redistributors are atomics. EL2 runs with interrupts masked, so a holder is never preempted by
+//! its own core. No lock lies in memory that a guest can write. The dump of a hypervisor fault
+//! takes none.
 #![forbid(unsafe_code)]
 
 use crate::arch;
