@@ -2,6 +2,7 @@
 //! Why a request is not carried out: a code for programs, and a sentence that says what to write.
 #![forbid(unsafe_code)]
 
+use super::Action;
 use core::fmt;
 
 /// Why a request is not carried out.
@@ -21,8 +22,8 @@ pub enum Refusal {
     Arguments(&'static str),
     /// There is no VM of this name.
     NoVm,
-    /// The VM is not in a state for this: which it is in, and what to do.
-    State(&'static str),
+    /// The VM is not in a state for this: which it is in.
+    State(Action, &'static str),
     /// This hypervisor cannot do it.
     NotSupported,
     /// A row of the reply did not fit a line, which is a mistake of the hypervisor's.
@@ -41,7 +42,7 @@ impl Refusal {
             Self::Verb => "verb",
             Self::Arguments(_) => "arguments",
             Self::NoVm => "no-vm",
-            Self::State(_) => "state",
+            Self::State(..) => "state",
             Self::NotSupported => "not-supported",
             Self::Row => "row",
         }
@@ -64,7 +65,10 @@ impl fmt::Display for Refusal {
                 write
             }
             Self::NoVm => "no VM of this name: write list",
-            Self::State(why) => why,
+            Self::State(action, state) => {
+                let (verb, fits) = (action.verb(), action.fits());
+                return write!(f, "the VM is {state}; {verb} is for one that is {fits}");
+            }
             Self::NotSupported => "not supported",
             Self::Row => "a row did not fit",
         };

@@ -117,6 +117,19 @@ impl Action {
     }
 }
 
+impl Action {
+    /// Returns in which states a VM can be for this.
+    pub(super) const fn fits(self) -> &'static str {
+        match self {
+            Self::Start => "off or crashed",
+            Self::Stop { .. } | Self::Pause => "running",
+            Self::Kill | Self::Reset => "running, paused or crashed",
+            Self::Resume => "paused",
+            Self::Destroy => "off",
+        }
+    }
+}
+
 /// Writes the body of the request.
 impl fmt::Display for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -189,7 +189,7 @@ fn refusals_fit_a_line_and_have_codes_of_their_own() {
         Refusal::Version,
         Refusal::Verb,
         Refusal::NoVm,
-        Refusal::State("off"),
+        Refusal::State(Action::Kill, "off"),
         Refusal::NotSupported,
         Refusal::Row,
     ];

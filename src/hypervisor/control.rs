@@ -17,7 +17,7 @@ use crate::drivers::uart::Uart;
 use crate::id::Pintid;
 use crate::plan::Name;
 use crate::sync::Lock;
-use crate::vm::Vm;
+use crate::vm::{Vm, lifecycle};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -199,8 +199,11 @@ impl Hypervisor {
         self.console.set_replies(session.has_reply());
     }
 
-    fn vm_named(&self, name: &str) -> Result<&Vm, Refusal> {
-        self.vms.iter().find(|vm| vm.plan.name == name).ok_or(Refusal::NoVm)
+    /// Has the VM of this name changed.
+    fn change(&self, name: &str, action: Action) -> Result<Rows, Refusal> {
+        let change = |vm: &Vm| (vm.plan.name == name).then(|| change(vm, action));
+        let changed = self.vms.iter().find_map(|slot| slot.look(change)?);
+        changed.unwrap_or(Err(Refusal::NoVm))
     }
 }
 
@@ -209,7 +212,7 @@ impl Executor for Hypervisor {
         match request {
             Request::Hello => Ok(Rows::Hello),
             Request::List => Ok(Rows::Vms(0)),
-            Request::Change { vm, action } => change(self.vm_named(vm)?, action),
+            Request::Change { vm, action } => self.change(vm, action),
         }
     }
 
@@ -217,9 +220,13 @@ impl Executor for Hypervisor {
         let (written, rest) = match *rows {
             Rows::None => return Row::End,
             Rows::Hello => (self.write_hello(line), Rows::None),
-            Rows::Vms(place) => {
-                let Some(vm) = self.vms.get(usize::from(place)) else { return Row::End };
-                (write_vm(vm, line), Rows::Vms(place.saturating_add(1)))
+            Rows::Vms(next) => {
+                let slots = self.vms.iter().zip(1..).skip(next.into());
+                let mut vms = slots.filter_map(|(slot, behind)| {
+                    Some((slot.look(|vm| write_vm(vm, line))?, Rows::Vms(behind)))
+                });
+                let Some(row) = vms.next() else { return Row::End };
+                row
             }
         };
         *rows = rest;
@@ -236,20 +243,31 @@ impl Hypervisor {
             env!("COFFERDAM_REVISION"),
             self.control.board,
             arch::counter_frequency_hz(),
-            self.vms.len(),
+            self.vms.iter().filter_map(|slot| slot.look(|_| ())).count(),
         )
     }
 }
 
 fn write_vm(vm: &Vm, line: &mut Line) -> core::fmt::Result {
     let (name, cpus, bytes) = (&vm.plan.name, vm.plan.vcpus.len(), vm.plan.memory.size());
-    let state = if vm.lifecycle.wants_out() { "off" } else { "running" };
+    let state = vm.lifecycle.state();
     write!(line, " name={name} state={state} vcpus={cpus} memory_bytes={bytes}")
 }
 
 /// Has a VM changed.
-fn change(_vm: &Vm, _action: Action) -> Result<Rows, Refusal> {
-    Err(Refusal::NotSupported)
+fn change(vm: &Vm, action: Action) -> Result<Rows, Refusal> {
+    let request = match action {
+        Action::Start => lifecycle::Request::Start,
+        // There is no button to press yet.
+        Action::Stop { .. } => return Err(Refusal::NotSupported),
+        Action::Kill => lifecycle::Request::Kill,
+        Action::Reset => lifecycle::Request::Reset,
+        Action::Pause => lifecycle::Request::Pause,
+        Action::Resume => lifecycle::Request::Resume,
+        Action::Destroy => lifecycle::Request::Destroy,
+    };
+    vm.request(request).map_err(|state| Refusal::State(action, state.name()))?;
+    Ok(Rows::None)
 }
 
 #[cfg(test)]
