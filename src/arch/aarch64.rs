@@ -34,13 +34,14 @@ pub use guest::{
     GuestRegisters, elr, far, hpfar, id_register, inject, inject_serror, reset_guest,
     skip_instruction, start_guest, stop_timers,
 };
-pub use heap::Heap;
+pub use heap::{Heap, heap_bytes};
 pub use layout::{Image, image};
 pub use mmu::{
-    HypMapError, HypMemory, boot_map, map_constant, map_hyp, regime, tree_size, unmap_hyp, unmapped,
+    HypMapError, HypMemory, boot_map, map_constant, map_hyp, map_memory, regime, tree_size,
+    unmap_hyp, unmap_memory, unmapped,
 };
 pub use smc::{HostPsci, mitigate};
-pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids};
+pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids, leave_stage2};
 pub use start::{SecondaryBoot, publish_to_uncached, release_from_spin_table, secondary_entry};
 pub use timer::{arm_hyp_timer, cancel_hyp_timer, counter, counter_frequency_hz};
 pub use vectors::enter;

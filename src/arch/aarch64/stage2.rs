@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "translation tables are reached by address; TLBI is assembly")]
 
 use crate::addr::{Address, Ipa, PAGE_SHIFT, PAGE_SIZE, Pa};
-use crate::memory::mapper::Tables;
+use crate::memory::mapper::{Roots, Tables};
 use crate::memory::stage2;
 use crate::spec::vmsa::MemAttrEncoding;
 use aarch64_cpu::asm::barrier;
@@ -11,6 +11,7 @@ use aarch64_cpu::registers::*;
 use alloc::alloc::{alloc_zeroed, dealloc};
 use core::alloc::Layout;
 use core::arch::asm;
+use core::cell::UnsafeCell;
 
 /// Translation tables on the heap. EL2 maps itself one to one, so a table's address serves as both.
 #[derive(Debug)]
@@ -23,6 +24,13 @@ impl HeapTables {
         // SAFETY: The layout's size is not 0.
         let root = unsafe { alloc_zeroed(layout) };
         (!root.is_null()).then(|| Pa::new(root.addr() as u64))
+    }
+
+    /// Returns memory of so many bytes to the heap.
+    fn release(table: Pa, bytes: u64) {
+        let Some(layout) = layout(bytes) else { return };
+        // SAFETY: The mapper gives back what `allocate_root` handed out with the same layout.
+        unsafe { dealloc(table.get() as *mut u8, layout) };
     }
 }
 
@@ -46,11 +54,28 @@ impl Tables for HeapTables {
         Self::allocate_root(PAGE_SIZE)
     }
     fn free(&mut self, table: Pa) {
-        let Some(layout) = layout(PAGE_SIZE) else { return };
-        // SAFETY: The mapper gives back what `allocate` handed out with the same layout.
-        unsafe { dealloc(table.get() as *mut u8, layout) };
+        Self::release(table, PAGE_SIZE);
     }
 }
+
+impl Roots for HeapTables {
+    fn allocate_root(&mut self, bytes: u64) -> Option<Pa> {
+        Self::allocate_root(bytes)
+    }
+    fn free_root(&mut self, root: Pa, bytes: u64) {
+        Self::release(root, bytes);
+    }
+}
+
+/// A root that maps nothing, as large as any VM's. Nobody writes it; constants would be part of the
+/// image's file.
+#[repr(C, align(8192))]
+struct Nothing(UnsafeCell<[u64; 1024]>);
+
+// SAFETY: Only table walkers look at it.
+unsafe impl Sync for Nothing {}
+
+static NOTHING: Nothing = Nothing(UnsafeCell::new([0; 1024]));
 
 /// The registers of one VM's stage 2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +105,16 @@ pub fn activate(stage2: Stage2Registers) {
             options(nostack, preserves_flags)
         );
     }
+}
+
+/// Makes this core walk no VM's tables any more, neither by itself nor speculatively, and forget
+/// what it knows of them (traps T10). Its VM may then be dismantled.
+pub fn leave_stage2() {
+    // SAFETY: Forgetting translations changes none.
+    unsafe { asm!("tlbi vmalls12e1", "dsb nsh", options(nostack, preserves_flags)) };
+    // VMID 0 is nobody's. Stage 2 stays on: what stage 1 is left with leads nowhere.
+    VTTBR_EL2.set(NOTHING.0.get().addr() as u64);
+    barrier::isb(barrier::SY);
 }
 
 /// The TLB of all cores, as `memory::stage2` drives it.
