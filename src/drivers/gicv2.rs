@@ -222,8 +222,8 @@ impl BankedInterrupts {
             self.gicd.write32(gicd::ISENABLER, 1 << intid.get());
         }
     }
-    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73). One that was on
-    /// its way to the CPU interface is called back by being disabled for a moment.
+    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73). One that was
+    /// on its way to the CPU interface is called back by being disabled for a moment.
     pub fn quiet(&mut self, mask: u32) {
         let enabled = self.gicd.read32(gicd::ISENABLER) & mask;
         self.gicd.write32(gicd::ICENABLER, mask);

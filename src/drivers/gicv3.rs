@@ -75,8 +75,8 @@ impl Redistributor {
         }
     }
 
-    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73). One that was on
-    /// its way to the CPU interface is called back by being disabled for a moment.
+    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73). One that was
+    /// on its way to the CPU interface is called back by being disabled for a moment.
     pub fn quiet(&mut self, mask: u32) {
         let enabled = self.registers.read32(sgi_frame(gicd::ISENABLER)) & mask;
         self.registers.write32(sgi_frame(gicd::ICENABLER), mask);
