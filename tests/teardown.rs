@@ -8,8 +8,8 @@
 use cofferdam::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use cofferdam::arch::fake::memory::{Context, Violation};
 use cofferdam::arch::{
-    HeapTables, Stage2Registers, Tlb, activate, is_mapped, leave_stage2, map_memory, unmap_memory,
-    with, with_tables,
+    HeapTables, Stage2Registers, Tlb, activate, is_mapped, leave, map_memory, unmap_memory, with,
+    with_tables,
 };
 use cofferdam::memory::mapper::MapError;
 use cofferdam::memory::stage2::Stage2;
@@ -115,12 +115,12 @@ fn t10_a_core_has_left_the_tables_before_they_go() {
         activate(Stage2Registers { vttbr: context.vttbr, vtcr: context.vtcr, encoding });
         let root = stage2.root().get();
         if leaves {
-            leave_stage2();
+            leave();
         }
         stage2.dismantle(&mut HeapTables, &mut Tlb::default(), &mut || ());
         let noticed = tables().2.contains(&Violation::FreedInUse(root));
         assert_eq!(noticed, !leaves);
-        leave_stage2();
+        leave();
     }
 }
 

@@ -11,7 +11,6 @@ use aarch64_cpu::registers::*;
 use alloc::alloc::{alloc_zeroed, dealloc};
 use core::alloc::Layout;
 use core::arch::asm;
-use core::cell::UnsafeCell;
 
 /// Translation tables on the heap. EL2 maps itself one to one, so a table's address serves as both.
 #[derive(Debug)]
@@ -67,16 +66,6 @@ impl Roots for HeapTables {
     }
 }
 
-/// A root that maps nothing, as large as any VM's. Nobody writes it; constants would be part of the
-/// image's file.
-#[repr(C, align(8192))]
-struct Nothing(UnsafeCell<[u64; 1024]>);
-
-// SAFETY: Only table walkers look at it.
-unsafe impl Sync for Nothing {}
-
-static NOTHING: Nothing = Nothing(UnsafeCell::new([0; 1024]));
-
 /// The registers of one VM's stage 2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stage2Registers {
@@ -107,13 +96,11 @@ pub fn activate(stage2: Stage2Registers) {
     }
 }
 
-/// Makes this core walk no VM's tables any more, neither by itself nor speculatively, and forget
-/// what it knows of them (traps T10). Its VM may then be dismantled.
-pub fn leave_stage2() {
-    // SAFETY: Forgetting translations changes none.
-    unsafe { asm!("tlbi vmalls12e1", "dsb nsh", options(nostack, preserves_flags)) };
-    // VMID 0 is nobody's. Stage 2 stays on: what stage 1 is left with leads nowhere.
-    VTTBR_EL2.set(NOTHING.0.get().addr() as u64);
+/// Takes a VM's stage 2 from this core, whose EL1 is as after reset: its tables may go, and its tag
+/// may become another's (traps T09, T10).
+pub fn leave() {
+    super::el2::disable_stage2();
+    VTTBR_EL2.set(0);
     barrier::isb(barrier::SY);
 }
 

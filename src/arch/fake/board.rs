@@ -178,9 +178,10 @@ pub fn activate(stage2: Stage2Registers) {
     with(|core| core.vttbr = stage2.vttbr);
     record(Event::Activate(stage2));
 }
-/// Makes this core walk no VM's tables any more.
-pub fn leave_stage2() {
+/// Takes a VM's stage 2 from this core.
+pub fn leave() {
     with(|core| core.vttbr = 0);
+    record(Event::Leave);
 }
 /// The firmware's PSCI: there is none.
 #[derive(Clone, Copy, Debug)]
