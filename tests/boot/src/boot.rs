@@ -7,6 +7,8 @@
 
 mod bench;
 mod bundles;
+mod control;
+mod controlled;
 mod faults;
 mod harness;
 mod image;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         bundles::trials(),
         faults::trials(),
         resets::trials(),
+        control::trials(),
         ledger::trials(),
         linux::trials(),
         payloads::trials(),
