@@ -6,7 +6,7 @@
 //! - L0, vocabulary: [`addr`], [`bits`], [`id`], [`sort`], [`spec`];
 //! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`drivers`];
 //! - L2, models, plain state machines: [`memory`], [`gic`], [`psci`], [`smccc`], [`console`],
-//!   [`trace`], [`plan`];
+//!   [`devices`], [`trace`], [`plan`];
 //! - L3, composition: [`vm`], [`vcpu`], [`hypervisor`], [`boot`].
 #![no_std]
 #![warn(clippy::indexing_slicing)]
@@ -29,6 +29,7 @@ pub mod mmio;
 pub mod sync;
 
 pub mod console;
+pub mod devices;
 pub mod gic;
 pub mod memory;
 pub mod plan;

@@ -25,7 +25,7 @@ enum Layer {
 
 use Layer::{Composition, Machine, Models, Vocabulary};
 
-const ROOMS: [(&str, Layer); 20] = [
+const ROOMS: [(&str, Layer); 21] = [
     ("addr", Vocabulary),
     ("bits", Vocabulary),
     ("sort", Vocabulary),
@@ -36,6 +36,7 @@ const ROOMS: [(&str, Layer); 20] = [
     ("mmio", Machine),
     ("sync", Machine),
     ("console", Models),
+    ("devices", Models),
     ("gic", Models),
     ("memory", Models),
     ("plan", Models),
