@@ -4,7 +4,7 @@
 //! A core that holds several takes them in this order, and never two of one line:
 //!
 //! ```text
-//! VM console port → VM ITS → VM distributor → UART → console → physical distributor
+//! VM console port → VM devices → VM ITS → VM distributor → UART → console → physical distributor
 //!   → EL2's map → heap
 //! ```
 //!

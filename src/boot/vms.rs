@@ -157,6 +157,7 @@ impl Builder<'_> {
             spis: OpenLock::new(spis),
             vits,
             serial: Lock::default(),
+            platform: Lock::default(),
             bus,
             lifecycle: Lifecycle::new(),
             loader,

@@ -11,6 +11,22 @@ use crate::spec::esr::{Access, DataAbort, Direction};
 use crate::spec::exception::{AbortOn, Exception};
 use crate::spec::gicv2::INTID;
 use crate::vm::bus::{Target, TargetV2};
+use crate::vm::crash::CrashCause;
+
+/// Why the guest does not go on behind its access.
+enum Denied {
+    /// It was no access that a device takes.
+    Refused,
+    /// It was the last one.
+    Crash(CrashCause),
+}
+
+impl From<MmioError> for Denied {
+    #[inline(always)]
+    fn from(_: MmioError) -> Self {
+        Self::Refused
+    }
+}
 
 /// What became of an access to a GICv2.
 enum V2<T> {
@@ -36,7 +52,11 @@ impl Core {
                 arch::skip_instruction();
                 Next::Enter
             }
-            Err(MmioError::Width | MmioError::Unmapped) => self.external_abort(abort),
+            Err(Denied::Refused) => self.external_abort(abort),
+            Err(Denied::Crash(cause)) => {
+                arch::skip_instruction();
+                self.report_crash(cause)
+            }
         }
     }
 
@@ -60,7 +80,7 @@ impl Core {
     }
 
     #[inline(always)]
-    fn read_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), MmioError> {
+    fn read_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), Denied> {
         let (vm, width) = (self.vm, access.width);
         let value = loop {
             break match vm.bus.find(ipa) {
@@ -81,11 +101,11 @@ impl Core {
     }
 
     #[inline(always)]
-    fn write_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), MmioError> {
+    fn write_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), Denied> {
         let (vm, width) = (self.vm, access.width);
         let value = self.x(access.register) & width.mask();
         loop {
-            return match vm.bus.find(ipa) {
+            return Ok(match vm.bus.find(ipa) {
                 Some(Target::Vdist(offset)) => self.write_vdist(offset, width, value),
                 Some(Target::Vredists(offset)) => self.write_vredists(offset, width, value),
                 Some(Target::Vuart(offset)) => {
@@ -98,17 +118,20 @@ impl Core {
                         continue;
                     }
                 },
-            };
+            }?);
         }
     }
 
-    /// Reads from an ITS or from a GICv2, where there is one.
+    /// Reads from what guests seldom use: an ITS, the small devices, a GICv2.
     #[cold]
     #[inline(never)]
     fn read_rare(&mut self, ipa: Ipa, width: Width) -> Result<V2<u64>, MmioError> {
         let vm = self.vm;
         if let Some(offset) = vm.bus.find_vits(ipa) {
             return Ok(V2::Done(self.read_vits(offset, width)?));
+        }
+        if let Some(register) = vm.bus.find_platform(ipa) {
+            return Ok(V2::Done(vm.read_platform(&self.effects(), register, width)?));
         }
         let home = match vm.bus.find_v2(ipa).ok_or(MmioError::Unmapped)? {
             TargetV2::Vdist(offset) => gic::home(self.vcpu, offset, width)?,
@@ -125,13 +148,17 @@ impl Core {
         })
     }
 
-    /// Writes to an ITS or to a GICv2, where there is one.
+    /// Writes to the same.
     #[cold]
     #[inline(never)]
-    fn write_rare(&mut self, ipa: Ipa, width: Width, value: u64) -> Result<V2<()>, MmioError> {
+    fn write_rare(&mut self, ipa: Ipa, width: Width, value: u64) -> Result<V2<()>, Denied> {
         let vm = self.vm;
         if let Some(offset) = vm.bus.find_vits(ipa) {
             return Ok(V2::Done(self.write_vits(offset, width, value)?));
+        }
+        if let Some(register) = vm.bus.find_platform(ipa) {
+            let crash = vm.write_platform(&self.effects(), register, width, value)?;
+            return crash.map_or(Ok(V2::Done(())), |cause| Err(Denied::Crash(cause)));
         }
         let home = match vm.bus.find_v2(ipa).ok_or(MmioError::Unmapped)? {
             TargetV2::Vdist(offset) => gic::home_of_write(self.vcpu, offset, width)?,

@@ -4,7 +4,7 @@
 
 use super::{Claim, Limits, Part, Refusal};
 use crate::addr::{Address, Ipa, IpaRange, PAGE_SIZE, PaRange};
-use crate::plan::{DEVICES_MAX, IMAGES_MAX, REGIONS_MAX, VgicFrames, VmPlan};
+use crate::plan::{DEVICES_MAX, IMAGES_MAX, Layout, REGIONS_MAX, VgicFrames, VmPlan};
 use alloc::vec::Vec;
 
 /// Interrupts that can be shared by PEs (IHI 0069, section 2.2).
@@ -36,7 +36,7 @@ pub(super) fn check<'a>(
 
 /// Checks that nothing in the address space overlaps, or lies beyond its end.
 fn check_address_space<'a>(vm: &'a VmPlan, limits: Limits) -> Check<'a> {
-    let mut claims: Vec<Claim<'a>> = Vec::with_capacity(5 + DEVICES_MAX * REGIONS_MAX);
+    let mut claims: Vec<Claim<'a>> = Vec::with_capacity(6 + DEVICES_MAX * REGIONS_MAX);
     let mut add = |part, range: Option<IpaRange>, align| {
         let range = range.filter(|range| ends_within(range.end(), limits.ipa_bits));
         let range = range.ok_or(Refusal::Beyond(part, limits.ipa_bits))?;
@@ -61,6 +61,7 @@ fn check_address_space<'a>(vm: &'a VmPlan, limits: Limits) -> Check<'a> {
         add(Part::Vits, vm.layout.vits_range(), FRAME_ALIGN)?;
     }
     add(Part::Vuart, vm.layout.vuart_range(), PAGE_SIZE)?;
+    add(Part::Platform, vm.layout.platform_range(), PAGE_SIZE)?;
     for device in &vm.devices {
         let part = Part::Device(&device.path);
         for (registers, ipa) in &device.regions {
@@ -122,9 +123,11 @@ fn check_addresses<'a>(vm: &'a VmPlan) -> Check<'a> {
 
 /// Checks that the VM sees each interrupt under a number of its own.
 fn check_interrupts<'a>(vm: &'a VmPlan) -> Check<'a> {
-    let mut seen = Vec::with_capacity(1 + DEVICES_MAX * REGIONS_MAX);
+    let mut seen = Vec::with_capacity(3 + DEVICES_MAX * REGIONS_MAX);
     let devices = vm.devices.iter().flat_map(|device| &device.interrupts);
-    for vintid in devices.map(|spi| spi.vintid).chain([vm.layout.vuart_interrupt]) {
+    let Layout { vuart_interrupt, gpio_interrupt, watchdog_interrupt, .. } = vm.layout;
+    let own = [vuart_interrupt, gpio_interrupt, watchdog_interrupt];
+    for vintid in devices.map(|spi| spi.vintid).chain(own) {
         if !SPIS.contains(&vintid.get()) {
             return Err(Refusal::NoVirtualSpi(vintid));
         }

@@ -161,6 +161,7 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
         vgic,
         spis: OpenLock::new(spis),
         vits,
+        platform: Lock::default(),
         serial: Lock::default(),
         bus: Bus::new(&plan.layout, plan.vcpus.len()),
         lifecycle: Lifecycle::new(),
