@@ -7,11 +7,12 @@ use crate::plan::OnCrash;
 use crate::vm::crash::CrashCause;
 use crate::vm::lifecycle::Change;
 
-impl Core {
+impl Core<'_> {
     /// Serves the small devices of the VM, which the core of vCPU 0 does for all.
     #[inline(never)]
     pub(super) fn serve_platform(&mut self) -> Next {
-        if self.vcpu.get() != 0 {
+        // While the VM is frozen nothing is held against it.
+        if self.vcpu.get() != 0 || self.vm.lifecycle.state().is_frozen() {
             return Next::Enter;
         }
         let crash = self.vm.serve_platform(&self.effects());

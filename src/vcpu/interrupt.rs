@@ -20,7 +20,7 @@ pub const VIRTUAL_TIMER: Pintid = Pintid::new(27);
 /// The physical timer.
 pub const PHYSICAL_TIMER: Pintid = Pintid::new(30);
 
-impl Core {
+impl Core<'_> {
     /// Serves one physical interrupt of a GICv3; more come back at once after the entry.
     #[inline(always)]
     pub(super) fn serve_interrupt(&mut self) -> Next {
@@ -52,6 +52,24 @@ impl Core {
         self.serve_rare(pintid)
     }
 
+    /// Serves an interrupt of a core that stands aside: its vCPU does not run, but answers those
+    /// who ask what its list registers hold.
+    pub(super) fn serve_aside(&mut self) {
+        let Some(pintid) = arch::take_interrupt() else { return };
+        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
+            return self.pass_private(pintid);
+        }
+        if pintid == KICK {
+            arch::deactivate(pintid);
+        } else {
+            // Nothing of this is about the VM's own changes.
+            let _ = self.serve_rare(pintid);
+        }
+        if self.vredist.has_work() {
+            self.reconcile_until_done();
+        }
+    }
+
     /// Passes a PPI on to the guest; it stays active until the guest deactivates it (traps T71,
     /// T81).
     #[inline(always)]
@@ -62,18 +80,17 @@ impl Core {
 
     /// Looks at what a kick can be for; virtual interrupts are looked at before every entry.
     #[inline(always)]
-    fn after_kick(&self) -> Next {
-        if self.vm.lifecycle.wants_out() { Next::Out } else { Next::Enter }
+    fn after_kick(&mut self) -> Next {
+        if self.vm.lifecycle.wants_out() { self.stand_aside() } else { Next::Enter }
     }
 
     fn serve_rare(&mut self, pintid: Pintid) -> Next {
-        if let Some(owner) = self.hypervisor.spi_owner(pintid) {
+        let vm = self.vm;
+        if let Some(vintid) = vm.link(pintid) {
             // Stays active until the guest deactivates it.
-            if let Some(vm) = self.hypervisor.vm(owner.vm) {
-                vm.change_spis(self.effects_on(vm), |token, effects| {
-                    vm.vgic.raise_linked(token, owner.vintid, effects);
-                });
-            }
+            vm.change_spis(self.effects(), |token, effects| {
+                vm.vgic.raise_linked(token, vintid, effects);
+            });
             return Next::Enter;
         }
         arch::deactivate(pintid);

@@ -3,8 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Core, Next};
-use crate::arch::{self, Exit, GuestRegisters, ListRegisterFile};
-use crate::gic::Delivery;
+use crate::arch::{self, Exit};
 use crate::id::VcpuId;
 use crate::plan::FaultKind;
 use crate::psci::{Others, Start};
@@ -12,21 +11,26 @@ use crate::spec::esr::{Cause, RareCause, Syndrome};
 use crate::spec::exception::{AbortOn, Exception};
 use crate::trace::ExitReason;
 use crate::vm::Vm;
-use crate::vm::lifecycle::{Change, Entry, Leadership};
+use crate::vm::lifecycle::{Change, Entry, Leadership, State};
 use crate::vm::load::Damaged;
 use core::sync::atomic::Ordering;
 
-impl Core {
-    /// Serves this core's vCPU for good: waits until it is turned on, runs it until it is off.
-    pub fn serve(&mut self) -> ! {
-        self.come_to_its_core();
+impl Core<'_> {
+    /// Serves this core's vCPU for as long as its VM exists: waits until it is turned on, runs it
+    /// until it is off.
+    pub fn serve(&mut self) {
         arch::activate(self.vm.stage2);
         self.clear_interrupts();
         self.reset_guest();
-        if self.vcpu.get() == 0 && self.begins(Change::Start) {
-            self.lead(Change::Start);
-        }
         loop {
+            if self.vcpu.get() == 0
+                && let Some(change) = self.vm.lifecycle.take_asked()
+            {
+                self.lead(change);
+            }
+            if self.vm.lifecycle.state() == State::Gone {
+                return arch::leave();
+            }
             let Some(start) = self.take_start() else {
                 self.wait();
                 continue;
@@ -51,14 +55,6 @@ impl Core {
         if let Some(change) = change {
             self.lead(change);
         }
-    }
-
-    /// Makes anew what depends on the core that it runs on: the boot core, which has made it, may
-    /// be of another kind.
-    fn come_to_its_core(&mut self) {
-        self.registers = GuestRegisters::new(self.hypervisor.mitigations);
-        self.list_registers = ListRegisterFile::new(self.hypervisor.list_registers_max);
-        self.delivery = Delivery::new(self.vcpu, self.list_registers.count());
     }
 
     /// Takes what this vCPU is to start with and goes inside, if it has been turned on.
@@ -202,6 +198,23 @@ impl Core {
         self.vm.psci.turned_off(self.vcpu)
     }
 
+    /// Holds a vCPU of a VM that is frozen where it is, and tells whether it goes on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn stand_aside(&mut self) -> Next {
+        let lifecycle = &self.vm.lifecycle;
+        lifecycle.stand_aside();
+        while lifecycle.state().is_frozen() {
+            arch::wait_for_interrupt();
+            self.serve_aside();
+        }
+        lifecycle.go_on();
+        if self.vcpu.get() == 0 {
+            self.vm.resume_platform(&self.effects());
+        }
+        if lifecycle.wants_out() { Next::Out } else { Next::Enter }
+    }
+
     /// Serves an interrupt while this core loads its VM, whose models are reset: the UART's is
     /// about others' output. What is for this VM waits in the models until the guest enables it.
     fn serve_others(&mut self) {
@@ -220,10 +233,7 @@ impl Core {
         vm.reset_models(&self.effects());
         let started = match change {
             Change::Start => vm.load(&mut || self.serve_others()),
-            Change::Stop => {
-                vm.lifecycle.finish(change);
-                return self.hypervisor.vm_is_off(vm);
-            }
+            Change::Stop => return self.hypervisor.vm_is_off(vm),
         };
         match started {
             Ok(cost) => {
@@ -236,7 +246,6 @@ impl Core {
             Err(Damaged(ipa)) => {
                 let name = &vm.plan.name;
                 log::error!(target: "vm", "{name} cannot start: its image at {ipa} has changed");
-                vm.lifecycle.finish(Change::Stop);
                 self.hypervisor.vm_is_off(vm);
             }
         }
