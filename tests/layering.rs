@@ -28,6 +28,7 @@ use Layer::{Composition, Machine, Models, Vocabulary};
 const ROOMS: [(&str, Layer); 21] = [
     ("addr", Vocabulary),
     ("bits", Vocabulary),
+    ("heap", Vocabulary),
     ("sort", Vocabulary),
     ("id", Vocabulary),
     ("spec", Vocabulary),
