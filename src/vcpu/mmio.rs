@@ -13,21 +13,6 @@ use crate::spec::gicv2::INTID;
 use crate::vm::bus::{Target, TargetV2};
 use crate::vm::crash::CrashCause;
 
-/// Why the guest does not go on behind its access.
-enum Denied {
-    /// It was no access that a device takes.
-    Refused,
-    /// It was the last one.
-    Crash(CrashCause),
-}
-
-impl From<MmioError> for Denied {
-    #[inline(always)]
-    fn from(_: MmioError) -> Self {
-        Self::Refused
-    }
-}
-
 /// What became of an access to a GICv2.
 enum V2<T> {
     /// It is done.
@@ -52,10 +37,10 @@ impl Core<'_> {
                 arch::skip_instruction();
                 Next::Enter
             }
-            Err(Denied::Refused) => self.external_abort(abort),
-            Err(Denied::Crash(cause)) => {
+            Err(MmioError::Width | MmioError::Unmapped) => self.external_abort(abort),
+            Err(MmioError::Panicked) => {
                 arch::skip_instruction();
-                self.report_crash(cause)
+                self.report_crash(CrashCause::Panicked)
             }
         }
     }
@@ -80,7 +65,7 @@ impl Core<'_> {
     }
 
     #[inline(always)]
-    fn read_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), Denied> {
+    fn read_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), MmioError> {
         let (vm, width) = (self.vm, access.width);
         let value = loop {
             break match vm.bus.find(ipa) {
@@ -101,11 +86,11 @@ impl Core<'_> {
     }
 
     #[inline(always)]
-    fn write_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), Denied> {
+    fn write_device(&mut self, mut ipa: Ipa, access: Access) -> Result<(), MmioError> {
         let (vm, width) = (self.vm, access.width);
         let value = self.x(access.register) & width.mask();
         loop {
-            return Ok(match vm.bus.find(ipa) {
+            return match vm.bus.find(ipa) {
                 Some(Target::Vdist(offset)) => self.write_vdist(offset, width, value),
                 Some(Target::Vredists(offset)) => self.write_vredists(offset, width, value),
                 Some(Target::Vuart(offset)) => {
@@ -118,7 +103,7 @@ impl Core<'_> {
                         continue;
                     }
                 },
-            }?);
+            };
         }
     }
 
@@ -151,14 +136,13 @@ impl Core<'_> {
     /// Writes to the same.
     #[cold]
     #[inline(never)]
-    fn write_rare(&mut self, ipa: Ipa, width: Width, value: u64) -> Result<V2<()>, Denied> {
+    fn write_rare(&mut self, ipa: Ipa, width: Width, value: u64) -> Result<V2<()>, MmioError> {
         let vm = self.vm;
         if let Some(offset) = vm.bus.find_vits(ipa) {
             return Ok(V2::Done(self.write_vits(offset, width, value)?));
         }
         if let Some(register) = vm.bus.find_platform(ipa) {
-            let crash = vm.write_platform(&self.effects(), register, width, value)?;
-            return crash.map_or(Ok(V2::Done(())), |cause| Err(Denied::Crash(cause)));
+            return Ok(V2::Done(vm.write_platform(&self.effects(), register, width, value)?));
         }
         let home = match vm.bus.find_v2(ipa).ok_or(MmioError::Unmapped)? {
             TargetV2::Vdist(offset) => gic::home_of_write(self.vcpu, offset, width)?,

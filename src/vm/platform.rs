@@ -92,17 +92,17 @@ impl Vm {
         }
     }
 
-    /// Writes a register of a device, and returns whether that is the end of the guest.
+    /// Writes a register of a device.
     ///
     /// # Errors
-    /// The model does not answer such an access.
+    /// The model does not answer such an access, or it reports a panic.
     pub fn write_platform(
         &self,
         by: &FromCore<'_>,
         (device, offset): (Device, u64),
         width: Width,
         value: u64,
-    ) -> Result<Option<CrashCause>, MmioError> {
+    ) -> Result<(), MmioError> {
         let mut platform = self.platform.acquire();
         match device {
             Device::Gpio => platform.gpio.write(offset, width, value)?,
@@ -110,16 +110,15 @@ impl Vm {
                 platform.watchdog.write(frame, offset, width, value, self.now_ticks())?;
             }
             Device::Panic => {
-                drop(platform);
-                return Ok(match pvpanic::write(offset, width, value)? {
-                    Some(Event::Panicked) => Some(CrashCause::Panicked),
+                return match pvpanic::write(offset, width, value)? {
+                    Some(Event::Panicked) => Err(MmioError::Panicked),
                     // Its own crash kernel goes on.
-                    Some(Event::CrashLoaded) | None => None,
-                });
+                    Some(Event::CrashLoaded) | None => Ok(()),
+                };
             }
         }
         self.follow_platform(by, platform);
-        Ok(None)
+        Ok(())
     }
 
     /// Presses the power button and lets it go a tenth of a second later.
