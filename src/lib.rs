@@ -7,6 +7,7 @@
 //! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`drivers`];
 //! - L2, models, plain state machines: [`memory`], [`gic`], [`psci`], [`smccc`], [`console`],
 //!   [`devices`], [`trace`], [`plan`];
+//!   [`trace`], [`plan`], [`control`];
 //! - L3, composition: [`vm`], [`vcpu`], [`hypervisor`], [`boot`].
 #![no_std]
 #![warn(clippy::indexing_slicing)]
@@ -30,6 +31,7 @@ pub mod mmio;
 pub mod sync;
 
 pub mod console;
+pub mod control;
 pub mod devices;
 pub mod gic;
 pub mod memory;

@@ -105,9 +105,8 @@ impl Core<'_> {
                 self.hypervisor.serve_timer();
                 return self.serve_platform();
             }
-            _ if Some(pintid) == self.hypervisor.uart_interrupt => self.hypervisor.serve_uart(),
-            // Nobody's: its enable bit is off, so this one was on its way before that.
-            _ => {}
+            // Or nobody's: its enable bit is off, so this one was on its way before that.
+            _ => self.hypervisor.serve_own(pintid),
         }
         Next::Enter
     }
