@@ -19,8 +19,8 @@ use cofferdam::memory::vmid::Vmids;
 use cofferdam::plan::check::{self, Limits};
 use cofferdam::plan::machine::{self, Gic, Machine};
 use cofferdam::plan::{
-    ConsoleMode, ConsolePlan, DevicePlan, GicClaim, ImagePlan, Knobs, Layout, List, MachineClaim,
-    Plan, Policies, SpiPlan, VgicFrames, VmPlan,
+    ConsoleMode, ConsolePlan, ControlPlan, DevicePlan, GicClaim, ImagePlan, Knobs, Layout, List,
+    MachineClaim, Plan, Policies, SpiPlan, VgicFrames, VmPlan,
 };
 use cofferdam::psci::Psci;
 use cofferdam::spec::vmsa::{Features, Geometry, HypAttributes, MemAttrEncoding, Stage2Attributes};
@@ -192,6 +192,7 @@ fn plan() -> Plan {
             // Refused: it has the device of the first.
             vm_plan("c", 4, 0xa00_0000, 50),
         ]),
+        control: ControlPlan::default(),
         knobs: Knobs::default(),
     }
 }
@@ -222,6 +223,8 @@ fn machine() -> Machine {
         pmu: None,
         psci: None,
         uart: None,
+        control: None,
+        spare_uarts: vec![],
         initrd: None,
     }
 }

@@ -109,8 +109,7 @@ fn serve_own(hypervisor: &Hypervisor) {
         match pintid {
             HALT => arch::halt(),
             HYP_TIMER => hypervisor.serve_timer(),
-            _ if Some(pintid) == hypervisor.uart_interrupt => hypervisor.serve_uart(),
-            _ => {}
+            _ => hypervisor.serve_own(pintid),
         }
     }
 }
