@@ -9,6 +9,7 @@ mod bench;
 mod bundles;
 mod control;
 mod controlled;
+mod crashes;
 mod faults;
 mod harness;
 mod image;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         faults::trials(),
         resets::trials(),
         control::trials(),
+        crashes::trials(),
         ledger::trials(),
         linux::trials(),
         payloads::trials(),
