@@ -4,6 +4,7 @@
 
 use crate::controlled::{BOTH_PORTS, Controlled};
 use crate::harness::{self, Result, Vm, manifest, text};
+use coffer::expect::End;
 use coffer::qemu::{Gic, Machine};
 use coffer::vm::client::{Client, ClientError};
 use coffer::vm::port::{Port, SystemPort};
@@ -19,12 +20,14 @@ const STARTED: &str = "EXIT: STATUS=5";
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        harness::test("control::tells_who_is_there", tells_who_is_there),
+        harness::test("control::tells_who_is_there", || tells_who_is_there("tagged")),
+        harness::test("control::tells_who_is_there_in_focus_mode", || tells_who_is_there("focus")),
         harness::test("control::has_vms_changed", || has_vms_changed("", &Machine::default())),
         harness::test("control::has_vms_changed_with_a_gicv2", || {
             let machine = Machine { gic: Some(Gic::V2), ..Machine::default() };
             has_vms_changed("-gicv2", &machine)
         }),
+        harness::test("control::typed_by_a_script", typed_by_a_script),
         harness::test("control::noise_reaches_no_guest", noise_reaches_no_guest),
         harness::test("control::two_clients_race", two_clients_race),
     ]
@@ -41,9 +44,10 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> R
 }
 
 /// Both ports tell the same, of a machine that runs, and say what is wrong with what they are asked.
-fn tells_who_is_there() -> Result<()> {
-    let manifest = two_vms(RUNS_ON);
-    let mut machine = Controlled::boot("control-tells", &manifest, &Machine::default())?;
+fn tells_who_is_there(mode: &str) -> Result<()> {
+    let manifest = two_vms(RUNS_ON).replace("\"tagged\"", &format!("{mode:?}"));
+    let test = format!("control-tells-{mode}");
+    let mut machine = Controlled::boot(&test, &manifest, &Machine::default())?;
     machine.wait_for("a", "running")?;
     machine.wait_for("b", "running")?;
     let rows = machine.ask("list")?;
@@ -104,6 +108,19 @@ fn has_vms_changed(title: &str, machine: &Machine) -> Result<()> {
     machine.hear(&format!("b| {STARTED}"))?;
     let starts = machine.said()?.matches(&format!("b| {STARTED}")).count();
     equal("starts of b", starts, 2)
+}
+
+/// A script types a request on the console, and the replies are lines of the hypervisor to it.
+fn typed_by_a_script() -> Result<()> {
+    let script = harness::script(End::Done, |script| {
+        script.expect("a", STARTED)?.send("a", "\u{1e}C1 1 list*4891464e\n");
+        script.expect_hypervisor("^R1 1 row 0 name=a state=running ")?;
+        script.expect_hypervisor("^R1 1 row 1 name=b state=")?;
+        script.expect_hypervisor(r"^R1 1 ok rows=2\*[0-9a-f]{8}$")?;
+        Ok(())
+    })?;
+    let machine = Machine::default();
+    harness::boot("control-script", &two_vms(RUNS_ON), &machine, &script).map(drop)
 }
 
 /// Pseudo-random numbers (xorshift64), so that noise can be made again.
