@@ -41,8 +41,8 @@ pub const GO_ON: Pintid = Pintid::new(2);
 /// What one core owns, and which vCPU it serves.
 pub struct Core {
     registers: GuestRegisters,
-    /// Counts this vCPU's exits.
-    pub counters: ExitCounters,
+    /// Counts this vCPU's exits; the VM owns it.
+    counters: &'static ExitCounters,
     hypervisor: &'static Hypervisor,
     vm: &'static Vm,
     vcpu: VcpuId,
@@ -138,7 +138,7 @@ impl Core {
         let list_registers = ListRegisterFile::new(hypervisor.list_registers_max);
         Some(Self {
             registers: GuestRegisters::new(hypervisor.mitigations),
-            counters: ExitCounters::default(),
+            counters: vm.counters.get(vcpu.index())?,
             hypervisor,
             vm,
             vcpu,

@@ -31,7 +31,7 @@ pub use gic::{
     reset_virtual_interface, send_sgi, take_interrupt, take_interrupt_v3, use_gicv2,
 };
 pub use guest::{
-    GuestRegisters, elr, far, hpfar, id_register, inject, inject_serror, reset_guest,
+    GuestRegisters, elr, esr, far, hpfar, id_register, inject, inject_serror, reset_guest,
     skip_instruction, start_guest, stop_timers,
 };
 pub use heap::Heap;

@@ -26,6 +26,7 @@ use crate::sort::sort_by_key;
 use crate::spec::size::Size;
 use crate::spec::vmsa::{Geometry, HypAttributes, Stage2Attributes};
 use crate::sync::{Lock, OpenLock};
+use crate::trace::ExitCounters;
 use crate::vcpu::Core;
 use crate::vm::Vm;
 use crate::vm::bus::Bus;
@@ -163,6 +164,7 @@ impl Builder<'_> {
             counter_offset_ticks: AtomicU64::new(0),
             pcpus: vm.vcpus.iter().copied().collect(),
             kicks: vm.vcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)).collect(),
+            counters: vm.vcpus.iter().map(|_| ExitCounters::default()).collect(),
             pa_range: crate::spec::vmsa::ps(IPA_BITS),
         })
     }

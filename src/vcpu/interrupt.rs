@@ -5,8 +5,9 @@
 use super::{Core, GO_ON, HALT, KICK, Next};
 use crate::arch;
 use crate::bits::{MmioError, Width};
-use crate::gic::{self, Flush, Frame, SgiRegister};
+use crate::gic::{self, Flush, Frame, Injected, SgiRegister};
 use crate::id::{Pintid, Vintid};
+use crate::trace::{Exits, Turns};
 
 /// The virtual interface wants maintenance.
 pub const MAINTENANCE: Pintid = Pintid::new(25);
@@ -23,41 +24,45 @@ pub const PHYSICAL_TIMER: Pintid = Pintid::new(30);
 impl Core {
     /// Serves one physical interrupt of a GICv3; more come back at once after the entry.
     #[inline(always)]
-    pub(super) fn serve_interrupt(&mut self) -> Next {
-        let Some(pintid) = arch::take_interrupt_v3() else { return Next::Enter };
+    pub(super) fn serve_interrupt(&mut self) -> (Next, &'static Turns) {
+        let turns = &self.counters.interrupt;
+        let Some(pintid) = arch::take_interrupt_v3() else { return (Next::Enter, turns) };
         if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
-            self.pass_private(pintid);
-            return Next::Enter;
+            return (Next::Enter, self.pass_private(pintid));
         }
         if pintid == KICK {
             arch::deactivate_v3(pintid);
-            return self.after_kick();
+            return (self.after_kick(), turns);
         }
-        self.serve_rare(pintid)
+        (self.serve_rare(pintid), turns)
     }
 
     /// Does the same with either GIC.
     #[cold]
     #[inline(never)]
-    pub(super) fn serve_any_interrupt(&mut self) -> Next {
-        let Some(pintid) = arch::take_interrupt() else { return Next::Enter };
+    pub(super) fn serve_any_interrupt(&mut self) -> (Next, &'static Turns) {
+        let turns = &self.counters.interrupt;
+        let Some(pintid) = arch::take_interrupt() else { return (Next::Enter, turns) };
         if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
-            self.pass_private(pintid);
-            return Next::Enter;
+            return (Next::Enter, self.pass_private(pintid));
         }
         if pintid == KICK {
             arch::deactivate(pintid);
-            return self.after_kick();
+            return (self.after_kick(), turns);
         }
-        self.serve_rare(pintid)
+        (self.serve_rare(pintid), turns)
     }
 
     /// Passes a PPI on to the guest; it stays active until the guest deactivates it (traps T71,
     /// T81).
     #[inline(always)]
-    fn pass_private(&mut self, pintid: Pintid) {
+    fn pass_private(&mut self, pintid: Pintid) -> &'static Turns {
         let vintid = Vintid::new(pintid.get());
-        self.delivery.inject_private(self.vredist, vintid, pintid, &mut self.list_registers);
+        let own = self.vredist;
+        match self.delivery.inject_private(own, vintid, pintid, &mut self.list_registers) {
+            Injected::Now => &self.counters.ppi,
+            Injected::Later => &self.counters.interrupt,
+        }
     }
 
     /// Looks at what a kick can be for; virtual interrupts are looked at before every entry.
@@ -92,10 +97,24 @@ impl Core {
     /// Brings work to the list registers. What others add meanwhile has its kick; what this core
     /// adds for itself when it compares has none, so it looks again.
     #[inline(always)]
-    pub(super) fn flush_work(&mut self) {
-        if self.delivery.flush(self.vredist, &mut self.list_registers) == Flush::Reconcile {
-            self.reconcile_until_done();
+    pub(super) fn flush(&mut self, turns: &'static Turns, left_at: u64) -> &'static Exits {
+        match self.delivery.flush(self.vredist, &mut self.list_registers) {
+            Flush::Done => &turns.plain,
+            Flush::Sgi => &turns.with_sgi,
+            Flush::Reconcile => self.flush_late(turns, left_at),
         }
+    }
+
+    /// Brings work to the list registers the long way, after the exit of `turns` at `left_at`.
+    #[cold]
+    #[inline(never)]
+    fn flush_late(&mut self, turns: &'static Turns, left_at: u64) -> &'static Exits {
+        let before = self.vredist.injections.all();
+        self.reconcile_until_done();
+        if self.vredist.injections.all() != before {
+            self.counters.count_late(turns, arch::counter().wrapping_sub(left_at));
+        }
+        &turns.plain
     }
 
     /// Compares while there is work, a few times and then at the next exit.

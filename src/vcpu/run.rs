@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Core, Next};
+use crate::addr::Address;
 use crate::arch::{self, Exit, GuestRegisters, ListRegisterFile};
 use crate::gic::Delivery;
 use crate::id::VcpuId;
@@ -10,7 +11,7 @@ use crate::plan::FaultKind;
 use crate::psci::{Others, Start};
 use crate::spec::esr::{Cause, RareCause, Syndrome};
 use crate::spec::exception::{AbortOn, Exception};
-use crate::trace::ExitReason;
+use crate::trace::{LastExit, Turns};
 use crate::vm::Vm;
 use crate::vm::lifecycle::{Change, Entry, Leadership};
 use crate::vm::load::Damaged;
@@ -83,44 +84,67 @@ impl Core {
 
     /// Runs the guest until its vCPU goes off or its VM changes.
     fn run(&mut self) -> Next {
+        if self.vredist.has_work() {
+            self.reconcile_until_done();
+        }
         loop {
-            self.flush();
             let exit = arch::enter(&mut self.registers);
             let left_at = arch::counter();
-            let (next, reason) = match exit {
+            let counters = self.counters;
+            let (next, turns) = match exit {
                 Exit::Synchronous(syndrome) => self.answer(syndrome),
-                Exit::Interrupt => (self.serve_interrupt(), ExitReason::Interrupt),
-                Exit::InterruptV2 => (self.serve_any_interrupt(), ExitReason::Interrupt),
-                Exit::SError => (self.pass_serror_on(), ExitReason::Fault),
+                Exit::Interrupt => self.serve_interrupt(),
+                Exit::InterruptV2 => self.serve_any_interrupt(),
+                Exit::SError => (self.pass_serror_on(), &counters.fault),
             };
-            self.counters.count(reason, arch::counter().wrapping_sub(left_at));
+            let mut exits = &turns.plain;
             if next != Next::Enter {
+                exits.count(arch::counter().wrapping_sub(left_at));
                 return next;
             }
+            if self.vredist.has_work() {
+                exits = self.flush(turns, left_at);
+            }
+            exits.count(arch::counter().wrapping_sub(left_at));
         }
     }
 
     /// Answers what the guest did.
     #[inline(always)]
-    fn answer(&mut self, syndrome: Syndrome) -> (Next, ExitReason) {
+    fn answer(&mut self, syndrome: Syndrome) -> (Next, &'static Turns) {
+        let counters = self.counters;
         match syndrome.cause() {
-            Cause::Hvc(immediate) => (self.call(immediate), ExitReason::Call),
+            Cause::Hvc(immediate) => (self.call(immediate), &counters.call),
             Cause::Smc(immediate) => {
                 arch::skip_instruction();
-                (self.call(immediate), ExitReason::Call)
+                (self.call(immediate), &counters.call)
             }
-            Cause::DataAbort(abort) => (self.data_abort(abort), ExitReason::Mmio),
+            Cause::DataAbort(abort) => (self.data_abort(abort), &counters.mmio),
             Cause::SystemRegister(access) => {
-                (self.system_register(access), ExitReason::SystemRegister)
+                (self.system_register(access), &counters.system_register)
             }
-            Cause::Rare(syndrome) => (self.answer_rare(syndrome), ExitReason::Fault),
+            Cause::Rare(syndrome) => (self.answer_rare(syndrome), &counters.fault),
         }
+    }
+
+    /// Keeps what has made the guest leave, for who looks into a crash. Before the answer, which
+    /// moves the guest on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn keep_exit(&self) {
+        self.counters.last.keep(LastExit {
+            syndrome: arch::esr(),
+            pc: arch::elr(),
+            far: arch::far().get(),
+            at_ticks: arch::counter(),
+        });
     }
 
     /// Answers what a guest does by mistake.
     #[cold]
     #[inline(never)]
     fn answer_rare(&mut self, syndrome: Syndrome) -> Next {
+        self.keep_exit();
         match syndrome.rare_cause() {
             RareCause::InstructionAbort(abort) => {
                 let far = abort.has_address().then(arch::far);
@@ -136,16 +160,9 @@ impl Core {
 
     /// An SError while the guest ran is the guest's (traps T62).
     fn pass_serror_on(&mut self) -> Next {
+        self.keep_exit();
         arch::inject_serror();
         Next::Enter
-    }
-
-    /// Brings deliverable interrupts to the list registers.
-    #[inline(always)]
-    fn flush(&mut self) {
-        if self.vredist.has_work() {
-            self.flush_work();
-        }
     }
 
     /// Waits for something to do: interrupts are masked, yet end WFI.
@@ -164,7 +181,7 @@ impl Core {
                 break;
             }
             arch::wait_for_interrupt();
-            let next = self.serve_any_interrupt();
+            let (next, _) = self.serve_any_interrupt();
             if next != Next::Enter {
                 return next;
             }

@@ -61,6 +61,12 @@ pub fn hpfar() -> Ipa {
     Ipa::new((HPFAR_EL2.get() & 0xffff_ffff_fff0) << 8)
 }
 
+/// Returns the syndrome of the last synchronous exit or SError.
+#[inline(always)]
+pub fn esr() -> u64 {
+    ESR_EL2.get()
+}
+
 /// Returns where the guest goes on.
 #[inline(always)]
 pub fn elr() -> u64 {

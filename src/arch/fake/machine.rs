@@ -230,6 +230,14 @@ pub fn enter(_registers: &mut GuestRegisters) -> Exit {
     exit.unwrap_or_else(|| std::panic::resume_unwind(std::boxed::Box::new("end of script")))
 }
 
+/// Returns the syndrome of the last exit.
+pub fn esr() -> u64 {
+    with(|core| core.current.esr)
+}
+/// Returns where the guest goes on.
+pub fn elr() -> u64 {
+    with(|core| core.elr)
+}
 /// Returns the virtual address of the last abort.
 pub fn far() -> Gva {
     with(|core| Gva::new(core.current.far))

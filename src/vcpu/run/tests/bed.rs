@@ -22,6 +22,7 @@ use crate::psci::Psci;
 use crate::smccc::{Firmware, Workarounds};
 use crate::spec::vmsa::{HypAttributes, MemAttrEncoding};
 use crate::sync::{Lock, OpenLock};
+use crate::trace::ExitCounters;
 use crate::vm::Vm;
 use crate::vm::bus::Bus;
 use crate::vm::lifecycle::{Change, Entry, Lifecycle};
@@ -168,6 +169,7 @@ fn make_vm(n: u8, plan: &VmPlan) -> Vm {
         counter_offset_ticks: 0.into(),
         pcpus: plan.vcpus.iter().copied().collect(),
         kicks: plan.vcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)).collect(),
+        counters: affinities.iter().map(|_| ExitCounters::default()).collect(),
         pa_range: 2,
     }
 }
