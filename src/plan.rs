@@ -9,11 +9,13 @@
 pub mod check;
 mod list;
 pub mod machine;
+mod policies;
 #[cfg(test)]
 pub(crate) mod samples;
 mod wire;
 
 pub use list::List;
+pub use policies::{OnCrash, OnEnd, OnLoss, PauseTime, Policies, Restarts};
 
 use crate::addr::{Ipa, IpaRange, Pa, PaRange};
 use crate::bits::Trigger;
@@ -23,7 +25,7 @@ use heapless::String;
 use serde::{Deserialize, Serialize};
 
 /// The version of this schema; a plan of another version is refused.
-pub const FORMAT: u16 = 4;
+pub const FORMAT: u16 = 5;
 /// The most VMs in a plan.
 pub const VMS_MAX: usize = 16;
 /// The most vCPUs in a VM, and pCPUs in a machine.
@@ -138,8 +140,8 @@ pub struct VmPlan {
     pub layout: Layout,
     /// Physical devices that the guest drives itself.
     pub devices: List<DevicePlan, DEVICES_MAX>,
-    /// What is done when the guest asks for a reset.
-    pub on_reboot: OnReboot,
+    /// What is done when it ends, hangs, pauses or loses another.
+    pub policies: Policies,
 }
 
 /// One image of the bundle and where it goes.
@@ -243,15 +245,6 @@ impl Layout {
     pub fn vuart_range(&self) -> Option<IpaRange> {
         IpaRange::new(self.vuart, Self::VUART_BYTES)
     }
-}
-
-/// What is done when a guest asks for a reset.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum OnReboot {
-    /// The VM starts again; nobody else notices.
-    Restart,
-    /// The VM stays off.
-    Stop,
 }
 
 /// What tests turn; the defaults are what ships.

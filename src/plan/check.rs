@@ -14,7 +14,7 @@ mod refusal;
 pub use refusal::{Claim, Part, PlanRefusal, Refusal, Shortfall, VmRefusal};
 
 use super::machine::{Gic, Machine};
-use super::{GicClaim, Plan, VMS_MAX, VmPlan, is_name};
+use super::{GicClaim, Plan, Policies, VMS_MAX, VmPlan, is_name};
 use crate::id::VmId;
 use alloc::vec::Vec;
 
@@ -75,6 +75,7 @@ pub fn check<'a>(
     let mut accepted: Vec<(VmId, &VmPlan)> = Vec::new();
     for (id, vm) in (0..).map(VmId::new).zip(&plan.vms) {
         let refusal = refusal::check_names(vm, &accepted)
+            .and_then(|()| check_policies(id, &vm.policies))
             .and_then(|()| guest::check(vm, limits, &image_bytes))
             .and_then(|()| physical::check(vm, &accepted, machine));
         match refusal {
@@ -83,6 +84,18 @@ pub fn check<'a>(
         }
     }
     Ok(report)
+}
+
+/// Checks that a VM starts after VMs that the plan starts before it. So none starts after itself or
+/// in a circle with others, and the plan's order will do.
+fn check_policies<'a>(id: VmId, policies: &Policies) -> Result<(), Refusal<'a>> {
+    if let Some(other) = policies.after.iter().find(|other| **other >= id) {
+        return Err(Refusal::After(*other));
+    }
+    if policies.watchdog_ms == Some(0) {
+        return Err(Refusal::Watchdog);
+    }
+    Ok(())
 }
 
 /// Checks what concerns all VMs.

@@ -53,7 +53,7 @@ pub fn two_vms() -> Plan {
             vuart_interrupt: Vintid::new(33),
         },
         devices: list(vec![device]),
-        on_reboot: OnReboot::Restart,
+        policies: Policies::default(),
     };
     Plan {
         board: name("qemu-virt"),

@@ -3,6 +3,7 @@
 
 use super::samples::two_vms;
 use super::*;
+use crate::id::VmId;
 use crate::spec::dtb::builder::Random;
 use proptest::prelude::*;
 use std::vec;
@@ -130,7 +131,15 @@ fn every_field_is_read_where_it_stands() {
     for vm in &mut *plan.vms {
         vm.layout.vgic = VgicFrames::V2 { gicc: Ipa::at(0x7f) };
         vm.layout.vuart_interrupt = Vintid::new(u32::MAX);
-        vm.on_reboot = OnReboot::Stop;
+        vm.policies = Policies {
+            on_crash: OnCrash::Restart(Restarts { most: Some(0x102), backoff_ms: u32::MAX }),
+            on_reboot: OnEnd::Stop,
+            on_poweroff: OnEnd::Machine,
+            on_loss: OnLoss::Ignore,
+            after: List::new(vec![VmId::new(3), VmId::new(0xff)]).unwrap(),
+            watchdog_ms: Some(200),
+            pause_time: PauseTime::Stops,
+        };
         for spi in vm.devices.iter_mut().flat_map(|device| &mut *device.interrupts) {
             (spi.pintid, spi.trigger) = (Pintid::new(0x80), Trigger::Edge);
         }

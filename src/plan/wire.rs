@@ -6,11 +6,12 @@
 
 use super::{
     ConsoleMode, ConsolePlan, DevicePlan, FaultKind, GicClaim, ImagePlan, Knobs, Layout, List,
-    MachineClaim, OnReboot, Plan, SpiPlan, UartClaim, VgicFrames, VmPlan,
+    MachineClaim, OnCrash, OnEnd, OnLoss, PauseTime, Plan, Policies, Restarts, SpiPlan, UartClaim,
+    VgicFrames, VmPlan,
 };
 use crate::addr::{AddrRange, Address, Ipa, Pa};
 use crate::bits::Trigger;
-use crate::id::{Mpidr, Pintid, Vintid};
+use crate::id::{Mpidr, Pintid, Vintid, VmId};
 use alloc::vec::Vec;
 use heapless::String;
 
@@ -143,7 +144,9 @@ fields_in_order! {
     MachineClaim { memory_bytes, gic, uart }
     UartClaim { path, registers }
     ConsolePlan { mode, escape }
-    VmPlan { name, vcpus, memory, images, entry, tree, layout, devices, on_reboot }
+    VmPlan { name, vcpus, memory, images, entry, tree, layout, devices, policies }
+    Policies { on_crash, on_reboot, on_poweroff, on_loss, after, watchdog_ms, pause_time }
+    Restarts { most, backoff_ms }
     ImagePlan { name, ipa, size_bytes }
     Layout { vdist, vgic, vuart, vuart_interrupt }
     DevicePlan { path, regions, interrupts }
@@ -153,13 +156,17 @@ fields_in_order! {
 
 variants_in_order! {
     ConsoleMode { Tagged, Focus }
-    OnReboot { Restart, Stop }
+    OnEnd { Restart, Stop, Machine }
+    OnLoss { Tell, Stop, Ignore }
+    PauseTime { Runs, Stops }
     Trigger { Edge, Level }
     FaultKind { Panic, WriteToText, ExecuteData, StackOverflow }
 }
 
 numbers! {
     u64: u64, |number| number
+    u32: u32, |number| number
+    u16: u16, |number| number
     Pa: u64, Pa::at
     Ipa: u64, Ipa::at
     Pintid: u32, Pintid::new
@@ -169,6 +176,23 @@ numbers! {
 impl Wire for u8 {
     fn read(from: &mut Reader<'_>) -> Self {
         from.byte()
+    }
+}
+
+impl Wire for VmId {
+    fn read(from: &mut Reader<'_>) -> Self {
+        Self::new(from.byte())
+    }
+}
+
+impl Wire for OnCrash {
+    fn read(from: &mut Reader<'_>) -> Self {
+        match from.variant(4) {
+            0 => Self::Restart(Restarts::read(from)),
+            1 => Self::Stop,
+            2 => Self::Preserve,
+            _ => Self::Machine,
+        }
     }
 }
 

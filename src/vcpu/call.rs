@@ -4,6 +4,7 @@
 
 use super::{Core, Next};
 use crate::arch;
+use crate::plan::OnEnd;
 use crate::psci::{Action, Reset};
 use crate::smccc::{self, Call, Workaround};
 use crate::spec::smccc::{FunctionId, SUCCESS};
@@ -59,15 +60,10 @@ impl Core {
                 self.return_to_guest(SUCCESS)
             }
             Action::SystemSuspend(start) => self.suspend_system(start),
-            Action::SystemOff => Next::Change(Change::Stop),
-            Action::SystemReset(Reset::Cold | Reset::Warm) => Next::Change(self.on_reboot()),
-        }
-    }
-
-    fn on_reboot(&self) -> Change {
-        match self.vm.plan.on_reboot {
-            crate::plan::OnReboot::Restart => Change::Start,
-            crate::plan::OnReboot::Stop => Change::Stop,
+            Action::SystemOff => Next::Change(at_end(self.vm.plan.policies.on_poweroff)),
+            Action::SystemReset(Reset::Cold | Reset::Warm) => {
+                Next::Change(at_end(self.vm.plan.policies.on_reboot))
+            }
         }
     }
 
@@ -76,5 +72,14 @@ impl Core {
     fn mitigate(&mut self, workaround: Workaround) -> Next {
         arch::mitigate(workaround);
         self.return_to_guest(SUCCESS)
+    }
+}
+
+/// Returns what becomes of a VM that ends so. Where the machine is to end with it, the VM at least
+/// does.
+fn at_end(policy: OnEnd) -> Change {
+    match policy {
+        OnEnd::Restart => Change::Start,
+        OnEnd::Stop | OnEnd::Machine => Change::Stop,
     }
 }

@@ -57,7 +57,8 @@ are cpus (which cores; the count follows), mem is memory, passthrough is devices
     E04 "A value of the wrong type or form."
     "Sizes are strings with K, M or G (binary) behind the number: a bare number is refused because
 nobody remembers whether it means bytes or megabytes. `cpus` is a list in a string, as Linux writes
-it (\"0-3,5\", in the order of /cpus in the board's tree), or labels: [\"cpu_b0\", \"cpu_b1\"]."
+it (\"0-3,5\", in the order of /cpus in the board's tree), or labels: [\"cpu_b0\", \"cpu_b1\"].
+Times are strings with ms, s or min behind the number."
     E05 "A key is missing."
     "A manifest has `format = 1` and `board`; a VM has at least `cpus`, `memory` and `kernel`."
     E06 "A key that this version does not support yet."
@@ -106,6 +107,9 @@ device that could write to memory past the hypervisor is never assigned by accid
     E21 "Devices that share a page or an interrupt."
     "The smallest thing that can be given to a VM is a page of registers (4K) and a whole interrupt.
 Devices that share one of them must go to the same VM, or stay unassigned."
+    E22 "A VM starts after one that there is not, or in a circle."
+    "`after` names VMs of the same manifest that start before this one, and that it depends on. None
+starts after itself, and no two each after the other, directly or by way of others."
     E30 "The board is not known or its description is wrong."
     "`board` is the name of a directory in platform/, or the path of a board.toml."
     E31 "The board's device tree cannot be had."

@@ -13,7 +13,7 @@ pub use toml::Spanned;
 
 use crate::explain::Code;
 use crate::message::{Mark, Message, Report, Source, quote};
-use cofferdam::plan::{ConsoleMode, Knobs, OnReboot};
+use cofferdam::plan::{ConsoleMode, Knobs, Policies};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Manifest {
     pub directory: PathBuf,
     /// The board: a name or a path.
     pub board: Spanned<String>,
-    /// The VMs in the order in which they stand in the file.
+    /// The VMs in the order in which they start: that of the file, as far as `after` allows.
     pub vms: Vec<Vm>,
     /// How the consoles share the UART.
     pub console: Console,
@@ -76,8 +76,8 @@ pub struct Vm {
     pub cmdline: Option<Spanned<String>>,
     /// The devices of the board that it drives.
     pub devices: Vec<Spanned<String>>,
-    /// What is done when it asks for a reset.
-    pub on_reboot: OnReboot,
+    /// What is done when it ends, hangs, pauses or loses another.
+    pub policies: Policies,
 }
 
 /// What kind of file a kernel is.

@@ -166,7 +166,7 @@ impl<'a> Planner<'a> {
             tree: layout::RAM,
             layout: layout::virtual_devices(machine.gic.version),
             devices: List::new(plans)?,
-            on_reboot: vm.on_reboot,
+            policies: vm.policies.clone(),
         })
     }
 

@@ -53,6 +53,10 @@ pub enum Refusal<'a> {
     Name,
     /// An earlier VM has its name.
     NameTaken(VmId),
+    /// It is to start after this VM, which does not start before it.
+    After(VmId),
+    /// Its watchdog is to fire at once.
+    Watchdog,
     /// It has no vCPU.
     NoVcpu,
     /// The tree does not have this PE, or it is not in use.
@@ -256,6 +260,8 @@ impl fmt::Display for Refusal<'_> {
                 write!(f, " does not fit: {} of memory are not free", Size(*bytes))
             }
             Self::NameTaken(id) => write!(f, " is already the name of VM {id}"),
+            Self::After(id) => write!(f, " is to start after VM {id}, which is not before it"),
+            Self::Watchdog => write!(f, " has a watchdog that fires at once"),
             Self::NoVcpu => write!(f, " has no cpu"),
             Self::NoCpu(cpu) => write!(f, " claims cpu {cpu}, which the tree does not have"),
             Self::CpuTwice(cpu) => write!(f, " claims cpu {cpu} twice"),

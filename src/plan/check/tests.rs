@@ -10,7 +10,7 @@ use crate::plan::{UartClaim, VgicFrames, is_name};
 use crate::spec::dtb::Dtb;
 use proptest::prelude::*;
 use std::string::{String, ToString};
-use std::vec;
+use std::{format, vec};
 
 const LIMITS: Limits = Limits { ipa_bits: 40, pa_bits: 40 };
 
@@ -111,6 +111,38 @@ fn less_memory_than_expected_is_reported_and_refuses_nothing() {
     assert_eq!(refusal.to_string(), "plan expects 4G, tree has 2G: \"b\" does not fit");
     let refusal = Report { shortfall: None, ..report }.no_room(id, &plan.vms[1]);
     assert_eq!(refusal.to_string(), "\"b\" does not fit: 512M of memory are not free");
+}
+
+#[test]
+fn vms_start_after_those_before_them_alone() {
+    let after = |ids: &[u8]| {
+        let mut plan = two_vms();
+        let ids = ids.iter().copied().map(VmId::new).collect();
+        plan.vms[1].policies.after = list(ids);
+        said(&plan)
+    };
+    assert_eq!(after(&[]), [""; 0]);
+    assert_eq!(after(&[0]), [""; 0]);
+    assert_eq!(after(&[0, 0]), [""; 0]);
+    // Itself, one behind it or nobody, and the last that can be named.
+    for (ids, bad) in [(&[1][..], 1), (&[0, 2], 2), (&[255, 0], 255)] {
+        let expected = format!("\"b\" is to start after VM {bad}, which is not before it");
+        assert_eq!(after(ids), [expected]);
+    }
+    // A circle is refused where it closes, and only there.
+    let mut plan = two_vms();
+    plan.vms[0].policies.after = list(vec![VmId::new(1)]);
+    plan.vms[1].policies.after = list(vec![VmId::new(0)]);
+    assert_eq!(said(&plan), ["\"a\" is to start after VM 1, which is not before it"]);
+}
+
+#[test]
+fn a_watchdog_that_fires_at_once_is_refused() {
+    let watchdog = |ms| said_after(|b| b.policies.watchdog_ms = Some(ms));
+    assert_eq!(watchdog(0), "\"b\" has a watchdog that fires at once");
+    let mut plan = two_vms();
+    plan.vms[1].policies.watchdog_ms = Some(1);
+    assert_eq!(said(&plan), [""; 0]);
 }
 
 #[test]

@@ -45,18 +45,15 @@ pub(super) const VM: Keys = Keys {
         "ramdisk",
         "cmdline",
         "devices",
-        "on_reboot",
-    ],
-    later: &[
-        "firmware",
-        "unconfined_dma",
-        "control",
         "on_crash",
+        "on_reboot",
         "on_poweroff",
+        "on_loss",
         "after",
         "watchdog",
-        "except",
+        "pause_time",
     ],
+    later: &["firmware", "unconfined_dma", "control", "except"],
     foreign: &[
         (
             &["vcpus", "vcpu", "cores", "core", "cpu", "pcpus", "cpu_list", "cpu_affinity", "smp"],
@@ -68,7 +65,13 @@ pub(super) const VM: Keys = Keys {
         (&["initrd", "initramfs", "initrd_path", "rootfs", "ramdisk_path"], "ramdisk"),
         (&["bootargs", "append", "args", "extra", "kernel_args", "command_line"], "cmdline"),
         (&["passthrough", "passthru", "device", "assign", "dtdev", "hostdev"], "devices"),
+        (&["on_panic", "on_failure", "crash"], "on_crash"),
         (&["on_restart", "on_reset", "reboot"], "on_reboot"),
+        (&["on_shutdown", "on_halt", "on_off", "poweroff"], "on_poweroff"),
+        (&["on_dependency_loss", "on_lost"], "on_loss"),
+        (&["depends", "depends_on", "requires", "needs", "start_after"], "after"),
+        (&["watchdog_timeout", "watchdog_ms", "wdt"], "watchdog"),
+        (&["stop_time", "stop_clock"], "pause_time"),
         (&["bios", "uefi", "loader"], "firmware"),
     ],
     needless: &[
@@ -80,6 +83,18 @@ pub(super) const VM: Keys = Keys {
         ),
         (&["irqs", "interrupts"], "coffer reads a device's interrupts in the board's tree"),
     ],
+};
+
+/// The keys of `on_crash` where it is a table.
+pub(super) const ON_CRASH: Keys = Keys {
+    owner: "`on_crash`",
+    known: &["restart", "backoff"],
+    later: &[],
+    foreign: &[
+        (&["restarts", "limit", "max", "most", "attempts", "retries"], "restart"),
+        (&["delay", "wait", "pause", "interval"], "backoff"),
+    ],
+    needless: &[],
 };
 
 /// The keys of `[console]`.
@@ -149,7 +164,7 @@ mod tests {
 
     #[test]
     fn translations_lead_to_keys_of_the_format() {
-        for keys in [&TOP, &VM, &CONSOLE, &TEST] {
+        for keys in [&TOP, &VM, &ON_CRASH, &CONSOLE, &TEST] {
             for (theirs, ours) in keys.foreign {
                 assert!(keys.known.contains(ours) || keys.later.contains(ours), "{ours}");
                 for key in *theirs {

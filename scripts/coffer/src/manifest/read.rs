@@ -2,13 +2,14 @@
 //! From TOML to [`Manifest`], with every error and what to write instead.
 #![forbid(unsafe_code)]
 
+mod policies;
 mod values;
 
 use super::keys::{self, Kind};
 use super::{Console, Cores, KernelFormat, Manifest, Spanned, Vm, value};
 use crate::explain::Code;
 use crate::message::{Mark, Message, Report, Source, quote};
-use cofferdam::plan::{CPUS_MAX, ConsoleMode, DEVICES_MAX, FaultKind, Knobs, OnReboot, VMS_MAX};
+use cofferdam::plan::{CPUS_MAX, ConsoleMode, DEVICES_MAX, FaultKind, Knobs, VMS_MAX};
 use std::path::PathBuf;
 use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
@@ -129,10 +130,15 @@ impl Reader<'_> {
             return None;
         }
         let vms: Vec<_> = vms.iter().map(|(name, value)| self.vm(name, value)).collect();
-        vms.into_iter().collect()
+        self.in_order(vms.into_iter().collect::<Option<_>>()?)
     }
 
-    fn vm(&mut self, name: &Spanned<toml::de::DeString<'_>>, value: &Value<'_>) -> Option<Vm> {
+    /// Reads a VM and the names of those that it starts after.
+    fn vm(
+        &mut self,
+        name: &Spanned<toml::de::DeString<'_>>,
+        value: &Value<'_>,
+    ) -> Option<(Vm, Vec<Spanned<String>>)> {
         let name = Spanned::new(name.span(), name.get_ref().to_string());
         if let Err(wrong) = value::name(name.get_ref()) {
             let text = format!("{}: {}", quote(name.get_ref()), wrong.why);
@@ -162,11 +168,8 @@ impl Reader<'_> {
             Some(value) => self.devices(value),
             None => Some(Vec::new()),
         };
-        let on_reboot = match table.get("on_reboot") {
-            Some(value) => self.on_reboot(value),
-            None => Some(OnReboot::Restart),
-        };
-        Some(Vm {
+        let (policies, after) = self.policies(table)?;
+        let vm = Vm {
             name,
             cpus: cpus?,
             memory: memory?,
@@ -175,8 +178,9 @@ impl Reader<'_> {
             ramdisk: ramdisk?,
             cmdline: cmdline?,
             devices: devices?,
-            on_reboot: on_reboot?,
-        })
+            policies,
+        };
+        Some((vm, after))
     }
 
     /// Names all keys that a VM lacks in one message, with those in mind that stand for them.
@@ -331,17 +335,6 @@ impl Reader<'_> {
             }
             _ => self.wrong_type(value, "devices", "a list of devices", Some("[\"&label\"]")),
         }
-    }
-
-    fn on_reboot(&mut self, value: &Value<'_>) -> Option<OnReboot> {
-        if matches!(value.get_ref(), DeValue::String(text) if text == "machine") {
-            let text = "`on_reboot = \"machine\"` is not supported yet";
-            let message = Message::new(Code::E06, text).at(self.mark(value.span(), ""));
-            self.report.push(message.write("on_reboot = \"restart\", or \"stop\""));
-            return None;
-        }
-        let actions = [("restart", OnReboot::Restart), ("stop", OnReboot::Stop)];
-        self.choice(value, "on_reboot", &actions)
     }
 }
 

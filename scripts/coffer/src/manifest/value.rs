@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The little languages in the manifest's strings: sizes, lists of cores, control keys, names.
+//! The little languages in the manifest's strings: sizes, times, lists of cores, control keys, names.
 #![forbid(unsafe_code)]
 
 use cofferdam::plan::{CPUS_MAX, NAME_MAX};
@@ -51,6 +51,42 @@ pub fn size(text: &str) -> Result<u64, Malformed> {
 /// Guesses that a large bare number is in bytes.
 fn guess_size(count: u64) -> String {
     format!("{}M", count.div_ceil(1 << 20))
+}
+
+/// Reads a time in milliseconds: a number and ms, s or min.
+///
+/// # Errors
+/// Says what is wrong; a bare number is refused.
+pub fn duration_ms(text: &str) -> Result<u32, Malformed> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let Ok(count) = number.parse::<u32>() else {
+        return malformed("a time is a whole number and ms, s or min", None);
+    };
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "" => {
+            let text = "a bare number is refused: add ms, s or min";
+            return malformed(text, Some(format!("{count}ms")));
+        }
+        _ => {
+            let guess = match unit.to_ascii_lowercase().as_str() {
+                "ms" | "msec" => Some("ms"),
+                "s" | "sec" | "second" | "seconds" => Some("s"),
+                "m" | "min" | "minute" | "minutes" => Some("min"),
+                _ => None,
+            };
+            let guess = guess.map(|unit| format!("{count}{unit}"));
+            return malformed("a time ends with ms, s or min", guess);
+        }
+    };
+    match count.checked_mul(factor) {
+        Some(0) => malformed("a time is not 0", None),
+        Some(milliseconds) => Ok(milliseconds),
+        None => malformed("that is more than 49 days", None),
+    }
 }
 
 /// Reads a list of cores as Linux writes it: `0-3,5`.
@@ -147,6 +183,21 @@ mod tests {
     fn a_size_past_64_bits_is_refused() {
         assert_eq!(size("17179869183G"), Ok(17_179_869_183 << 30));
         assert!(size("17179869184G").is_err());
+    }
+
+    #[test]
+    fn times_need_a_unit() {
+        assert_eq!(duration_ms("200ms"), Ok(200));
+        assert_eq!(duration_ms("1s"), Ok(1_000));
+        assert_eq!(duration_ms("2min"), Ok(120_000));
+        assert_eq!(duration_ms("4294967s"), Ok(4_294_967_000));
+        for (text, instead) in [("200", "200ms"), ("3m", "3min"), ("5 S", ""), ("5S", "5s")] {
+            let expected = Some(instead).filter(|instead| !instead.is_empty());
+            assert_eq!(duration_ms(text).unwrap_err().instead.as_deref(), expected, "{text}");
+        }
+        for bad in ["", "s", "-1s", "0s", "0ms", "1.5s", " 1s", "4294968s", "4294967296ms", "1h"] {
+            assert!(duration_ms(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! What `coffer plan` prints: the board, who has what, and where things stand in each guest.
 #![forbid(unsafe_code)]
 
+mod policies;
+
 use super::memory::available_bytes;
 use super::{HYPERVISOR_BYTES, Planned, cores};
 use crate::board::Board;
@@ -9,7 +11,8 @@ use crate::bundle::Bundle;
 use crate::message::{JsonMessage, bytes};
 use crate::plan::layout::VUART_BYTES;
 use cofferdam::addr::{Address, Ipa};
-use cofferdam::plan::{ConsoleMode, OnReboot, SpiPlan, VgicFrames, VmPlan};
+use cofferdam::plan::{ConsoleMode, SpiPlan, VgicFrames, VmPlan};
+use policies::JsonPolicies;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -54,6 +57,12 @@ impl Planned {
                     writeln!(text, "uart   {}, Ctrl-{key} moves the focus", uart.path)?
                 }
                 ConsoleMode::Tagged => writeln!(text, "uart   {}, every line tagged", uart.path)?,
+            }
+        }
+        for vm in &plan.vms {
+            let chosen = JsonPolicies::new(&vm.policies, &plan.vms).chosen();
+            if !chosen.is_empty() {
+                writeln!(text, "policy {}: {chosen}", vm.name)?;
             }
         }
         Ok(())
@@ -169,10 +178,7 @@ impl Planned {
             cpus: owner.and_then(|owner| self.cores.get(owner)).map_or(&[], Vec::as_slice),
             memory_bytes: vm.memory.size(),
             entry: vm.entry.get(),
-            on_reboot: match vm.on_reboot {
-                OnReboot::Restart => "restart",
-                OnReboot::Stop => "stop",
-            },
+            policies: JsonPolicies::new(&vm.policies, &self.bundle.plan.vms),
             places: self.rows(vm),
         }
     }
@@ -230,6 +236,7 @@ struct JsonVm<'a> {
     cpus: &'a [usize],
     memory_bytes: u64,
     entry: u64,
-    on_reboot: &'static str,
+    #[serde(flatten)]
+    policies: JsonPolicies<'a>,
     places: Vec<Row>,
 }

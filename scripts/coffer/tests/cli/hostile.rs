@@ -23,6 +23,9 @@ cpus = [\"cpu_b1\", \"&cpu_b0\"]
 memory = \"128M\"
 kernel = \"Other\"
 on_reboot = \"stop\"
+on_crash = { restart = 5, backoff = \"1s\" }
+after = [\"little\"]
+watchdog = \"200ms\"
 devices = [\"&rtc\"]
 [console]
 mode = \"tagged\"

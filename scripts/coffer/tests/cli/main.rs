@@ -9,3 +9,4 @@ mod el2;
 mod hostile;
 mod manifests;
 mod plans;
+mod policies;

@@ -4,7 +4,7 @@
 use crate::bed::{Bed, dtc, image};
 use coffer::tree::Tree;
 use cofferdam::addr::{Address, Ipa, Pa};
-use cofferdam::plan::{ConsoleMode, FaultKind, GicClaim, OnReboot, Plan};
+use cofferdam::plan::{ConsoleMode, FaultKind, GicClaim, OnEnd, Plan};
 
 const TWO: &str = "\
 [vm.little]
@@ -74,6 +74,7 @@ fn the_report_says_who_has_what() {
 cpus   0-1 cortex-a55 little | 2-3 cortex-a76 big
 ram    little 64M  big 128M  hypervisor 16M  bundle 28K  free 1.7G
 uart   /soc/serial@0, Ctrl-] moves the focus
+policy big: on_reboot stop
 
 VM      WHAT      WHERE                       SIZE
 little  memory    0x40000000..0x44000000       64M
@@ -121,7 +122,8 @@ fn the_plan_says_what_the_manifest_and_the_tree_say() {
         images,
         [("little-tree", 0x4000_0000), ("kernel-0", 0x4020_0000), ("ramdisk-0", 0x4060_0000)]
     );
-    assert_eq!((little.on_reboot, big.on_reboot), (OnReboot::Restart, OnReboot::Stop));
+    let on_reboot = |vm: &cofferdam::plan::VmPlan| vm.policies.on_reboot;
+    assert_eq!((on_reboot(little), on_reboot(big)), (OnEnd::Restart, OnEnd::Stop));
     assert_eq!(big.devices[0].interrupts[0].pintid.get(), 34);
 }
 

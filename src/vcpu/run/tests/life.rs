@@ -8,7 +8,7 @@ use crate::addr::{Address, Ipa};
 use crate::arch::fake::machine::{Event, read_uncached, with, write_uncached};
 use crate::hypervisor::Hypervisor;
 use crate::id::{Pintid, VcpuId};
-use crate::plan::OnReboot;
+use crate::plan::OnEnd;
 use crate::psci::Start;
 use crate::spec::psci::AffinityState;
 use crate::vm::Vm;
@@ -299,16 +299,24 @@ fn t91_system_off_during_a_reset_does_not_end_the_next_run() {
 }
 
 #[test]
-fn reset_of_a_vm_that_is_to_stop_stops_it() {
-    let mut plan = plan();
-    let vms = plan.vms.iter().cloned().map(|mut vm| {
-        vm.on_reboot = OnReboot::Stop;
-        vm
-    });
-    plan.vms = crate::plan::samples::list(vms.collect());
-    let mut bed = Bed::on(hypervisor(&plan));
-    bed.core.registers.x[0] = SYSTEM_RESET;
-    assert_eq!(bed.exit(hvc(0)), Some(Next::Change(crate::vm::lifecycle::Change::Stop)));
+fn a_vm_that_ends_does_what_its_policies_say() {
+    use crate::vm::lifecycle::Change::{Start, Stop};
+
+    let ends = |function, on_reboot, on_poweroff| {
+        let mut plan = plan();
+        for vm in &mut *plan.vms {
+            (vm.policies.on_reboot, vm.policies.on_poweroff) = (on_reboot, on_poweroff);
+        }
+        let mut bed = Bed::on(hypervisor(&plan));
+        bed.core.registers.x[0] = function;
+        bed.exit(hvc(0))
+    };
+    for (policy, change) in [(OnEnd::Restart, Start), (OnEnd::Stop, Stop), (OnEnd::Machine, Stop)] {
+        for other in [OnEnd::Restart, OnEnd::Stop] {
+            assert_eq!(ends(SYSTEM_RESET, policy, other), Some(Next::Change(change)));
+            assert_eq!(ends(SYSTEM_OFF, other, policy), Some(Next::Change(change)));
+        }
+    }
 }
 
 /// Lets a VM's vCPU 0 run on this thread until it turns its VM off.
