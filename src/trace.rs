@@ -178,6 +178,12 @@ pub struct ExitCounters {
     pub fault: Turns,
     /// Those of `interrupt` whose entry carries a virtual interrupt that went another route.
     late: Buckets,
+    /// The cycles that the guest has executed, 0 where its core does not count them. These two are
+    /// of the last exit that looked for interrupts the long way or ended the run; where event
+    /// counters have 32 bits, they are no more than 2^32 behind.
+    pub cycles: Counter,
+    /// The instructions, likewise.
+    pub instructions: Counter,
     /// The last ones by fault or abort.
     pub last: LastExits,
 }
@@ -192,6 +198,8 @@ impl Default for ExitCounters {
             ppi: Turns::new(),
             fault: Turns::new(),
             late: Buckets::new(),
+            cycles: Counter::new(),
+            instructions: Counter::new(),
             last: LastExits::default(),
         }
     }
@@ -332,9 +340,7 @@ mod tests {
         counters.count_late(&counters.interrupt, 1 << 8);
         counters.count_late(&counters.mmio, 1 << 9);
         let mut expected = [0; 64];
-        for n in 5..=8 {
-            expected[n] = 1;
-        }
+        expected[5..=8].fill(1);
         assert_eq!(counters.to_entry(), Histogram(expected));
         assert_eq!(counters.quick(InterruptKind::Sgi), 3);
         assert_eq!(counters.quick(InterruptKind::Ppi), 2);

@@ -13,6 +13,7 @@ mod guest;
 mod heap;
 mod layout;
 mod mmu;
+mod pmu;
 mod smc;
 mod stage2;
 mod start;
@@ -39,6 +40,7 @@ pub use layout::{Image, image};
 pub use mmu::{
     HypMapError, HypMemory, boot_map, map_constant, map_hyp, regime, tree_size, unmap_hyp, unmapped,
 };
+pub use pmu::{GuestCounts, Overflow, pmu_overflow, take_guest_counts};
 pub use smc::{HostPsci, mitigate};
 pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids};
 pub use start::{SecondaryBoot, publish_to_uncached, release_from_spin_table, secondary_entry};

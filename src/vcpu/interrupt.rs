@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Core, GO_ON, HALT, KICK, Next};
-use crate::arch;
+use crate::arch::{self, GuestCounts, Overflow};
 use crate::bits::{MmioError, Width};
 use crate::gic::{self, Flush, Frame, Injected, SgiRegister};
 use crate::id::{Pintid, Vintid};
@@ -27,14 +27,14 @@ impl Core {
     pub(super) fn serve_interrupt(&mut self) -> (Next, &'static Turns) {
         let turns = &self.counters.interrupt;
         let Some(pintid) = arch::take_interrupt_v3() else { return (Next::Enter, turns) };
-        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
+        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
             return (Next::Enter, self.pass_private(pintid));
         }
         if pintid == KICK {
             arch::deactivate_v3(pintid);
             return (self.after_kick(), turns);
         }
-        (self.serve_rare(pintid), turns)
+        self.serve_rare(pintid)
     }
 
     /// Does the same with either GIC.
@@ -43,14 +43,14 @@ impl Core {
     pub(super) fn serve_any_interrupt(&mut self) -> (Next, &'static Turns) {
         let turns = &self.counters.interrupt;
         let Some(pintid) = arch::take_interrupt() else { return (Next::Enter, turns) };
-        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
+        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
             return (Next::Enter, self.pass_private(pintid));
         }
         if pintid == KICK {
             arch::deactivate(pintid);
             return (self.after_kick(), turns);
         }
-        (self.serve_rare(pintid), turns)
+        self.serve_rare(pintid)
     }
 
     /// Passes a PPI on to the guest; it stays active until the guest deactivates it (traps T71,
@@ -71,7 +71,39 @@ impl Core {
         if self.vm.lifecycle.wants_out() { Next::Out } else { Next::Enter }
     }
 
-    fn serve_rare(&mut self, pintid: Pintid) -> Next {
+    #[inline(never)]
+    fn serve_rare(&mut self, pintid: Pintid) -> (Next, &'static Turns) {
+        let turns = &self.counters.interrupt;
+        if pintid == PMU {
+            return (Next::Enter, self.serve_pmu());
+        }
+        self.serve_shared(pintid);
+        (Next::Enter, turns)
+    }
+
+    /// Keeps what the guest has executed, where that is what the PMU's interrupt is about; else
+    /// passes it on.
+    fn serve_pmu(&mut self) -> &'static Turns {
+        let overflow = arch::pmu_overflow();
+        self.keep_guest_counts();
+        match overflow {
+            Overflow::Guest => self.pass_private(PMU),
+            Overflow::Own => {
+                arch::deactivate(PMU);
+                &self.counters.interrupt
+            }
+        }
+    }
+
+    /// Adds what the guest has executed to what others read. That takes a while, so only the
+    /// longer routes do it.
+    pub(super) fn keep_guest_counts(&self) {
+        let GuestCounts { cycles, instructions } = arch::take_guest_counts();
+        self.counters.cycles.add(cycles);
+        self.counters.instructions.add(instructions);
+    }
+
+    fn serve_shared(&mut self, pintid: Pintid) {
         if let Some(owner) = self.hypervisor.spi_owner(pintid) {
             // Stays active until the guest deactivates it.
             if let Some(vm) = self.hypervisor.vm(owner.vm) {
@@ -79,7 +111,7 @@ impl Core {
                     vm.vgic.raise_linked(token, owner.vintid, effects);
                 });
             }
-            return Next::Enter;
+            return;
         }
         arch::deactivate(pintid);
         match pintid {
@@ -91,7 +123,6 @@ impl Core {
             // Nobody's: its enable bit is off, so this one was on its way before that.
             _ => {}
         }
-        Next::Enter
     }
 
     /// Brings work to the list registers. What others add meanwhile has its kick; what this core
@@ -109,6 +140,7 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn flush_late(&mut self, turns: &'static Turns, left_at: u64) -> &'static Exits {
+        self.keep_guest_counts();
         let before = self.vredist.injections.all();
         self.reconcile_until_done();
         if self.vredist.injections.all() != before {

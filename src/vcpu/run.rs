@@ -60,6 +60,8 @@ impl Core {
         self.registers = GuestRegisters::new(self.hypervisor.mitigations);
         self.list_registers = ListRegisterFile::new(self.hypervisor.list_registers_max);
         self.delivery = Delivery::new(self.vcpu, self.list_registers.count());
+        // Another guest's.
+        let _ = arch::take_guest_counts();
     }
 
     /// Takes what this vCPU is to start with and goes inside, if it has been turned on.
@@ -210,6 +212,7 @@ impl Core {
 
     /// Takes this core's part of the VM's interrupts down, and forgets the guest's state.
     fn stop(&mut self, next: Next) -> Others {
+        self.keep_guest_counts();
         self.stop_interrupts(next);
         self.reset_guest();
         self.vm.psci.turned_off(self.vcpu)

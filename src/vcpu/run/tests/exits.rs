@@ -4,8 +4,8 @@
 
 use super::super::Next;
 use super::bed::*;
-use crate::arch::fake::machine::{Event, ExitKind, Scripted, with};
-use crate::id::VcpuId;
+use crate::arch::fake::machine::{Event, ExitKind, GuestCounts, Overflow, Scripted, with};
+use crate::id::{Pintid, VcpuId};
 use crate::spec::gic::Lr;
 use crate::trace::{ExitReason, Histogram, InterruptKind};
 use std::vec::Vec;
@@ -478,4 +478,28 @@ fn aborts_and_hidden_instructions_are_remembered_as_they_were() {
     bed.hvc([PSCI_VERSION]);
     let last: Vec<_> = bed.vm.counters[0].last.iter().map(|e| (e.syndrome, e.pc)).collect();
     assert_eq!(last, [(abort.esr, RAM + 0x40), (hidden.esr, RAM + 0x80)]);
+}
+
+const PMU: u32 = 23;
+
+#[test]
+fn overflow_of_el2s_own_counters_is_kept_from_the_guest() {
+    let mut bed = Bed::new();
+    bed.enable(1 << PMU, 0);
+    with(|core| {
+        core.guest_counts = GuestCounts { cycles: 1 << 32, instructions: 7 };
+        core.overflow = Overflow::Own;
+    });
+    let _ = bed.interrupt(PMU);
+    assert_eq!(bed.state(), []);
+    let pmu = Pintid::new(PMU);
+    assert_eq!(events(), [Event::Enter, Event::PriorityDrop(pmu), Event::Deactivate(pmu)]);
+    let counters = &bed.vm.counters[0];
+    assert_eq!((counters.cycles.get(), counters.instructions.get()), (1 << 32, 7));
+    with(|core| core.guest_counts = GuestCounts { cycles: 3, instructions: 2 });
+    with(|core| core.overflow = Overflow::Guest);
+    let _ = bed.interrupt(PMU);
+    assert_eq!(bed.state().len(), 1, "the guest's own");
+    let counters = &bed.vm.counters[0];
+    assert_eq!((counters.cycles.get(), counters.instructions.get()), ((1 << 32) + 3, 9));
 }
