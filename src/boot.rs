@@ -14,9 +14,9 @@ mod vms;
 use crate::addr::Pa;
 use crate::arch;
 use crate::hypervisor;
+use crate::hypervisor::Estate;
 use crate::memory::owners::Owner;
-use crate::plan::Plan;
-use alloc::boxed::Box;
+use crate::memory::vmid::Vmids;
 use core::convert::Infallible;
 use core::fmt;
 
@@ -71,15 +71,22 @@ fn boot(tree_at: Pa) -> Result<Infallible, Stop> {
     let machine = tree::read(tree_at)?;
     let mut owners = memory::owners(&machine)?;
     let held = bundle::take(&machine, &mut owners)?;
-    // The VMs go on reading it.
-    let plan: &'static Plan = Box::leak(Box::new(bundle::plan(&held)?));
-    let report = bundle::check(plan, &machine, &held)?;
-    let mut cores = cores::bring_up(plan, &machine, &mut owners)?;
+    let plan = bundle::plan(&held)?;
+    let report = bundle::check(&plan, &machine, &held)?;
+    let mut cores = cores::bring_up(&plan, &machine, &mut owners)?;
     let ram: u64 = owners.memory_of(Owner::Hypervisor).map(|range| range.size()).sum();
     Stage::RAM.say(format_args!("ram {ram} bytes for the hypervisor, bundle apart"));
-    let console = vms::console(plan);
-    let vms = vms::build(plan, &report, &held, &machine, &mut owners, &cores)?;
-    let hypervisor = vms::install(plan, &machine, console, vms, &mut cores)?;
+    let console = vms::console(&plan);
+    let bits = cores.features.vmid_bits.min(plan.knobs.vmid_bits_max.map_or(16, u32::from));
+    // The report speaks of the machine that it has looked at.
+    let mut estate = Estate {
+        machine: machine.clone(),
+        features: cores.features,
+        owners,
+        vmids: Vmids::new(bits),
+    };
+    let vms = vms::build(&plan, &report, &held, &cores, &mut estate)?;
+    let hypervisor = vms::install(&plan, console, vms, &mut cores, estate)?;
     let ticks = arch::counter().wrapping_sub(begun_ticks);
     let ms = ticks.saturating_mul(1000) / arch::counter_frequency_hz().max(1);
     Stage::UP.say(format_args!("up in {ms} ms; guest output follows"));

@@ -2,8 +2,10 @@
 //! What all cores share: the VMs, the console, the physical distributor. Boot writes it once.
 #![forbid(unsafe_code)]
 
+mod estate;
 mod host_console;
 
+pub use estate::Estate;
 pub use host_console::HostConsole;
 
 use crate::arch;
@@ -11,30 +13,32 @@ use crate::console::HYPERVISOR_MARK;
 use crate::drivers::bcm2835_pm::Bcm2835Pm;
 use crate::drivers::gic::Distributor;
 use crate::drivers::uart::Uart;
-use crate::id::{Pintid, Vintid, VmId};
+use crate::id::{Pintid, VcpuId, VmId};
 use crate::plan::FaultKind;
 use crate::smccc::Workarounds;
-use crate::sync::{Lock, Once};
-use crate::vcpu::FromCore;
-use crate::vm::Vm;
+use crate::sync::{Lock, Once, Slot};
+use crate::vcpu::{FromCore, Post};
+use crate::vm::lifecycle::{Change, State};
 use crate::vm::load::LoadCost;
+use crate::vm::{Vm, build};
 use alloc::boxed::Box;
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
 use host_console::Refresh;
 
 /// What all cores share.
 pub struct Hypervisor {
-    /// The VMs that could start.
-    pub vms: Box<[Vm]>,
+    /// The VMs, by their identities.
+    pub vms: Box<[Slot<Vm>]>,
+    /// What each pCPU is given to do, in the order of /cpus.
+    pub posts: Box<[Post]>,
+    /// What VMs are made of.
+    pub estate: Lock<Estate>,
     /// The one console and the port that it speaks through.
     pub console: HostConsole,
     /// The physical distributor.
     pub distributor: Lock<Distributor>,
     /// The physical UART's interrupt, where it is known.
     pub uart_interrupt: Option<Pintid>,
-    /// Whose each physical SPI is, in order.
-    pub spis: Box<[SpiOwner]>,
     /// The firmware that turns the machine off, where there is one.
     pub firmware: Option<arch::HostPsci>,
     /// What turns it off where that is not the firmware.
@@ -49,33 +53,34 @@ pub struct Hypervisor {
     pub reports_reset_cost: bool,
     /// How EL2 faults on purpose once a vCPU starts, to show the dump.
     pub fault_at_start: Option<FaultKind>,
-    /// How many VMs are not off.
-    pub live: AtomicUsize,
-}
-
-/// A physical SPI that a guest handles.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SpiOwner {
-    /// The physical interrupt.
-    pub pintid: Pintid,
-    /// Whose it is.
-    pub vm: VmId,
-    /// What the guest sees.
-    pub vintid: Vintid,
 }
 
 impl Hypervisor {
-    /// Returns a VM.
-    #[must_use]
-    pub fn vm(&self, id: VmId) -> Option<&Vm> {
-        self.vms.iter().find(|vm| vm.id == id)
+    /// Looks at a VM, where there is one of that identity.
+    pub fn with_vm<R>(&self, id: VmId, look: impl FnOnce(&Vm) -> R) -> Option<R> {
+        self.vms.get(id.index())?.look(look)
     }
 
-    /// Returns whose a physical SPI is.
-    #[must_use]
-    pub fn spi_owner(&self, pintid: Pintid) -> Option<SpiOwner> {
-        let n = self.spis.binary_search_by_key(&pintid, |owner| owner.pintid).ok()?;
-        self.spis.get(n).copied()
+    /// Lets the pCPUs of a VM serve its vCPUs; their posts are free or taken for it.
+    pub fn post(&self, vm: &Vm) {
+        for (mpidr, n) in vm.pcpus.iter().zip(0..) {
+            if let Some(post) = self.posts.iter().find(|post| post.mpidr == *mpidr) {
+                post.assign(vm.id, VcpuId::new(n));
+            }
+        }
+    }
+
+    /// Takes a VM apart that is gone; its core of vCPU 0 does that. Returns once all its other
+    /// cores have left it.
+    pub fn destroy(&self, id: VmId) {
+        let Some(slot) = self.vms.get(id.index()) else { return };
+        let Some(vm) = slot.remove() else { return };
+        for (_, pintid) in &vm.links {
+            self.distributor.lock().disable(*pintid);
+        }
+        log::info!(target: "vm", "{} gone", vm.plan.name);
+        build::destroy(vm, &mut self.estate.acquire());
+        slot.free();
     }
 
     /// Notes that a VM has begun, for the first time or anew, and says what that took.
@@ -100,13 +105,16 @@ impl Hypervisor {
         }
     }
 
-    /// Counts a VM that has gone off; the last one takes the machine with it.
+    /// Ends the stop of a VM; the last one that goes off takes the machine with it.
     pub fn vm_is_off(&self, vm: &Vm) {
+        vm.lifecycle.finish(Change::Stop);
         log::info!(target: "vm", "{} off", vm.plan.name);
         self.console.mux.stopped(vm.id);
         // Who has the focus now may have bytes that waited for it.
         self.console.send();
-        if self.live.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let is_off =
+            |slot: &Slot<Vm>| slot.look(|vm| vm.lifecycle.state() == State::Off).unwrap_or(true);
+        if self.vms.iter().all(is_off) {
             log::info!(target: "vm", "all off");
             self.console.send_all();
             self.power_off();
@@ -144,8 +152,10 @@ impl Hypervisor {
     }
 
     fn refresh(&self, refresh: Refresh) {
-        for vm in self.vms.iter().filter(|vm| refresh.has(vm.id)) {
-            vm.refresh_serial(&FromCore { vm, own: None, hypervisor: self });
+        for (id, slot) in (0..).map(VmId::new).zip(&self.vms) {
+            if refresh.has(id) {
+                slot.look(|vm| vm.refresh_serial(&FromCore { vm, own: None, hypervisor: self }));
+            }
         }
     }
 }

@@ -4,19 +4,25 @@
 //! A core that holds several takes them in this order, and never two of one line:
 //!
 //! ```text
-//! VM console port → VM ITS → VM distributor → UART → console → physical distributor
+//! estate → VM console port → VM ITS → VM distributor → UART → console → physical distributor
 //!   → EL2's map → heap
 //! ```
 //!
 //! The console has several, in the order of its fields; the UART is never waited for while another
-//! lock is held. A VM's lifecycle, PSCI and redistributors are atomics. EL2 runs with interrupts
-//! masked, so a holder is never preempted by its own core. No lock lies in memory that a guest can
-//! write. The dump of a hypervisor fault takes none.
+//! lock is held. A [`Slot`] is looked at for as long as a vCPU is served, or before any lock is
+//! taken; who empties one holds no lock and looks at none. A VM's lifecycle, PSCI and its
+//! redistributors are atomics. EL2 runs with interrupts masked, so a holder is never preempted by
+//! its own core. No lock lies in memory that a guest can write. The dump of a hypervisor fault
+//! takes none.
 #![forbid(unsafe_code)]
 
 use crate::arch;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex, TicketMutexGuard};
+use spin::rwlock::RwLock;
 
 /// Waits for a lock with `yield`: WFE would sleep through an unlock that sends no event, and
 /// `core::hint::spin_loop` is an ISB on this target.
@@ -154,6 +160,56 @@ impl<T> OpenLock<T> {
     }
 }
 
+/// A place for a value that comes and goes while others look at it.
+#[derive(Debug)]
+pub struct Slot<T> {
+    value: RwLock<Option<T>, Yield>,
+    /// Whether somebody has it or is about to.
+    is_taken: AtomicBool,
+}
+
+impl<T> Slot<T> {
+    /// Makes an empty slot.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { value: RwLock::new(None), is_taken: AtomicBool::new(false) }
+    }
+    /// Takes an empty slot for a value that is yet to be made; of many, one wins.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        !self.is_taken.swap(true, Acquire)
+    }
+    /// Puts a value where its maker has [taken](Self::take) the slot.
+    pub fn fill(&self, value: T) {
+        *self.value.write() = Some(value);
+    }
+    /// Looks at the value, where there is one; it stays as long as that takes.
+    #[inline]
+    pub fn look<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.value.read().as_ref().map(look)
+    }
+    /// Looks at the value for good.
+    #[cfg(test)]
+    pub fn stare(&self) -> Option<&T> {
+        spin::rwlock::RwLockReadGuard::leak(self.value.read()).as_ref()
+    }
+    /// Takes the value out once nobody looks at it any more. The slot stays taken until it is
+    /// [freed](Self::free).
+    pub fn remove(&self) -> Option<T> {
+        self.value.write().take()
+    }
+    /// Lets others take the slot, which is empty.
+    pub fn free(&self) {
+        self.is_taken.store(false, Release);
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,5 +257,32 @@ mod tests {
         assert!(!lock.has_waited_enough(before));
         drop(lock.lock_first());
         assert!(lock.has_waited_enough(before));
+    }
+
+    #[test]
+    fn a_slot_is_taken_once_and_emptied_when_nobody_looks() {
+        let slot = &Slot::new();
+        assert_eq!(slot.look(|value: &u8| *value), None);
+        assert!(slot.take() && !slot.take());
+        slot.fill(7);
+        let (looks, leaves) = (&AtomicBool::new(false), &AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                slot.look(|value| {
+                    looks.store(true, Release);
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    assert_eq!(*value, 7);
+                    leaves.store(true, Release);
+                })
+            });
+            while !looks.load(Acquire) {
+                std::thread::yield_now();
+            }
+            assert_eq!(slot.remove(), Some(7));
+            assert!(leaves.load(Acquire), "taken from under somebody's eyes");
+        });
+        assert!(!slot.take(), "its tear-down goes on");
+        slot.free();
+        assert!(slot.take());
     }
 }

@@ -15,6 +15,7 @@
 
 mod last;
 
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub use last::{LastExit, LastExits};
 
@@ -138,8 +139,10 @@ impl Exits {
     }
 }
 
-/// Exits of one reason, by what the next entry carries.
+/// Exits of one reason, by what the next entry carries. Starts a cache line, so that cores do not
+/// write to each other's.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Turns {
     /// No SGI that went the quick route.
     pub plain: Exits,
@@ -160,23 +163,29 @@ impl Turns {
     }
 }
 
-/// The exits of one vCPU. Starts a cache line, so that cores do not write to each other's.
+/// HVC and SMC, among [`AllTurns`].
+pub const CALL: usize = 0;
+/// System registers.
+pub const SYSTEM_REGISTER: usize = 1;
+/// Device models.
+pub const MMIO: usize = 2;
+/// Physical interrupts, but for those of the next kind.
+pub const INTERRUPT: usize = 3;
+/// Physical interrupts that went on to the guest as PPIs, the quick route.
+pub const PPI: usize = 4;
+/// All else.
+pub const FAULT: usize = 5;
+const KINDS: usize = 6;
+
+/// The exits of one vCPU, as its core counts them.
+pub type AllTurns = [Turns; KINDS];
+
+/// What one vCPU's exits cost and brought.
 #[derive(Debug)]
-#[repr(align(64))]
 pub struct ExitCounters {
-    /// HVC and SMC.
-    pub call: Turns,
-    /// System registers.
-    pub system_register: Turns,
-    /// Device models.
-    pub mmio: Turns,
-    /// Physical interrupts, but for those below.
-    pub interrupt: Turns,
-    /// Physical interrupts that went on to the guest as PPIs, the quick route.
-    pub ppi: Turns,
-    /// All else.
-    pub fault: Turns,
-    /// Those of `interrupt` whose entry carries a virtual interrupt that went another route.
+    /// [`AllTurns`], which are too large for a stack.
+    turns: Box<[Turns]>,
+    /// Those by a physical interrupt whose entry carries a virtual one that went another route.
     late: Buckets,
     /// The cycles that the guest has executed, 0 where its core does not count them. These two are
     /// of the last exit that looked for interrupts the long way or ended the run; where event
@@ -191,12 +200,7 @@ pub struct ExitCounters {
 impl Default for ExitCounters {
     fn default() -> Self {
         Self {
-            call: Turns::new(),
-            system_register: Turns::new(),
-            mmio: Turns::new(),
-            interrupt: Turns::new(),
-            ppi: Turns::new(),
-            fault: Turns::new(),
+            turns: (0..KINDS).map(|_| Turns::new()).collect(),
             late: Buckets::new(),
             cycles: Counter::new(),
             instructions: Counter::new(),
@@ -206,37 +210,44 @@ impl Default for ExitCounters {
 }
 
 impl ExitCounters {
+    /// Returns what the vCPU's core counts its exits with; there always is one.
+    #[must_use]
+    pub fn turns(&self) -> Option<&AllTurns> {
+        self.turns.first_chunk()
+    }
+
     /// Returns how often the vCPU left for this reason, and the ticks that it was at EL2 then.
     ///
-    /// A vCPU that its guest suspends is at EL2 meanwhile.
+    /// A vCPU that its guest suspends is at EL2 meanwhile, and so is one of a VM that is frozen.
     #[must_use]
     pub fn get(&self, reason: ExitReason) -> (u64, u64) {
-        match reason {
-            ExitReason::Call => self.call.sum(),
-            ExitReason::SystemRegister => self.system_register.sum(),
-            ExitReason::Mmio => self.mmio.sum(),
-            ExitReason::Fault => self.fault.sum(),
-            ExitReason::Interrupt => {
-                let ((count, ticks), (ppis, more)) = (self.interrupt.sum(), self.ppi.sum());
-                (count.wrapping_add(ppis), ticks.wrapping_add(more))
-            }
-        }
+        let kinds = match reason {
+            ExitReason::Call => CALL..=CALL,
+            ExitReason::SystemRegister => SYSTEM_REGISTER..=SYSTEM_REGISTER,
+            ExitReason::Mmio => MMIO..=MMIO,
+            ExitReason::Interrupt => INTERRUPT..=PPI,
+            ExitReason::Fault => FAULT..=FAULT,
+        };
+        let turns = self.turns.get(kinds).into_iter().flatten();
+        turns.map(Turns::sum).fold((0, 0), |(count, ticks), (more, took)| {
+            (count.wrapping_add(more), ticks.wrapping_add(took))
+        })
     }
 
     /// Returns how long exits took, from behind the vector to before the entry.
     #[must_use]
     pub fn at_el2(&self) -> Histogram {
-        let Self { call, system_register, mmio, interrupt, ppi, fault, .. } = self;
-        let all = [call, system_register, mmio, interrupt, ppi, fault];
-        Self::histogram(all.into_iter().flat_map(|turns| [&turns.plain, &turns.with_sgi]))
+        Self::histogram(self.turns.iter().flat_map(|turns| [&turns.plain, &turns.with_sgi]))
     }
 
     /// Returns how long it took from the exit by a physical interrupt to the entry that carries a
     /// virtual one.
     #[must_use]
     pub fn to_entry(&self) -> Histogram {
-        let quick = [&self.ppi.plain, &self.ppi.with_sgi, &self.interrupt.with_sgi];
-        let mut histogram = Self::histogram(quick.into_iter());
+        let quick = self
+            .turns()
+            .map(|turns| [&turns[PPI].plain, &turns[PPI].with_sgi, &turns[INTERRUPT].with_sgi]);
+        let mut histogram = Self::histogram(quick.into_iter().flatten());
         self.late.add_to(&mut histogram);
         histogram
     }
@@ -250,7 +261,7 @@ impl ExitCounters {
     /// Counts an entry `ticks` after the exit of `turns` that carries an interrupt of the long
     /// route, where that exit was by a physical interrupt.
     pub fn count_late(&self, turns: &Turns, ticks: u64) {
-        if core::ptr::eq(turns, &raw const self.interrupt) {
+        if self.turns().is_some_and(|all| core::ptr::eq(turns, &raw const all[INTERRUPT])) {
             self.late.count(ticks);
         }
     }
@@ -258,12 +269,12 @@ impl ExitCounters {
     /// Returns how many SGIs or PPIs went the quick route, which [`Injections`] does not know.
     #[must_use]
     pub fn quick(&self, kind: InterruptKind) -> u64 {
-        let Self { call, system_register, mmio, interrupt, ppi, fault, .. } = self;
         match kind {
-            InterruptKind::Sgi => [call, system_register, mmio, interrupt, ppi, fault]
-                .into_iter()
-                .fold(0, |sum, turns| sum.wrapping_add(turns.with_sgi.buckets.all())),
-            InterruptKind::Ppi => ppi.sum().0,
+            InterruptKind::Sgi => {
+                let with_sgi = self.turns.iter().map(|turns| turns.with_sgi.buckets.all());
+                with_sgi.fold(0, u64::wrapping_add)
+            }
+            InterruptKind::Ppi => self.turns.get(PPI).map_or(0, |turns| turns.sum().0),
             InterruptKind::Spi | InterruptKind::Lpi => 0,
         }
     }
@@ -306,11 +317,11 @@ mod tests {
     #[test]
     fn counts_and_ticks_add_up_by_reason() {
         let counters = ExitCounters::default();
-        counters.call.plain.count(100);
-        counters.call.with_sgi.count(28);
-        counters.mmio.plain.count(1);
-        counters.interrupt.plain.count(5);
-        counters.ppi.plain.count(7);
+        counters.turns[CALL].plain.count(100);
+        counters.turns[CALL].with_sgi.count(28);
+        counters.turns[MMIO].plain.count(1);
+        counters.turns[INTERRUPT].plain.count(5);
+        counters.turns[PPI].plain.count(7);
         assert_eq!(counters.get(ExitReason::Call), (2, 128));
         assert_eq!(counters.get(ExitReason::Mmio), (1, 1));
         assert_eq!(counters.get(ExitReason::Interrupt), (2, 12));
@@ -321,7 +332,7 @@ mod tests {
     fn histogram_buckets_are_powers_of_two() {
         let counters = ExitCounters::default();
         for ticks in [0, 1, 2, 3, 4, 1 << 31, u64::MAX] {
-            counters.call.plain.count(ticks);
+            counters.turns[CALL].plain.count(ticks);
         }
         let Histogram(histogram) = counters.at_el2();
         assert_eq!((histogram[0], histogram[1], histogram[2]), (2, 2, 1));
@@ -332,13 +343,13 @@ mod tests {
     #[test]
     fn only_interrupts_that_carry_one_count_as_interrupt_to_entry() {
         let counters = ExitCounters::default();
-        counters.interrupt.plain.count(1 << 3);
-        counters.call.with_sgi.count(1 << 4);
-        counters.interrupt.with_sgi.count(1 << 5);
-        counters.ppi.plain.count(1 << 6);
-        counters.ppi.with_sgi.count(1 << 7);
-        counters.count_late(&counters.interrupt, 1 << 8);
-        counters.count_late(&counters.mmio, 1 << 9);
+        counters.turns[INTERRUPT].plain.count(1 << 3);
+        counters.turns[CALL].with_sgi.count(1 << 4);
+        counters.turns[INTERRUPT].with_sgi.count(1 << 5);
+        counters.turns[PPI].plain.count(1 << 6);
+        counters.turns[PPI].with_sgi.count(1 << 7);
+        counters.count_late(&counters.turns[INTERRUPT], 1 << 8);
+        counters.count_late(&counters.turns[MMIO], 1 << 9);
         let mut expected = [0; 64];
         expected[5..=8].fill(1);
         assert_eq!(counters.to_entry(), Histogram(expected));

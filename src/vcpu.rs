@@ -5,10 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod call;
-mod idle;
 mod interrupt;
 mod its;
 mod mmio;
+mod post;
 pub mod run;
 mod settle;
 mod sysreg;
@@ -20,11 +20,11 @@ use crate::gic::{Delivery, Effects, Vredist};
 use crate::hypervisor::Hypervisor;
 use crate::id::{Pintid, VcpuId};
 use crate::spec::exception::Exception;
-use crate::trace::ExitCounters;
+use crate::trace::{AllTurns, ExitCounters};
 use crate::vm::Vm;
 
-pub use idle::idle;
 pub use interrupt::{HYP_TIMER, MAINTENANCE, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
+pub use post::{Post, work};
 
 /// The SGIs and PPIs that every core enables.
 pub const ENABLED_PRIVATE: [Pintid; 8] =
@@ -39,18 +39,19 @@ pub const HALT: Pintid = Pintid::new(arch::HALT_SGI);
 pub const GO_ON: Pintid = Pintid::new(2);
 
 /// What one core owns, and which vCPU it serves.
-pub struct Core {
+pub struct Core<'a> {
     registers: GuestRegisters,
     /// Counts this vCPU's exits; the VM owns it.
-    counters: &'static ExitCounters,
-    hypervisor: &'static Hypervisor,
-    vm: &'static Vm,
+    turns: &'a AllTurns,
+    counters: &'a ExitCounters,
+    hypervisor: &'a Hypervisor,
+    vm: &'a Vm,
     vcpu: VcpuId,
     /// The vCPU's redistributor, which every exit asks for work.
-    vredist: &'static Vredist,
+    vredist: &'a Vredist,
     delivery: Delivery,
     list_registers: ListRegisterFile,
-    private_interrupts: PrivateInterrupts,
+    private_interrupts: &'a mut PrivateInterrupts,
 }
 
 /// What the run loop does after an exit.
@@ -126,19 +127,22 @@ fn control_lpis(vm: &Vm, own: Option<VcpuId>, hypervisor: &Hypervisor, write: (V
     vm.change_spis(by, |token, effects| vm.vgic.control_lpis(token, write, (vm, effects)));
 }
 
-impl Core {
-    /// Makes the core of a vCPU that is off; `None` where the VM has no such vCPU.
+impl<'a> Core<'a> {
+    /// Makes the core of a vCPU that is off, on the pCPU that will serve it; `None` where the VM
+    /// has no such vCPU.
     #[must_use]
     pub fn new(
-        hypervisor: &'static Hypervisor,
-        vm: &'static Vm,
+        hypervisor: &'a Hypervisor,
+        vm: &'a Vm,
         vcpu: VcpuId,
-        private_interrupts: PrivateInterrupts,
+        private_interrupts: &'a mut PrivateInterrupts,
     ) -> Option<Self> {
         let list_registers = ListRegisterFile::new(hypervisor.list_registers_max);
+        let counters = vm.counters.get(vcpu.index())?;
         Some(Self {
             registers: GuestRegisters::new(hypervisor.mitigations),
-            counters: vm.counters.get(vcpu.index())?,
+            turns: counters.turns()?,
+            counters,
             hypervisor,
             vm,
             vcpu,
@@ -150,13 +154,8 @@ impl Core {
     }
 
     #[inline(always)]
-    fn effects(&self) -> FromCore<'static> {
+    fn effects(&self) -> FromCore<'a> {
         FromCore { vm: self.vm, own: Some(self.vcpu), hypervisor: self.hypervisor }
-    }
-
-    fn effects_on<'a>(&self, vm: &'a Vm) -> FromCore<'a> {
-        let own = (vm.id == self.vm.id).then_some(self.vcpu);
-        FromCore { vm, own, hypervisor: self.hypervisor }
     }
 
     /// Returns X`n`, below 32; 31 is XZR (traps T30).

@@ -4,6 +4,7 @@
 //! Everything here is shared by the VM's cores. What belongs to one core is in [`crate::vcpu`].
 #![forbid(unsafe_code)]
 
+pub mod build;
 pub mod bus;
 pub mod lifecycle;
 pub mod load;
@@ -14,8 +15,9 @@ mod tables;
 use crate::addr::{Address, Ipa, IpaRange};
 use crate::arch;
 use crate::gic::{SpiToken, Vgic, Vits};
-use crate::id::{Mpidr, VcpuId, VmId};
+use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::guest::GuestMemory;
+use crate::memory::stage2::Stage2;
 use crate::plan::VmPlan;
 use crate::psci::Psci;
 use crate::psci::Start;
@@ -25,7 +27,7 @@ use crate::vcpu::FromCore;
 use alloc::boxed::Box;
 use bus::Bus;
 use core::sync::atomic::{AtomicU64, Ordering};
-use lifecycle::{Change, Lifecycle};
+use lifecycle::{Change, Lifecycle, Request, State};
 use load::{Damaged, LoadCost, Loader};
 use serial::Serial;
 
@@ -34,8 +36,10 @@ pub struct Vm {
     /// Which VM.
     pub id: VmId,
     /// What was planned, checked.
-    pub plan: &'static VmPlan,
-    /// The registers of its stage 2.
+    pub plan: VmPlan,
+    /// Its stage 2.
+    pub translation: Stage2,
+    /// The registers of that.
     pub stage2: arch::Stage2Registers,
     /// Where its memory is.
     pub memory: GuestMemory,
@@ -57,6 +61,8 @@ pub struct Vm {
     pub loader: Loader,
     /// CNTVOFF_EL2 of all its vCPUs.
     pub counter_offset_ticks: AtomicU64,
+    /// What the guest sees of its physical SPIs, in the order of these.
+    pub links: Box<[(Vintid, Pintid)]>,
     /// The pCPU of each vCPU.
     pub pcpus: Box<[Mpidr]>,
     /// The same as targets of kicks.
@@ -88,6 +94,14 @@ impl Vm {
         self.ram().contains(entry) && entry.is_aligned(4)
     }
 
+    /// Returns what the guest sees of a physical SPI, where it is this VM's. SPIs are routed to
+    /// cores of their VM alone.
+    #[must_use]
+    pub fn link(&self, pintid: Pintid) -> Option<Vintid> {
+        let n = self.links.binary_search_by_key(&pintid, |link| link.1).ok()?;
+        self.links.get(n).map(|link| link.0)
+    }
+
     /// Makes another vCPU of this VM look at its work: it leaves its guest, or wakes.
     pub fn kick(&self, vcpu: VcpuId) {
         if let Some(core) = self.kicks.get(vcpu.index()) {
@@ -103,6 +117,16 @@ impl Vm {
             left &= left - 1;
             self.kick(VcpuId::new(u8::try_from(n).unwrap_or(0)));
         }
+    }
+
+    /// Carries a request out, from any core: what it takes of the VM's own cores, these do.
+    ///
+    /// # Errors
+    /// Returns the state that it does not fit; nothing has changed.
+    pub fn request(&self, request: Request) -> Result<(), State> {
+        self.lifecycle.request(request)?;
+        self.kick_each(self.all_vcpus());
+        Ok(())
     }
 
     /// Returns the set of all vCPUs.

@@ -42,7 +42,7 @@ pub use mmu::{
 };
 pub use pmu::{GuestCounts, Overflow, pmu_overflow, take_guest_counts};
 pub use smc::{HostPsci, mitigate};
-pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids};
+pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids, leave};
 pub use start::{SecondaryBoot, publish_to_uncached, release_from_spin_table, secondary_entry};
 pub use timer::{arm_hyp_timer, cancel_hyp_timer, counter, counter_frequency_hz};
 pub use vectors::enter;

@@ -12,6 +12,7 @@ use crate::plan::{DecodeError, FORMAT, Plan};
 use crate::spec::bundle::{self, Bundle, HEADER_BYTES};
 use crate::spec::size::Size;
 use crate::spec::vmsa::HypAttributes;
+use crate::vm::build::Source;
 use core::fmt::Display;
 
 /// The bundle where it stays.
@@ -20,6 +21,16 @@ pub struct Held {
     pub memory: HypMemory,
     /// What is in it.
     pub bundle: Bundle<'static>,
+}
+
+impl Held {
+    /// Returns where an image is, and its CRC32C.
+    pub fn source(&self, name: &str) -> Option<Source> {
+        let image = self.bundle.image(name)?;
+        let bytes = u64::try_from(image.bytes.len()).ok()?;
+        let place = self.memory.part(u64::try_from(image.offset).ok()?, bytes)?;
+        Some((place, image.crc32c))
+    }
 }
 
 /// Finds the bundle where the boot loader has put it as a ramdisk, and moves it to the top of
@@ -102,7 +113,7 @@ pub fn plan(held: &Held) -> Result<Plan, Stop> {
 #[inline(never)]
 pub fn check<'a>(plan: &'a Plan, machine: &'a Machine, held: &Held) -> Result<Report<'a>, Stop> {
     let pa_bits = arch::features().translation().pa_bits;
-    let limits = Limits { ipa_bits: super::vms::IPA_BITS.min(pa_bits), pa_bits };
+    let limits = Limits { ipa_bits: crate::vm::build::IPA_BITS.min(pa_bits), pa_bits };
     let image_bytes = |name: &str| held.bundle.image(name).map(|image| image.bytes.len() as u64);
     check::check(plan, machine, limits, image_bytes).map_err(|refusal| fail(Stage::PLAN, &refusal))
 }

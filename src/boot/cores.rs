@@ -16,7 +16,7 @@ use crate::plan::Plan;
 use crate::plan::machine::{Conduit, Cpu, EnableMethod, Gic, Machine, Psci, PsciVersion};
 use crate::spec::vmsa::{Features, HypAttributes};
 use crate::sync::{Lock, Once};
-use crate::vcpu::{self, Core};
+use crate::vcpu::{self, Post};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::convert::Infallible;
@@ -50,7 +50,6 @@ struct Meeting {
 struct Seat {
     features: Option<Features>,
     private: Option<PrivateInterrupts>,
-    core: Option<Box<Core>>,
     hypervisor: Option<&'static Hypervisor>,
 }
 
@@ -288,17 +287,16 @@ pub fn start_secondary(n: u64) -> ! {
     work(meeting, n)
 }
 
-/// Does what the core was given to do, for good.
+/// Does what the core is given to do, for good.
 fn work(meeting: &Meeting, n: usize) -> ! {
     let Some(seat) = meeting.seats.get(n) else { arch::halt() };
-    let (core, hypervisor) = {
+    let (private, hypervisor) = {
         let mut seat = seat.lock();
-        (seat.core.take(), seat.hypervisor)
+        (seat.private.take(), seat.hypervisor)
     };
-    match (core, hypervisor) {
-        (Some(core), _) => Box::leak(core).serve(),
-        (None, Some(hypervisor)) => vcpu::idle(hypervisor),
-        (None, None) => arch::halt(),
+    match (private, hypervisor, u8::try_from(n)) {
+        (Some(private), Some(hypervisor), Ok(n)) => vcpu::work(hypervisor, PcpuId::new(n), private),
+        _ => arch::halt(),
     }
 }
 
@@ -306,26 +304,17 @@ impl Cores {
     /// Returns whether the core of this affinity is up.
     #[must_use]
     pub fn is_up(&self, machine: &Machine, mpidr: Mpidr) -> bool {
-        let n = self.seat(machine, mpidr).map(|(n, _)| n);
+        let n = machine.cpus.iter().position(|cpu| cpu.mpidr == mpidr);
         n.and_then(|n| self.is_up.get(n).copied()).unwrap_or(false)
     }
 
-    /// Takes a core's SGIs and PPIs, with its place in /cpus.
-    pub fn take_private_interrupts(
-        &self,
-        machine: &Machine,
-        mpidr: Mpidr,
-    ) -> Option<(PcpuId, PrivateInterrupts)> {
-        let (n, seat) = self.seat(machine, mpidr)?;
-        let private = seat.lock().private.take()?;
-        Some((PcpuId::new(u8::try_from(n).ok()?), private))
-    }
-
-    /// Gives a core its work.
-    pub fn assign(&self, pcpu: PcpuId, core: Box<Core>) {
-        if let Some(seat) = self.meeting.seats.get(pcpu.index()) {
-            seat.lock().core = Some(core);
-        }
+    /// Makes the posts of all cores of the machine.
+    pub fn posts(&self, machine: &Machine) -> Box<[Post]> {
+        let post = |cpu: &Cpu| match self.is_up(machine, cpu.mpidr) {
+            true => Post::new(cpu.mpidr),
+            false => Post::absent(cpu.mpidr),
+        };
+        machine.cpus.iter().map(post).collect()
     }
 
     /// Lets all cores begin, this one too.
@@ -336,10 +325,5 @@ impl Cores {
         self.meeting.go.store(true, Ordering::Release);
         arch::send_event();
         work(self.meeting, self.here)
-    }
-
-    fn seat(&self, machine: &Machine, mpidr: Mpidr) -> Option<(usize, &Lock<Seat>)> {
-        let n = machine.cpus.iter().position(|cpu| cpu.mpidr == mpidr)?;
-        Some((n, self.meeting.seats.get(n)?))
     }
 }

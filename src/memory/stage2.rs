@@ -73,6 +73,10 @@ impl Stage2 {
     pub fn root(&self) -> Pa {
         self.mapper.root()
     }
+    /// Returns the bytes of the root.
+    pub fn root_bytes(&self) -> u64 {
+        self.mapper.geometry().root_bytes()
+    }
     /// Returns the VM's tag.
     pub fn vmid(&self) -> Vmid {
         self.vmid

@@ -10,7 +10,7 @@ use crate::smccc::{self, Call, Workaround};
 use crate::spec::smccc::{FunctionId, SUCCESS};
 use crate::vm::lifecycle::Change;
 
-impl Core {
+impl Core<'_> {
     /// Answers a call; the guest goes on behind the instruction.
     #[inline(always)]
     pub(super) fn call(&mut self, immediate: u16) -> Next {

@@ -7,7 +7,7 @@ use crate::arch::{self, GuestCounts, Overflow};
 use crate::bits::{MmioError, Width};
 use crate::gic::{self, Flush, Frame, Injected, SgiRegister};
 use crate::id::{Pintid, Vintid};
-use crate::trace::{Exits, Turns};
+use crate::trace::{self, Exits, InterruptKind, Turns};
 
 /// The virtual interface wants maintenance.
 pub const MAINTENANCE: Pintid = Pintid::new(25);
@@ -21,11 +21,11 @@ pub const VIRTUAL_TIMER: Pintid = Pintid::new(27);
 /// The physical timer.
 pub const PHYSICAL_TIMER: Pintid = Pintid::new(30);
 
-impl Core {
+impl<'a> Core<'a> {
     /// Serves one physical interrupt of a GICv3; more come back at once after the entry.
     #[inline(always)]
-    pub(super) fn serve_interrupt(&mut self) -> (Next, &'static Turns) {
-        let turns = &self.counters.interrupt;
+    pub(super) fn serve_interrupt(&mut self) -> (Next, &'a Turns) {
+        let turns = &self.turns[trace::INTERRUPT];
         let Some(pintid) = arch::take_interrupt_v3() else { return (Next::Enter, turns) };
         if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
             return (Next::Enter, self.pass_private(pintid));
@@ -40,8 +40,8 @@ impl Core {
     /// Does the same with either GIC.
     #[cold]
     #[inline(never)]
-    pub(super) fn serve_any_interrupt(&mut self) -> (Next, &'static Turns) {
-        let turns = &self.counters.interrupt;
+    pub(super) fn serve_any_interrupt(&mut self) -> (Next, &'a Turns) {
+        let turns = &self.turns[trace::INTERRUPT];
         let Some(pintid) = arch::take_interrupt() else { return (Next::Enter, turns) };
         if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
             return (Next::Enter, self.pass_private(pintid));
@@ -53,27 +53,61 @@ impl Core {
         self.serve_rare(pintid)
     }
 
+    /// Serves an interrupt that ends no exit.
+    pub(super) fn serve_apart(&mut self) -> Next {
+        let (next, turns) = self.serve_any_interrupt();
+        self.count_apart(turns);
+        next
+    }
+
+    /// Counts what has come the quick way without an exit that would be counted.
+    fn count_apart(&self, turns: &Turns) {
+        if core::ptr::eq(turns, &raw const self.turns[trace::PPI]) {
+            self.vredist.injections.count(InterruptKind::Ppi, 1);
+        }
+    }
+
+    /// Serves an interrupt of a core that stands aside: its vCPU does not run, but answers those
+    /// who ask what its list registers hold.
+    pub(super) fn serve_aside(&mut self) {
+        let Some(pintid) = arch::take_interrupt() else { return };
+        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
+            let turns = self.pass_private(pintid);
+            return self.count_apart(turns);
+        }
+        if pintid == KICK {
+            arch::deactivate(pintid);
+        } else {
+            // Nothing of this is about the VM's own changes.
+            let (_, turns) = self.serve_rare(pintid);
+            self.count_apart(turns);
+        }
+        if self.vredist.has_work() {
+            self.reconcile_until_done();
+        }
+    }
+
     /// Passes a PPI on to the guest; it stays active until the guest deactivates it (traps T71,
     /// T81).
     #[inline(always)]
-    fn pass_private(&mut self, pintid: Pintid) -> &'static Turns {
+    fn pass_private(&mut self, pintid: Pintid) -> &'a Turns {
         let vintid = Vintid::new(pintid.get());
         let own = self.vredist;
         match self.delivery.inject_private(own, vintid, pintid, &mut self.list_registers) {
-            Injected::Now => &self.counters.ppi,
-            Injected::Later => &self.counters.interrupt,
+            Injected::Now => &self.turns[trace::PPI],
+            Injected::Later => &self.turns[trace::INTERRUPT],
         }
     }
 
     /// Looks at what a kick can be for; virtual interrupts are looked at before every entry.
     #[inline(always)]
-    fn after_kick(&self) -> Next {
-        if self.vm.lifecycle.wants_out() { Next::Out } else { Next::Enter }
+    fn after_kick(&mut self) -> Next {
+        if self.vm.lifecycle.wants_out() { self.stand_aside() } else { Next::Enter }
     }
 
     #[inline(never)]
-    fn serve_rare(&mut self, pintid: Pintid) -> (Next, &'static Turns) {
-        let turns = &self.counters.interrupt;
+    fn serve_rare(&mut self, pintid: Pintid) -> (Next, &'a Turns) {
+        let turns = &self.turns[trace::INTERRUPT];
         if pintid == PMU {
             return (Next::Enter, self.serve_pmu());
         }
@@ -83,14 +117,14 @@ impl Core {
 
     /// Keeps what the guest has executed, where that is what the PMU's interrupt is about; else
     /// passes it on.
-    fn serve_pmu(&mut self) -> &'static Turns {
+    fn serve_pmu(&mut self) -> &'a Turns {
         let overflow = arch::pmu_overflow();
         self.keep_guest_counts();
         match overflow {
             Overflow::Guest => self.pass_private(PMU),
             Overflow::Own => {
                 arch::deactivate(PMU);
-                &self.counters.interrupt
+                &self.turns[trace::INTERRUPT]
             }
         }
     }
@@ -104,13 +138,12 @@ impl Core {
     }
 
     fn serve_shared(&mut self, pintid: Pintid) {
-        if let Some(owner) = self.hypervisor.spi_owner(pintid) {
+        let vm = self.vm;
+        if let Some(vintid) = vm.link(pintid) {
             // Stays active until the guest deactivates it.
-            if let Some(vm) = self.hypervisor.vm(owner.vm) {
-                vm.change_spis(self.effects_on(vm), |token, effects| {
-                    vm.vgic.raise_linked(token, owner.vintid, effects);
-                });
-            }
+            vm.change_spis(self.effects(), |token, effects| {
+                vm.vgic.raise_linked(token, vintid, effects);
+            });
             return;
         }
         arch::deactivate(pintid);
@@ -128,7 +161,7 @@ impl Core {
     /// Brings work to the list registers. What others add meanwhile has its kick; what this core
     /// adds for itself when it compares has none, so it looks again.
     #[inline(always)]
-    pub(super) fn flush(&mut self, turns: &'static Turns, left_at: u64) -> &'static Exits {
+    pub(super) fn flush(&mut self, turns: &'a Turns, left_at: u64) -> &'a Exits {
         match self.delivery.flush(self.vredist, &mut self.list_registers) {
             Flush::Done => &turns.plain,
             Flush::Sgi => &turns.with_sgi,
@@ -139,7 +172,7 @@ impl Core {
     /// Brings work to the list registers the long way, after the exit of `turns` at `left_at`.
     #[cold]
     #[inline(never)]
-    fn flush_late(&mut self, turns: &'static Turns, left_at: u64) -> &'static Exits {
+    fn flush_late(&mut self, turns: &'a Turns, left_at: u64) -> &'a Exits {
         self.keep_guest_counts();
         let before = self.vredist.injections.all();
         self.reconcile_until_done();

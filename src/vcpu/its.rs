@@ -15,7 +15,7 @@ use crate::vm::spis::Kicks;
 /// some thousand instructions.
 const BUDGET: u32 = 16;
 
-impl Core {
+impl Core<'_> {
     pub(super) fn read_vits(&self, offset: u64, width: Width) -> Result<u64, MmioError> {
         let vits = self.vm.vits.as_ref().ok_or(MmioError::Unmapped)?;
         vits.lock().read(offset, width)

@@ -20,7 +20,7 @@ enum V2<T> {
     At(Ipa),
 }
 
-impl Core {
+impl Core<'_> {
     /// Carries an access out, or gives the guest an external abort.
     #[inline(always)]
     pub(super) fn data_abort(&mut self, abort: DataAbort) -> Next {

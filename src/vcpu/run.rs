@@ -4,30 +4,34 @@
 
 use super::{Core, Next};
 use crate::addr::Address;
-use crate::arch::{self, Exit, GuestRegisters, ListRegisterFile};
-use crate::gic::Delivery;
+use crate::arch::{self, Exit};
 use crate::id::VcpuId;
 use crate::plan::FaultKind;
 use crate::psci::{Others, Start};
 use crate::spec::esr::{Cause, RareCause, Syndrome};
 use crate::spec::exception::{AbortOn, Exception};
-use crate::trace::{LastExit, Turns};
+use crate::trace::{self, LastExit, Turns};
 use crate::vm::Vm;
-use crate::vm::lifecycle::{Change, Entry, Leadership};
+use crate::vm::lifecycle::{Change, Entry, Leadership, State};
 use crate::vm::load::Damaged;
 use core::sync::atomic::Ordering;
 
-impl Core {
-    /// Serves this core's vCPU for good: waits until it is turned on, runs it until it is off.
-    pub fn serve(&mut self) -> ! {
-        self.come_to_its_core();
+impl<'a> Core<'a> {
+    /// Serves this core's vCPU for as long as its VM exists: waits until it is turned on, runs it
+    /// until it is off.
+    pub fn serve(&mut self) {
         arch::activate(self.vm.stage2);
         self.clear_interrupts();
         self.reset_guest();
-        if self.vcpu.get() == 0 && self.begins(Change::Start) {
-            self.lead(Change::Start);
-        }
         loop {
+            if self.vcpu.get() == 0
+                && let Some(change) = self.vm.lifecycle.take_asked()
+            {
+                self.lead(change);
+            }
+            if self.vm.lifecycle.state() == State::Gone {
+                return arch::leave();
+            }
             let Some(start) = self.take_start() else {
                 self.wait();
                 continue;
@@ -52,16 +56,6 @@ impl Core {
         if let Some(change) = change {
             self.lead(change);
         }
-    }
-
-    /// Makes anew what depends on the core that it runs on: the boot core, which has made it, may
-    /// be of another kind.
-    fn come_to_its_core(&mut self) {
-        self.registers = GuestRegisters::new(self.hypervisor.mitigations);
-        self.list_registers = ListRegisterFile::new(self.hypervisor.list_registers_max);
-        self.delivery = Delivery::new(self.vcpu, self.list_registers.count());
-        // Another guest's.
-        let _ = arch::take_guest_counts();
     }
 
     /// Takes what this vCPU is to start with and goes inside, if it has been turned on.
@@ -92,12 +86,12 @@ impl Core {
         loop {
             let exit = arch::enter(&mut self.registers);
             let left_at = arch::counter();
-            let counters = self.counters;
+            let all = self.turns;
             let (next, turns) = match exit {
                 Exit::Synchronous(syndrome) => self.answer(syndrome),
                 Exit::Interrupt => self.serve_interrupt(),
                 Exit::InterruptV2 => self.serve_any_interrupt(),
-                Exit::SError => (self.pass_serror_on(), &counters.fault),
+                Exit::SError => (self.pass_serror_on(), &all[trace::FAULT]),
             };
             let mut exits = &turns.plain;
             if next != Next::Enter {
@@ -113,19 +107,19 @@ impl Core {
 
     /// Answers what the guest did.
     #[inline(always)]
-    fn answer(&mut self, syndrome: Syndrome) -> (Next, &'static Turns) {
-        let counters = self.counters;
+    fn answer(&mut self, syndrome: Syndrome) -> (Next, &'a Turns) {
+        let turns = self.turns;
         match syndrome.cause() {
-            Cause::Hvc(immediate) => (self.call(immediate), &counters.call),
+            Cause::Hvc(immediate) => (self.call(immediate), &turns[trace::CALL]),
             Cause::Smc(immediate) => {
                 arch::skip_instruction();
-                (self.call(immediate), &counters.call)
+                (self.call(immediate), &turns[trace::CALL])
             }
-            Cause::DataAbort(abort) => (self.data_abort(abort), &counters.mmio),
+            Cause::DataAbort(abort) => (self.data_abort(abort), &turns[trace::MMIO]),
             Cause::SystemRegister(access) => {
-                (self.system_register(access), &counters.system_register)
+                (self.system_register(access), &turns[trace::SYSTEM_REGISTER])
             }
-            Cause::Rare(syndrome) => (self.answer_rare(syndrome), &counters.fault),
+            Cause::Rare(syndrome) => (self.answer_rare(syndrome), &turns[trace::FAULT]),
         }
     }
 
@@ -171,7 +165,7 @@ impl Core {
     fn wait(&mut self) {
         arch::wait_for_interrupt();
         // The vCPU is off, so the VM's changes are not its business.
-        let _ = self.serve_any_interrupt();
+        let _ = self.serve_apart();
     }
 
     /// Sleeps as a machine that is suspended, until the guest has an interrupt to take, whatever
@@ -183,7 +177,7 @@ impl Core {
                 break;
             }
             arch::wait_for_interrupt();
-            let (next, _) = self.serve_any_interrupt();
+            let next = self.serve_apart();
             if next != Next::Enter {
                 return next;
             }
@@ -218,11 +212,25 @@ impl Core {
         self.vm.psci.turned_off(self.vcpu)
     }
 
+    /// Holds a vCPU of a VM that is frozen where it is, and tells whether it goes on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn stand_aside(&mut self) -> Next {
+        let lifecycle = &self.vm.lifecycle;
+        lifecycle.stand_aside();
+        while lifecycle.state().is_frozen() {
+            arch::wait_for_interrupt();
+            self.serve_aside();
+        }
+        lifecycle.go_on();
+        if lifecycle.wants_out() { Next::Out } else { Next::Enter }
+    }
+
     /// Serves an interrupt while this core loads its VM, whose models are reset: the UART's is
     /// about others' output. What is for this VM waits in the models until the guest enables it.
     fn serve_others(&mut self) {
         // The VM is about to change already.
-        let _ = self.serve_any_interrupt();
+        let _ = self.serve_apart();
     }
 
     /// Leads the change of the VM that this core has begun.
@@ -236,10 +244,7 @@ impl Core {
         vm.reset_models(&self.effects());
         let started = match change {
             Change::Start => vm.load(&mut || self.serve_others()),
-            Change::Stop => {
-                vm.lifecycle.finish(change);
-                return self.hypervisor.vm_is_off(vm);
-            }
+            Change::Stop => return self.hypervisor.vm_is_off(vm),
         };
         match started {
             Ok(cost) => {
@@ -252,7 +257,6 @@ impl Core {
             Err(Damaged(ipa)) => {
                 let name = &vm.plan.name;
                 log::error!(target: "vm", "{name} cannot start: its image at {ipa} has changed");
-                vm.lifecycle.finish(Change::Stop);
                 self.hypervisor.vm_is_off(vm);
             }
         }

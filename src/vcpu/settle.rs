@@ -17,7 +17,7 @@ use crate::spec::psci::AffinityState;
 /// host has no time for it; what is known by then is what counts.
 const PATIENCE_SECONDS: u64 = 10;
 
-impl Core {
+impl Core<'_> {
     /// Reads bits that are in list registers too; `None` where the register does not take the
     /// access. An answer that fits registers keeps the way of all other reads short.
     #[cold]
@@ -78,7 +78,7 @@ impl Core {
         let asked = other.ask_for_look(&self.effects());
         let start = arch::counter();
         let patience_ticks = arch::counter_frequency_hz() * PATIENCE_SECONDS;
-        while !other.has_looked_since(asked) && is_on() && !vm.lifecycle.wants_out() {
+        while !other.has_looked_since(asked) && is_on() && !vm.lifecycle.has_ended() {
             if arch::counter().wrapping_sub(start) > patience_ticks {
                 return;
             }

@@ -18,7 +18,7 @@ const AIDR_EL1: SystemRegister = SystemRegister::new(3, 1, 0, 0, 7);
 /// There is no debug ROM table.
 const MDRAR_EL1: SystemRegister = SystemRegister::new(2, 0, 1, 0, 0);
 
-impl Core {
+impl Core<'_> {
     /// Answers a trapped MRS or MSR and moves on, or makes it UNDEF.
     #[inline(always)]
     pub(super) fn system_register(&mut self, access: SystemRegisterAccess) -> Next {

@@ -2,25 +2,81 @@
 //! Whether a VM runs: cores enter and leave, and one of them leads a change.
 //!
 //! ```text
-//!            begin(Start)              finish
-//!   Off ───────────────────→ Starting ────────→ Running
-//!    ↑                           ↑                 │
-//!    │ finish          finish    │ begin(Start)    │ begin(Stop)
-//!    └────────── Stopping ←──────┼─────────────────┘
+//!                 Start              finish
+//!   Off ───────────────────→ Starting ────────→ Running ⇄ Paused
+//!    │ ↑                         ↑                 │         │
+//!    │ │ finish           finish │ Start           │ Crash   │
+//!    │ └─────────── Stopping ←───┼──── Stop ───────┼─────────┤
+//!    │ Destroy                   └───────────── Crashed ─────┘
+//!    ↓
+//!   Gone
 //! ```
 //!
 //! A core may run the guest only between a successful [`Lifecycle::enter`] and
 //! [`Lifecycle::leave`]. Whoever begins a change waits until all others have left: entering is
 //! "count, then look", beginning is "say, then look at the count", both sequentially consistent,
-//! so one of the two sees the other.
+//! so one of the two sees the other. While the VM is frozen, paused or crashed, its cores stay
+//! inside and stand aside.
 #![forbid(unsafe_code)]
 
+use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering::SeqCst};
 
-const RUNNING: u8 = 0;
-const STARTING: u8 = 1;
-const STOPPING: u8 = 2;
-const OFF: u8 = 3;
+/// How it stands with a VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum State {
+    /// Its vCPUs run, where they are on.
+    Running,
+    /// It is loaded.
+    Starting,
+    /// It is taken down.
+    Stopping,
+    /// It has memory and cores, and does nothing.
+    Off,
+    /// Its vCPUs are held, and can go on.
+    Paused,
+    /// Its vCPUs are held, and will not go on.
+    Crashed,
+    /// It is about to vanish.
+    Gone,
+}
+
+impl State {
+    const ALL: [Self; 7] = [
+        Self::Running,
+        Self::Starting,
+        Self::Stopping,
+        Self::Off,
+        Self::Paused,
+        Self::Crashed,
+        Self::Gone,
+    ];
+
+    fn from_word(word: u8) -> Self {
+        Self::ALL.get(usize::from(word)).copied().unwrap_or(Self::Gone)
+    }
+
+    /// Returns whether its vCPUs are held where they are.
+    #[must_use]
+    pub const fn is_frozen(self) -> bool {
+        matches!(self, Self::Paused | Self::Crashed)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Starting => "starting",
+            Self::Stopping => "stopping",
+            Self::Off => "off",
+            Self::Paused => "paused",
+            Self::Crashed => "crashed",
+            Self::Gone => "gone",
+        })
+    }
+}
 
 /// What a core is asked to bring about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,18 +91,66 @@ pub enum Change {
     Stop,
 }
 
+/// What somebody outside a VM wants of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// That it starts: it is off, or has crashed.
+    Start,
+    /// That it is off, whatever its guest does.
+    Kill,
+    /// That it starts anew.
+    Reset,
+    /// That its vCPUs stop where they are.
+    Pause,
+    /// That they go on.
+    Resume,
+    /// That it vanishes: it is off.
+    Destroy,
+}
+
+impl Request {
+    /// Returns from which states to which one, and what its core has to lead.
+    const fn table(self) -> (&'static [State], State, Option<Change>) {
+        use State::{Crashed, Gone, Off, Paused, Running, Starting, Stopping};
+        match self {
+            Self::Start => (&[Off, Crashed], Starting, Some(Change::Start)),
+            Self::Kill => (&[Running, Paused, Crashed], Stopping, Some(Change::Stop)),
+            Self::Reset => (&[Running, Paused, Crashed], Starting, Some(Change::Start)),
+            Self::Pause => (&[Running], Paused, None),
+            Self::Resume => (&[Paused], Running, None),
+            Self::Destroy => (&[Off], Gone, None),
+        }
+    }
+}
+
 /// The state that all cores of a VM share.
 #[derive(Debug)]
 pub struct Lifecycle {
     state: AtomicU8,
     inside: AtomicU32,
+    /// How many of these stand aside.
+    aside: AtomicU32,
+    /// The change that the core of vCPU 0 is to lead, for who is no core of the VM; 0 for none.
+    asked: AtomicU8,
 }
 
 impl Lifecycle {
     /// Makes the lifecycle of a VM that is off.
     #[must_use]
     pub const fn new() -> Self {
-        Self { state: AtomicU8::new(OFF), inside: AtomicU32::new(0) }
+        Self {
+            state: AtomicU8::new(State::Off as u8),
+            inside: AtomicU32::new(0),
+            aside: AtomicU32::new(0),
+            asked: AtomicU8::new(0),
+        }
+    }
+
+    /// Returns how it stands with the VM. Of two VMs that change at once, at least one sees the
+    /// other's new state after its own change.
+    #[must_use]
+    pub fn state(&self) -> State {
+        State::from_word(self.state.load(SeqCst))
     }
 
     /// Asks to run the guest. On success the core calls [`leave`](Self::leave) when it no longer
@@ -54,7 +158,7 @@ impl Lifecycle {
     #[must_use]
     pub fn enter(&self) -> Entry {
         self.inside.fetch_add(1, SeqCst);
-        if self.state.load(SeqCst) == RUNNING {
+        if self.state() == State::Running {
             return Entry::Granted;
         }
         self.leave();
@@ -66,26 +170,88 @@ impl Lifecycle {
         self.inside.fetch_sub(1, SeqCst);
     }
 
-    /// Returns whether a core that is inside must leave.
+    /// Returns whether a core that is inside must leave or stand aside.
     #[must_use]
+    #[inline(always)]
     pub fn wants_out(&self) -> bool {
-        self.state.load(SeqCst) != RUNNING
+        self.state.load(SeqCst) != State::Running as u8
     }
 
-    /// Makes this core the leader of a change; of many at once, one wins. The leader leaves if it
-    /// is inside, kicks the others, and calls [`finish`](Self::finish) once
-    /// [`is_empty`](Self::is_empty).
+    /// Returns whether this run of the VM is over.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let state = self.state();
+        state != State::Running && !state.is_frozen()
+    }
+
+    /// Says that this core, which is inside, stands aside.
+    pub fn stand_aside(&self) {
+        self.aside.fetch_add(1, SeqCst);
+    }
+
+    /// Says that it goes on.
+    pub fn go_on(&self) {
+        self.aside.fetch_sub(1, SeqCst);
+    }
+
+    /// Returns whether all cores that are inside stand aside.
+    #[must_use]
+    pub fn all_stand_aside(&self) -> bool {
+        self.inside.load(SeqCst) == self.aside.load(SeqCst)
+    }
+
+    /// Makes this core, which is inside or serves a VM that is off, the leader of a change; of many
+    /// at once, one wins. The leader leaves if it is inside, kicks the others, and calls
+    /// [`finish`](Self::finish) once [`is_empty`](Self::is_empty).
     ///
     /// A core that acts for its guest begins before it leaves: until then no other change ends, so
     /// what was asked of one run of the VM cannot end the next one.
     #[must_use]
     pub fn begin(&self, change: Change) -> Leadership {
-        let (from, to) = match change {
-            Change::Start => ([OFF, RUNNING], STARTING),
-            Change::Stop => ([RUNNING, RUNNING], STOPPING),
+        let to = match change {
+            Change::Start => State::Starting,
+            Change::Stop => State::Stopping,
         };
-        let won = from.iter().any(|&f| self.state.compare_exchange(f, to, SeqCst, SeqCst).is_ok());
-        if won { Leadership::Mine } else { Leadership::Others }
+        self.lead(to)
+    }
+
+    /// Freezes a VM that cannot go on; of many cores at once, one wins.
+    #[must_use]
+    pub fn crash(&self) -> Leadership {
+        self.lead(State::Crashed)
+    }
+
+    /// Carries a request out as far as that takes no core of the VM; the rest is done by these,
+    /// which are kicked now.
+    ///
+    /// # Errors
+    /// Returns the state that it does not fit; nothing has changed.
+    pub fn request(&self, request: Request) -> Result<(), State> {
+        let (from, to, change) = request.table();
+        loop {
+            let state = self.state();
+            if !from.contains(&state) {
+                return Err(state);
+            }
+            if self.change(state, to).is_err() {
+                // Others were faster: it may or may not fit what they have made of it.
+                continue;
+            }
+            if let Some(change) = change {
+                self.asked.store(change as u8, SeqCst);
+            }
+            return Ok(());
+        }
+    }
+
+    /// Takes the change that somebody has asked for; the core of vCPU 0 then leads it.
+    #[must_use]
+    pub fn take_asked(&self) -> Option<Change> {
+        if self.asked.load(SeqCst) == 0 {
+            return None;
+        }
+        let asked = self.asked.swap(0, SeqCst);
+        [Change::Start, Change::Stop].into_iter().find(|change| *change as u8 == asked)
     }
 
     /// Returns whether no core runs the guest.
@@ -96,7 +262,20 @@ impl Lifecycle {
 
     /// Ends the change that this core leads.
     pub fn finish(&self, change: Change) {
-        self.state.store(if change == Change::Start { RUNNING } else { OFF }, SeqCst);
+        let state = if change == Change::Start { State::Running } else { State::Off };
+        self.state.store(state as u8, SeqCst);
+    }
+
+    fn lead(&self, to: State) -> Leadership {
+        match self.change(State::Running, to) {
+            Ok(()) => Leadership::Mine,
+            Err(_) => Leadership::Others,
+        }
+    }
+
+    fn change(&self, from: State, to: State) -> Result<(), State> {
+        let changed = self.state.compare_exchange(from as u8, to as u8, SeqCst, SeqCst);
+        changed.map(drop).map_err(State::from_word)
     }
 }
 
@@ -130,9 +309,18 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64};
     use std::thread;
 
+    /// Starts a VM as its core does.
+    fn start(l: &Lifecycle) {
+        l.request(Request::Start).unwrap();
+        assert_eq!(l.take_asked(), Some(Change::Start));
+        assert_eq!(l.take_asked(), None);
+        l.finish(Change::Start);
+    }
+
     #[test]
     fn of_two_leaders_one_wins() {
         let l = Lifecycle::new();
+        start(&l);
         assert_eq!(l.begin(Change::Start), Leadership::Mine);
         assert_eq!(l.begin(Change::Start), Leadership::Others);
         l.finish(Change::Start);
@@ -147,8 +335,7 @@ mod tests {
     fn t91_a_reset_is_about_the_run_that_asked() {
         const RUNS: u64 = 200;
         let l = Lifecycle::new();
-        assert_eq!(l.begin(Change::Start), Leadership::Mine);
-        l.finish(Change::Start);
+        start(&l);
         let run = AtomicU64::new(0);
         thread::scope(|s| {
             for _ in 0..2 {
@@ -178,8 +365,7 @@ mod tests {
     fn t91_no_core_is_inside_while_a_leader_changes_the_vm() {
         const ROUNDS: u64 = 100;
         let l = Lifecycle::new();
-        assert_eq!(l.begin(Change::Start), Leadership::Mine);
-        l.finish(Change::Start);
+        start(&l);
         let (done, changing, entered) =
             (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
         thread::scope(|s| {
@@ -209,5 +395,90 @@ mod tests {
             }
             done.store(true, SeqCst);
         });
+    }
+
+    /// What each request does in each state: the new state, where it fits.
+    fn expected(request: Request, state: State) -> Option<State> {
+        match (request, state) {
+            (Request::Start, State::Off | State::Crashed) => Some(State::Starting),
+            (Request::Kill, State::Running | State::Paused | State::Crashed) => {
+                Some(State::Stopping)
+            }
+            (Request::Reset, State::Running | State::Paused | State::Crashed) => {
+                Some(State::Starting)
+            }
+            (Request::Pause, State::Running) => Some(State::Paused),
+            (Request::Resume, State::Paused) => Some(State::Running),
+            (Request::Destroy, State::Off) => Some(State::Gone),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn every_request_fits_some_states_and_changes_nothing_in_others() {
+        use Request::{Destroy, Kill, Pause, Reset, Resume, Start};
+        for request in [Start, Kill, Reset, Pause, Resume, Destroy] {
+            for state in State::ALL {
+                let l = Lifecycle::new();
+                l.state.store(state as u8, SeqCst);
+                let answer = l.request(request);
+                match expected(request, state) {
+                    Some(to) => {
+                        assert_eq!((answer, l.state()), (Ok(()), to), "{request:?} when {state}");
+                        let led = match to {
+                            State::Starting => Some(Change::Start),
+                            State::Stopping => Some(Change::Stop),
+                            _ => None,
+                        };
+                        assert_eq!(l.take_asked(), led);
+                    }
+                    None => {
+                        assert_eq!((answer, l.state()), (Err(state), state), "{request:?}");
+                        assert_eq!(l.take_asked(), None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Two clients and the VM's own core: every request that was granted has its effect once.
+    #[test]
+    fn t91_of_two_clients_one_is_granted_and_nothing_is_lost() {
+        const ROUNDS: usize = 300;
+        let l = &Lifecycle::new();
+        let done = &AtomicBool::new(false);
+        let led = &AtomicU64::new(0);
+        let granted = thread::scope(|s| {
+            s.spawn(move || {
+                while !done.load(SeqCst) || l.asked.load(SeqCst) != 0 {
+                    if let Some(change) = l.take_asked() {
+                        led.fetch_add(1, SeqCst);
+                        l.finish(change);
+                    }
+                    thread::yield_now();
+                }
+            });
+            let client = |requests: [Request; 4]| {
+                s.spawn(move || {
+                    let mut granted = 0;
+                    for request in requests.into_iter().cycle().take(ROUNDS) {
+                        let is_led = request.table().2.is_some();
+                        granted += u64::from(l.request(request).is_ok() && is_led);
+                        thread::yield_now();
+                    }
+                    granted
+                })
+            };
+            let clients = [
+                client([Request::Start, Request::Pause, Request::Kill, Request::Resume]),
+                client([Request::Reset, Request::Resume, Request::Start, Request::Kill]),
+            ];
+            let granted: u64 = clients.into_iter().map(|c| c.join().unwrap()).sum();
+            done.store(true, SeqCst);
+            granted
+        });
+        assert_eq!(led.load(SeqCst), granted);
+        assert!(granted > 0);
+        assert!(!matches!(l.state(), State::Starting | State::Stopping), "left undone");
     }
 }

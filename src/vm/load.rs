@@ -10,6 +10,7 @@ use crate::addr::{Address, Ipa, PaRange};
 use crate::arch::{self, HypMemory};
 use crate::memory::guest::Chunk;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The bytes that are worked on between two pauses: checking them takes some 10,000 instructions
@@ -62,6 +63,12 @@ impl Loader {
     #[must_use]
     pub fn new(images: Box<[Image]>, memory: Box<[(Chunk, HypMemory)]>) -> Self {
         Self { images, memory, is_scrubbed: AtomicBool::new(false) }
+    }
+
+    /// Gives the memory up.
+    #[must_use]
+    pub fn into_memory(self) -> Vec<(Chunk, HypMemory)> {
+        self.memory.into()
     }
 
     /// Returns EL2's own mapping of a part of the memory; `None` where that is not in one chunk.

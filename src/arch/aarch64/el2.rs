@@ -273,6 +273,12 @@ pub(super) fn enable_stage2(encoding: MemAttrEncoding) {
     barrier::isb(barrier::SY);
 }
 
+/// Turns it off again: no walk of this core begins in a VM's tables any more.
+pub(super) fn disable_stage2() {
+    set_hcr(HCR_RW);
+    barrier::isb(barrier::SY);
+}
+
 fn set_traps(features: CoreFeatures) {
     let sve = if features.has_sve() { 0 } else { cptr::TZ };
     set_cptr(cptr::RES1 | cptr::TSM | cptr::TTA | cptr::TAM & amu(features) | sve);

@@ -26,6 +26,15 @@ impl HeapTables {
     }
 }
 
+impl HeapTables {
+    /// Gives back a root of `bytes` that [`allocate_root`](Self::allocate_root) has handed out.
+    pub fn free_root(root: Pa, bytes: u64) {
+        let Some(layout) = layout(bytes) else { return };
+        // SAFETY: The one who has the root gives back what was handed out with the same layout.
+        unsafe { dealloc(root.get() as *mut u8, layout) };
+    }
+}
+
 fn layout(bytes: u64) -> Option<Layout> {
     let bytes = usize::try_from(bytes).ok().filter(|&b| b > 0)?;
     Layout::from_size_align(bytes, bytes).ok()
@@ -80,6 +89,14 @@ pub fn activate(stage2: Stage2Registers) {
             options(nostack, preserves_flags)
         );
     }
+}
+
+/// Takes a VM's stage 2 from this core, whose EL1 is as after reset: its tables may go, and its tag
+/// may become another's (traps T09, T10).
+pub fn leave() {
+    super::el2::disable_stage2();
+    VTTBR_EL2.set(0);
+    barrier::isb(barrier::SY);
 }
 
 /// The TLB of all cores, as `memory::stage2` drives it.

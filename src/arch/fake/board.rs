@@ -172,6 +172,8 @@ impl HeapTables {
             Some(Pa::new(root))
         })
     }
+    /// Gives a root back.
+    pub fn free_root(_root: Pa, _bytes: u64) {}
 }
 
 impl Tables for HeapTables {
@@ -204,6 +206,10 @@ pub struct Stage2Registers {
 /// Makes a VM's stage 2 the one of this core.
 pub fn activate(stage2: Stage2Registers) {
     record(Event::Activate(stage2));
+}
+/// Takes a VM's stage 2 from this core.
+pub fn leave() {
+    record(Event::Leave);
 }
 /// Forgets all translations.
 pub fn forget_all_vmids() {}

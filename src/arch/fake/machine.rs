@@ -52,6 +52,8 @@ pub enum Event {
     Mitigate(Workaround),
     /// It made a VM's stage 2 the one of this core.
     Activate(Stage2Registers),
+    /// It took the VM's stage 2 from this core.
+    Leave,
     /// It wrote zeroes to memory.
     Zero(PaRange),
     /// It copied memory.

@@ -6,27 +6,29 @@ use super::super::super::Core;
 use super::super::Next;
 use crate::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use crate::arch::fake::machine::{Event, ExitKind, Scripted, with};
-use crate::arch::{self, HypMemory, Mitigations, Stage2Registers};
+use crate::arch::{self, HypMemory, Mitigations};
+use crate::bits::Trigger;
 use crate::console::{Config, Console, Mode, TokenBucket};
 use crate::drivers::gic::{Distributor, PrivateInterrupts};
 use crate::drivers::gicv3::Redistributor;
 use crate::drivers::uart::{Uart, UartKind};
-use crate::gic::{Version, Vgic, Vits};
-use crate::hypervisor::{HostConsole, Hypervisor, SpiOwner};
+use crate::hypervisor::{Estate, HostConsole, Hypervisor};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
-use crate::memory::guest::GuestMemory;
+use crate::memory::owners::Owners;
+use crate::memory::vmid::Vmids;
 use crate::mmio::Registers;
+use crate::plan::machine::Machine;
+use crate::plan::machine::samples::virt;
 use crate::plan::samples::{list, two_vms};
-use crate::plan::{Plan, VmPlan};
-use crate::psci::Psci;
+use crate::plan::{DevicePlan, Plan, SpiPlan, VMS_MAX, VmPlan};
 use crate::smccc::{Firmware, Workarounds};
-use crate::spec::vmsa::{HypAttributes, MemAttrEncoding};
-use crate::sync::{Lock, OpenLock};
-use crate::trace::ExitCounters;
+use crate::spec::dtb::Dtb;
+use crate::spec::vmsa::{Features, HypAttributes, MemAttrEncoding};
+use crate::sync::{Lock, Slot};
+use crate::vcpu::Post;
 use crate::vm::Vm;
-use crate::vm::bus::Bus;
-use crate::vm::lifecycle::{Change, Entry, Lifecycle};
-use crate::vm::load::{Image, Loader};
+use crate::vm::build::{Source, build};
+use crate::vm::lifecycle::{Entry, Request};
 use std::boxed::Box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::vec::Vec;
@@ -59,7 +61,11 @@ const BUNDLE: u64 = 0x7000_0000;
 pub const PCPUS: [[u64; 2]; 2] = [[0x101, 0x100], [0x300, 0x200]];
 
 pub fn pcpu(vm: usize, vcpu: usize) -> Mpidr {
-    Mpidr::from_affinity(PCPUS[vm][vcpu]).unwrap()
+    affinity(PCPUS[vm][vcpu])
+}
+
+fn affinity(value: u64) -> Mpidr {
+    Mpidr::from_affinity(value).unwrap()
 }
 
 pub fn pa_range(at: u64, bytes: u64) -> PaRange {
@@ -68,7 +74,7 @@ pub fn pa_range(at: u64, bytes: u64) -> PaRange {
 
 /// A core of the machine, this thread's, with the vCPU that it serves.
 pub struct Bed {
-    pub core: Core,
+    pub core: Core<'static>,
     pub vm: &'static Vm,
 }
 
@@ -76,14 +82,19 @@ pub struct Bed {
 pub fn plan() -> Plan {
     let mut plan = two_vms();
     let vms = plan.vms.iter().zip(PCPUS).map(|(vm, cpus)| VmPlan {
-        vcpus: list(cpus.map(|cpu| Mpidr::from_affinity(cpu).unwrap()).to_vec()),
+        vcpus: list(cpus.map(affinity).to_vec()),
         memory: IpaRange::new(Ipa::new(RAM), RAM_BYTES).unwrap(),
         entry: Ipa::new(RAM),
         tree: Ipa::new(RAM + TREE_AT),
         devices: list(std::vec![]),
         ..vm.clone()
     });
-    let vms: Vec<_> = vms.collect();
+    let mut vms: Vec<_> = vms.collect();
+    let (pintid, vintid) = (Pintid::new(SPI.0), Vintid::new(SPI.1));
+    let interrupts = list(std::vec![SpiPlan { pintid, vintid, trigger: Trigger::Level }]);
+    let (path, regions) = (Default::default(), list(std::vec![]));
+    vms[0].devices = list(std::vec![DevicePlan { path, regions, interrupts }]);
+    vms.iter_mut().for_each(|vm| vm.images[1].ipa = Ipa::new(RAM + TREE_AT));
     plan.vms = list(vms);
     plan
 }
@@ -108,19 +119,20 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
     };
     let uart = Uart::new(UartKind::Pl011, pa_range(UART, 0x1000));
     let console = HostConsole::new(Console::new(config, names), Some(uart));
-    let vms: Vec<_> = plan.vms.iter().zip(0..).map(|(vm, n)| make_vm(n, vm)).collect();
-    let (pintid, vintid) = SPI;
+    let mut estate = estate();
+    let slots: Box<[Slot<Vm>]> = (0..VMS_MAX).map(|_| Slot::new()).collect();
+    for (vm, n) in plan.vms.iter().zip(0..) {
+        let vm = make_vm(n, vm, &mut estate);
+        vm.lifecycle.request(Request::Start).unwrap();
+        slots[usize::from(n)].fill(vm);
+    }
     let hypervisor = Hypervisor {
-        live: vms.len().into(),
-        vms: vms.into(),
+        vms: slots,
+        posts: PCPUS.as_flattened().iter().map(|cpu| Post::new(affinity(*cpu))).collect(),
+        estate: Lock::new(estate),
         console,
         distributor: Lock::new(distributor),
         uart_interrupt: Some(Pintid::new(33)),
-        spis: Box::new([SpiOwner {
-            pintid: Pintid::new(pintid),
-            vm: VmId::new(0),
-            vintid: Vintid::new(vintid),
-        }]),
         firmware: Some(arch::HostPsci),
         power: None,
         workarounds: Workarounds {
@@ -137,68 +149,50 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
     Box::leak(Box::new(hypervisor))
 }
 
-fn make_vm(n: u8, plan: &VmPlan) -> Vm {
-    let affinities: Vec<_> =
-        (0..).take(plan.vcpus.len()).map(|n| Vm::mpidr_of(VcpuId::new(n))).collect();
-    let links = [(Vintid::new(SPI.1), Pintid::new(SPI.0))];
-    let links = if n == 0 { &links[..] } else { &[] };
-    let (vgic, spis) = Vgic::new(Version::V3, &affinities, 64, links).unwrap();
-    let vits = plan.layout.vits_range().map(|_| Lock::new(Vits::new()));
-    let vgic = if vits.is_some() { vgic.with_lpis() } else { vgic };
-    let pieces = [pa_range(RAM_PA + u64::from(n) * RAM_BYTES, RAM_BYTES)];
-    let memory = GuestMemory::lay_out(plan.memory.start(), &pieces).unwrap();
-    let mapped: Vec<_> = memory.chunks().iter().map(|c| (*c, map(pieces[0]))).collect();
-    let images = [image(BUNDLE, RAM, &KERNEL), image(BUNDLE + 0x10, RAM + TREE_AT, &TREE)];
-    Vm {
-        id: VmId::new(n),
-        plan: Box::leak(Box::new(plan.clone())),
-        stage2: Stage2Registers {
-            vttbr: (u64::from(n) + 1) << 48,
-            vtcr: 0,
-            encoding: MemAttrEncoding::Combining,
-        },
-        memory,
-        psci: Psci::new(&affinities),
-        vgic,
-        spis: OpenLock::new(spis),
-        vits,
-        serial: Lock::default(),
-        bus: Bus::new(&plan.layout, plan.vcpus.len()),
-        lifecycle: Lifecycle::new(),
-        loader: Loader::new(Box::new(images), mapped.into()),
-        counter_offset_ticks: 0.into(),
-        pcpus: plan.vcpus.iter().copied().collect(),
-        kicks: plan.vcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)).collect(),
-        counters: affinities.iter().map(|_| ExitCounters::default()).collect(),
-        pa_range: 2,
-    }
+/// The machine that VMs are made of, with memory for both.
+fn estate() -> Estate {
+    let tree = virt();
+    let machine = Machine::read(&Dtb::new(&tree).unwrap()).unwrap();
+    let mut owners = Owners::new();
+    owners.add_bank(pa_range(RAM_PA, 2 * RAM_BYTES)).unwrap();
+    let encoding = MemAttrEncoding::Combining;
+    let features = Features { pa_bits: 48, vmid_bits: 8, encoding };
+    Estate { machine, features, owners, vmids: Vmids::new(8) }
+}
+
+fn make_vm(n: u8, plan: &VmPlan, estate: &mut Estate) -> Vm {
+    let find = |name: &str| match name {
+        "kernel" => Some(source(BUNDLE, &KERNEL)),
+        _ => Some(source(BUNDLE + 0x10, &TREE)),
+    };
+    build(VmId::new(n), plan.clone(), find, estate).unwrap()
 }
 
 pub fn map(range: PaRange) -> HypMemory {
     arch::map_hyp(range, HypAttributes::Data).unwrap()
 }
 
-fn image(at: u64, ipa: u64, bytes: &[u8]) -> Image {
+fn source(at: u64, bytes: &[u8]) -> Source {
     let source = map(pa_range(at, bytes.len() as u64));
     arch::write_bytes(source, bytes);
-    Image { source, ipa: Ipa::new(ipa), crc32c: arch::crc32c(0, source) }
+    (source, arch::crc32c(0, source))
+}
+
+/// Returns a VM.
+pub fn vm(hypervisor: &'static Hypervisor, n: usize) -> &'static Vm {
+    hypervisor.vms[n].stare().unwrap()
 }
 
 /// Makes the core of a vCPU.
-pub fn core(hypervisor: &'static Hypervisor, vm: usize, vcpu: u8) -> Core {
+pub fn core(hypervisor: &'static Hypervisor, n: usize, vcpu: u8) -> Core<'static> {
     let region = Registers::new(pa_range(GICR, 0x2_0000));
     let redistributor = Redistributor::find(&region, 0, Mpidr::default()).unwrap();
-    Core::new(
-        hypervisor,
-        &hypervisor.vms[vm],
-        VcpuId::new(vcpu),
-        PrivateInterrupts::V3(redistributor),
-    )
-    .unwrap()
+    let private = Box::leak(Box::new(PrivateInterrupts::V3(redistributor)));
+    Core::new(hypervisor, vm(hypervisor, n), VcpuId::new(vcpu), private).unwrap()
 }
 
 /// Runs until the script has ended, the core is asleep or has halted.
-pub fn serve(core: &mut Core) {
+pub fn serve(core: &mut Core<'_>) {
     let _ = catch_unwind(AssertUnwindSafe(|| core.serve()));
 }
 
@@ -339,10 +333,4 @@ pub fn msr(encoding: Encoding, register: u64) -> Scripted {
 /// Says that the vCPU may run, as a core does that enters its VM.
 pub fn enter(vm: &Vm) {
     assert_eq!(vm.lifecycle.enter(), Entry::Granted);
-}
-
-/// Makes a VM run without loading it.
-pub fn begin(vm: &Vm) {
-    let _ = vm.lifecycle.begin(Change::Start);
-    vm.lifecycle.finish(Change::Start);
 }

@@ -126,9 +126,9 @@ fn t31_pc_advances_once_by_the_class_of_exit() {
 #[test]
 fn reads_and_writes_reach_the_distributor() {
     let mut bed = Bed::new();
-    // GICD_IIDR: the implementer is Arm. GICD_TYPER: ITLinesNumber 2 is up to INTID 95.
+    // GICD_IIDR: the implementer is Arm. GICD_TYPER: ITLinesNumber 8 is up to INTID 287.
     assert_eq!(bed.read(VDIST + 8) & 0xfff, 0x43b);
-    assert_eq!(bed.read(VDIST + 4) & 0x1f, 2);
+    assert_eq!(bed.read(VDIST + 4) & 0x1f, 8);
     bed.write(VDIST + 0x104, 1 << 8);
     assert_eq!(bed.read(VDIST + 0x104), 1 << 8, "GICD_ISENABLER1");
     bed.write(VDIST + 0x184, 1 << 8);

@@ -86,22 +86,6 @@ fn t71_spi_of_a_guests_device_is_linked() {
 }
 
 #[test]
-fn spi_that_arrives_on_another_vms_core_reaches_its_owner() {
-    let hypervisor = hypervisor(&plan());
-    let mut bed = Bed::on(hypervisor);
-    bed.enable(0, 1 << (SPI.1 - 32));
-    let mut other = core(hypervisor, 1, 0);
-    serve(&mut other);
-    clear_events();
-    let mut other = Bed { vm: other.vm, core: other };
-    assert_eq!(other.interrupt(SPI.0), None);
-    let expected =
-        [Event::Enter, Event::PriorityDrop(Pintid::new(SPI.0)), Event::Sgi(KICK, pcpu(0, 0))];
-    assert_eq!(events(), expected);
-    assert_eq!(other.state(), []);
-}
-
-#[test]
 fn t76_sgi_to_another_vcpu_kicks_its_pcpu() {
     let mut bed = Bed::new();
     bed.enable(0xffff, 0);

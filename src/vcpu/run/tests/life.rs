@@ -12,6 +12,7 @@ use crate::plan::OnEnd;
 use crate::psci::Start;
 use crate::spec::psci::AffinityState;
 use crate::vm::Vm;
+use crate::vm::lifecycle::{Change, State};
 use std::vec::Vec;
 use std::{thread, vec};
 
@@ -125,7 +126,7 @@ fn t50_suspend_does_not_sleep_through_a_virtual_interrupt() {
 #[test]
 fn t87_vcpu_that_is_turned_on_while_its_vm_does_not_run_is_not_started() {
     let hypervisor = hypervisor(&plan());
-    let vm = &hypervisor.vms[0];
+    let vm = vm(hypervisor, 0);
     vm.psci.boot(VcpuId::new(1), start(ENTRY)).unwrap();
     serve(&mut core(hypervisor, 0, 1));
     assert!(!happened(&[Event::StartGuest(Ipa::new(ENTRY))]));
@@ -194,8 +195,9 @@ fn t01_t02_twin_without_cleaning_the_guest_finds_what_was_there() {
 #[test]
 fn t91_system_reset_loads_the_vm_again_and_no_other() {
     let mut bed = Bed::new();
-    let other = &bed.core.hypervisor.vms[1];
-    begin(other);
+    let other = vm(bed.core.hypervisor, 1);
+    assert_eq!(other.lifecycle.take_asked(), Some(Change::Start));
+    other.lifecycle.finish(Change::Start);
     // The guest has written over its images, caches off, and has interrupts and timers going.
     write_uncached(pa_range(RAM_PA, 1).start(), b"dirty");
     bed.enable(1 << 27, 0);
@@ -295,12 +297,12 @@ fn t91_system_off_during_a_reset_does_not_end_the_next_run() {
         bed.core.leave(Next::Change(change));
     });
     assert!(!vm.lifecycle.wants_out(), "it runs anew");
-    assert_eq!(hypervisor.live.load(core::sync::atomic::Ordering::Relaxed), 2);
+    assert!(vm.lifecycle.state() == State::Running);
 }
 
 #[test]
 fn a_vm_that_ends_does_what_its_policies_say() {
-    use crate::vm::lifecycle::Change::{Start, Stop};
+    use Change::{Start, Stop};
 
     let ends = |function, on_reboot, on_poweroff| {
         let mut plan = plan();
@@ -350,8 +352,8 @@ fn vm_whose_image_has_changed_does_not_start() {
     script(&[hvc(0)]);
     serve(&mut core);
     assert!(!happened(&[Event::Enter]), "{:?}", events());
-    assert!(hypervisor.vms[0].lifecycle.wants_out());
-    assert_eq!(hypervisor.live.load(core::sync::atomic::Ordering::Relaxed), 1);
+    assert!(vm(hypervisor, 0).lifecycle.wants_out());
+    assert!(vm(hypervisor, 0).lifecycle.state() == State::Off);
 }
 
 /// The focus goes to a guest whose output was kept: that is sent at once, for nobody else may have
@@ -360,15 +362,15 @@ fn vm_whose_image_has_changed_does_not_start() {
 fn t114_what_was_kept_goes_out_when_the_other_guest_goes_off() {
     let hypervisor = hypervisor(&plan());
     let console = &hypervisor.console;
-    for vm in &hypervisor.vms {
-        console.mux.started(vm.id);
+    for n in [0, 1] {
+        console.mux.started(vm(hypervisor, n).id);
     }
     for byte in *b"kept" {
-        let _ = console.mux.push_guest(hypervisor.vms[1].id, byte);
+        let _ = console.mux.push_guest(vm(hypervisor, 1).id, byte);
     }
     console.send();
     clear_events();
-    hypervisor.vm_is_off(&hypervisor.vms[0]);
+    hypervisor.vm_is_off(vm(hypervisor, 0));
     let sent = events().into_iter().filter_map(|event| match event {
         Event::DeviceWrite(at, byte) if at.get() == UART => u8::try_from(byte).ok(),
         _ => None,

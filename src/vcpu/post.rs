@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a pCPU is given to do: a vCPU to serve for as long as its VM exists, and nothing before
+//! and after that but the hypervisor's own interrupts.
+#![forbid(unsafe_code)]
+
+use super::{Core, HALT, HYP_TIMER, KICK};
+use crate::arch;
+use crate::drivers::gic::PrivateInterrupts;
+use crate::hypervisor::Hypervisor;
+use crate::id::{Mpidr, PcpuId, VcpuId, VmId};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// A pCPU's post: which vCPU it serves.
+#[derive(Debug)]
+pub struct Post {
+    /// The pCPU.
+    pub mpidr: Mpidr,
+    kick: arch::SgiTarget,
+    word: AtomicU32,
+}
+
+impl Post {
+    /// Nobody's.
+    const FREE: u32 = 0;
+    /// Somebody's, who has not said yet what is to be done.
+    const TAKEN: u32 = 1;
+    /// Of a core that is not there.
+    const ABSENT: u32 = 2;
+    /// A vCPU's: its VM in bits 15:8, its number in bits 7:0.
+    const SERVES: u32 = 1 << 31;
+
+    /// Makes the post of a core that is up, free.
+    #[must_use]
+    pub fn new(mpidr: Mpidr) -> Self {
+        Self { mpidr, kick: arch::SgiTarget::new(mpidr), word: AtomicU32::new(Self::FREE) }
+    }
+
+    /// Makes the post of a core that has not come up.
+    #[must_use]
+    pub fn absent(mpidr: Mpidr) -> Self {
+        Self { word: AtomicU32::new(Self::ABSENT), ..Self::new(mpidr) }
+    }
+
+    /// Takes a free post; of many, one wins.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        let (free, taken) = (Self::FREE, Self::TAKEN);
+        self.word.compare_exchange(free, taken, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Gives the pCPU, whose post is taken, a vCPU to serve.
+    pub fn assign(&self, vm: VmId, vcpu: VcpuId) {
+        let word = Self::SERVES | u32::from(vm.get()) << 8 | u32::from(vcpu.get());
+        // Release pairs with the acquire in `served`: the VM is in its slot.
+        self.word.store(word, Ordering::Release);
+        arch::send_sgi(KICK, self.kick);
+    }
+
+    /// Gives the post up.
+    pub fn free(&self) {
+        self.word.store(Self::FREE, Ordering::Release);
+    }
+
+    /// Returns whether nobody has the post.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.word.load(Ordering::Relaxed) == Self::FREE
+    }
+
+    /// Returns the vCPU that the pCPU serves.
+    fn served(&self) -> Option<(VmId, VcpuId)> {
+        let word = self.word.load(Ordering::Acquire);
+        let [vcpu, vm, ..] = word.to_le_bytes();
+        (word & Self::SERVES != 0).then_some((VmId::new(vm), VcpuId::new(vcpu)))
+    }
+}
+
+/// Does what a pCPU is given to do, for good.
+pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupts) -> ! {
+    let Some(post) = hypervisor.posts.get(here.index()) else { arch::halt() };
+    loop {
+        match post.served() {
+            Some((vm, vcpu)) => {
+                hypervisor.with_vm(vm, |vm| {
+                    if let Some(mut core) = Core::new(hypervisor, vm, vcpu, &mut private) {
+                        core.serve();
+                    }
+                });
+                if vcpu.get() == 0 {
+                    hypervisor.destroy(vm);
+                }
+                post.free();
+            }
+            None => idle(hypervisor),
+        }
+    }
+}
+
+/// Sleeps until there is an interrupt, and serves the hypervisor's own.
+fn idle(hypervisor: &Hypervisor) {
+    arch::wait_for_interrupt();
+    while let Some(pintid) = arch::take_interrupt() {
+        arch::deactivate(pintid);
+        match pintid {
+            HALT => arch::halt(),
+            HYP_TIMER => hypervisor.serve_timer(),
+            _ if Some(pintid) == hypervisor.uart_interrupt => hypervisor.serve_uart(),
+            _ => {}
+        }
+    }
+}
