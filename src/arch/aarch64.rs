@@ -35,10 +35,11 @@ pub use guest::{
     GuestRegisters, elr, esr, far, hpfar, id_register, inject, inject_serror, reset_guest,
     skip_instruction, start_guest, stop_timers,
 };
-pub use heap::Heap;
+pub use heap::{Heap, heap_bytes};
 pub use layout::{Image, image};
 pub use mmu::{
-    HypMapError, HypMemory, boot_map, map_constant, map_hyp, regime, tree_size, unmap_hyp, unmapped,
+    HypMapError, HypMemory, boot_map, map_constant, map_hyp, map_memory, regime, tree_size,
+    unmap_hyp, unmap_memory, unmapped,
 };
 pub use pmu::{GuestCounts, Overflow, pmu_overflow, take_guest_counts};
 pub use smc::{HostPsci, mitigate};
