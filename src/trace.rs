@@ -15,6 +15,7 @@
 
 mod last;
 
+use crate::heap::{self, NoMemory};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub use last::{LastExit, LastExits};
@@ -197,19 +198,29 @@ pub struct ExitCounters {
     pub last: LastExits,
 }
 
-impl Default for ExitCounters {
-    fn default() -> Self {
-        Self {
-            turns: (0..KINDS).map(|_| Turns::new()).collect(),
+impl ExitCounters {
+    /// Makes the counters of so many vCPUs.
+    ///
+    /// # Errors
+    /// The heap has no room for them.
+    pub fn of_vcpus(count: usize) -> Result<Box<[Self]>, NoMemory> {
+        let mut all = heap::list(count)?;
+        for _ in 0..count {
+            heap::push(&mut all, Self::new()?)?;
+        }
+        Ok(all.into())
+    }
+
+    fn new() -> Result<Self, NoMemory> {
+        Ok(Self {
+            turns: heap::collect((0..KINDS).map(|_| Turns::new()))?,
             late: Buckets::new(),
             cycles: Counter::new(),
             instructions: Counter::new(),
             last: LastExits::default(),
-        }
+        })
     }
-}
 
-impl ExitCounters {
     /// Returns what the vCPU's core counts its exits with; there always is one.
     #[must_use]
     pub fn turns(&self) -> Option<&AllTurns> {
@@ -316,7 +327,7 @@ mod tests {
 
     #[test]
     fn counts_and_ticks_add_up_by_reason() {
-        let counters = ExitCounters::default();
+        let counters = ExitCounters::new().unwrap();
         counters.turns[CALL].plain.count(100);
         counters.turns[CALL].with_sgi.count(28);
         counters.turns[MMIO].plain.count(1);
@@ -330,7 +341,7 @@ mod tests {
 
     #[test]
     fn histogram_buckets_are_powers_of_two() {
-        let counters = ExitCounters::default();
+        let counters = ExitCounters::new().unwrap();
         for ticks in [0, 1, 2, 3, 4, 1 << 31, u64::MAX] {
             counters.turns[CALL].plain.count(ticks);
         }
@@ -342,7 +353,7 @@ mod tests {
 
     #[test]
     fn only_interrupts_that_carry_one_count_as_interrupt_to_entry() {
-        let counters = ExitCounters::default();
+        let counters = ExitCounters::new().unwrap();
         counters.turns[INTERRUPT].plain.count(1 << 3);
         counters.turns[CALL].with_sgi.count(1 << 4);
         counters.turns[INTERRUPT].with_sgi.count(1 << 5);
