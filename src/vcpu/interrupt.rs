@@ -111,8 +111,7 @@ impl<'a> Core<'a> {
         if pintid == PMU {
             return (Next::Enter, self.serve_pmu());
         }
-        self.serve_shared(pintid);
-        (Next::Enter, turns)
+        (self.serve_shared(pintid), turns)
     }
 
     /// Keeps what the guest has executed, where that is what the PMU's interrupt is about; else
@@ -137,24 +136,31 @@ impl<'a> Core<'a> {
         self.counters.instructions.add(instructions);
     }
 
-    fn serve_shared(&mut self, pintid: Pintid) {
+    fn serve_shared(&mut self, pintid: Pintid) -> Next {
         let vm = self.vm;
         if let Some(vintid) = vm.link(pintid) {
             // Stays active until the guest deactivates it.
             vm.change_spis(self.effects(), |token, effects| {
                 vm.vgic.raise_linked(token, vintid, effects);
             });
-            return;
+            return Next::Enter;
         }
         arch::deactivate(pintid);
         match pintid {
             HALT => arch::halt(),
-            GO_ON => self.work_on_vits(),
+            GO_ON => {
+                self.work_on_vits();
+                return self.serve_platform();
+            }
             MAINTENANCE => self.vredist.look_again(),
-            HYP_TIMER => self.hypervisor.serve_timer(),
+            HYP_TIMER => {
+                self.hypervisor.serve_timer();
+                return self.serve_platform();
+            }
             // Or nobody's: its enable bit is off, so this one was on its way before that.
             _ => self.hypervisor.serve_own(pintid),
         }
+        Next::Enter
     }
 
     /// Brings work to the list registers. What others add meanwhile has its kick; what this core

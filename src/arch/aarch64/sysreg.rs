@@ -53,6 +53,7 @@ read! {
     read_pmovsclr = "pmovsclr_el0";
     read_pmintenset = "pmintenset_el1";
     read_hcr = "hcr_el2";
+    cnthp_cval = "cnthp_cval_el2";
     read_currentel = "currentel";
 }
 
