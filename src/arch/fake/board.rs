@@ -149,8 +149,8 @@ pub fn crc32c(before: u32, memory: HypMemory) -> u32 {
 pub fn clean_invalidate(range: PaRange) {
     record(Event::CleanInvalidate(range));
     if !with(|core| core.loses_cleaning) {
-        let lines = HypMemory(range).addresses();
-        MEMORY.with_borrow_mut(|all| lines.into_iter().for_each(|at| all.clean_invalidate(at)));
+        let last = range.end().get() - 1;
+        MEMORY.with_borrow_mut(|all| all.clean_invalidate_all(range.start().get()..=last));
     }
 }
 /// Makes written instructions visible.

@@ -117,8 +117,12 @@ pub struct FakeCore {
     pub counter: u64,
     /// By how much.
     pub counter_step: u64,
+    /// What the guest puts into X0 before its next exit.
+    pub x0: Option<u64>,
     /// What happens when it sends an SGI.
     pub on_sgi: Hook,
+    /// What happens when the script has ended or the core is asleep: it may bring more.
+    pub on_idle: Hook,
     current: Scripted,
 }
 
@@ -140,7 +144,9 @@ impl Default for FakeCore {
             hyp_timer: None,
             counter: 0,
             counter_step: 1,
+            x0: None,
             on_sgi: Hook::default(),
+            on_idle: Hook::default(),
             current: Scripted { kind: ExitKind::Interrupt, esr: 0, far: 0, ipa: 0 },
         }
     }
@@ -161,6 +167,12 @@ impl core::fmt::Debug for Hook {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_tuple("Hook").finish_non_exhaustive()
     }
+}
+
+/// Lets it happen; the core's state is free for it.
+fn happen(hook: impl FnOnce(&FakeCore) -> &Hook) {
+    let Hook(happens) = with(|core| hook(core).clone());
+    happens.into_iter().for_each(|happens| happens());
 }
 
 std::thread_local! {
@@ -218,11 +230,16 @@ pub const HALT_SGI: u32 = 1;
 ///
 /// # Panics
 /// The script has ended: the test has seen enough.
-pub fn enter(_registers: &mut GuestRegisters) -> Exit {
+pub fn enter(registers: &mut GuestRegisters) -> Exit {
+    if with(|core| core.exits.is_empty()) {
+        happen(|core| &core.on_idle);
+    }
     let exit = with(|core| {
         let exit = core.exits.pop_front()?;
         core.events.push(Event::Enter);
         core.current = exit;
+        let [x0, ..] = &mut registers.x;
+        *x0 = core.x0.take().unwrap_or(*x0);
         Some(match exit.kind {
             ExitKind::Synchronous => Exit::Synchronous(Syndrome::new(exit.esr)),
             ExitKind::Interrupt => Exit::Interrupt,
@@ -321,8 +338,7 @@ impl SgiTarget {
 /// Sends an SGI.
 pub fn send_sgi(intid: Pintid, SgiTarget(target): SgiTarget) {
     record(Event::Sgi(intid, target));
-    let Hook(happens) = with(|core| core.on_sgi.clone());
-    happens.into_iter().for_each(|happens| happens());
+    happen(|core| &core.on_sgi);
 }
 /// Names the GICv2: a test that has one reaches it by its driver.
 pub fn use_gicv2(_interfaces: &'static crate::drivers::gicv2::CpuInterfaces) {}
@@ -425,6 +441,9 @@ pub fn relax() {
 /// The core would sleep for good: the test has seen enough.
 pub fn wait_for_interrupt() {
     record(Event::Wait);
+    if with(|core| core.pending.is_empty()) {
+        happen(|core| &core.on_idle);
+    }
     if with(|core| core.pending.is_empty()) {
         std::panic::resume_unwind(std::boxed::Box::new("asleep"));
     }

@@ -10,3 +10,4 @@ mod interrupts;
 mod kicks;
 mod life;
 mod listed;
+mod requests;
