@@ -76,7 +76,7 @@ impl Hypervisor {
         let Some(slot) = self.vms.get(id.index()) else { return };
         let Some(vm) = slot.remove() else { return };
         for (_, pintid) in &vm.links {
-            self.distributor.lock().disable(*pintid);
+            self.distributor.lock().release(*pintid);
         }
         log::info!(target: "vm", "{} gone", vm.plan.name);
         build::destroy(vm, &mut self.estate.acquire());

@@ -3,7 +3,7 @@
 //!
 //! The rooms, from the ground up (`tests/layering.rs` holds the order):
 //!
-//! - L0, vocabulary: [`addr`], [`bits`], [`id`], [`sort`], [`spec`];
+//! - L0, vocabulary: [`addr`], [`bits`], [`heap`], [`id`], [`sort`], [`spec`];
 //! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`drivers`];
 //! - L2, models, plain state machines: [`memory`], [`gic`], [`psci`], [`smccc`], [`console`],
 //!   [`trace`], [`plan`];
@@ -19,6 +19,7 @@ extern crate alloc;
 
 pub mod addr;
 pub mod bits;
+pub mod heap;
 pub mod id;
 pub mod sort;
 pub mod spec;

@@ -24,7 +24,7 @@ mod image {
     }
 
     #[global_allocator]
-    static HEAP: arch::Heap = arch::Heap::new();
+    static HEAP: arch::Heap = arch::Heap;
 
     #[panic_handler]
     fn panic(info: &PanicInfo<'_>) -> ! {

@@ -282,6 +282,8 @@ pub enum DecodeError {
     Format(u16),
     /// The bytes do not decode, or something follows them.
     Malformed,
+    /// The hypervisor has no memory for the plan.
+    NoMemory,
 }
 
 impl Plan {
@@ -299,7 +301,7 @@ impl Plan {
         if format != FORMAT {
             return Err(DecodeError::Format(format));
         }
-        wire::read(rest).ok_or(DecodeError::Malformed)
+        wire::read(rest)
     }
 
     /// Writes the plan into `buffer` and returns the bytes used; `None` when it does not fit.

@@ -25,9 +25,10 @@ enum Layer {
 
 use Layer::{Composition, Machine, Models, Vocabulary};
 
-const ROOMS: [(&str, Layer); 20] = [
+const ROOMS: [(&str, Layer); 21] = [
     ("addr", Vocabulary),
     ("bits", Vocabulary),
+    ("heap", Vocabulary),
     ("sort", Vocabulary),
     ("id", Vocabulary),
     ("spec", Vocabulary),

@@ -8,7 +8,7 @@ use cofferdam::addr::{Address, HypVa, Ipa, IpaRange, Pa};
 use cofferdam::arch::fake::memory::{Context, TableMemory, Translation, Violation};
 use cofferdam::id::Vmid;
 use cofferdam::memory::hyp_map::{self, hyp_map};
-use cofferdam::memory::mapper::{Maintenance, MapError, Tables};
+use cofferdam::memory::mapper::{Maintenance, MapError, Roots, Tables};
 use cofferdam::memory::stage2::{BY_ADDRESS_MAX, Stage2, Tlb};
 use cofferdam::spec::vmsa::{Features, Geometry, HypAttributes, MemAttrEncoding, Stage2Attributes};
 use proptest::prelude::*;
@@ -39,6 +39,15 @@ impl Tables for FakeTables {
     }
     fn free(&mut self, table: Pa) {
         self.0.borrow_mut().free(table.get());
+    }
+}
+
+impl Roots for FakeTables {
+    fn allocate_root(&mut self, bytes: u64) -> Option<Pa> {
+        Some(Pa::new(self.0.borrow_mut().allocate_root(bytes)))
+    }
+    fn free_root(&mut self, root: Pa, bytes: u64) {
+        self.0.borrow_mut().free_root(root.get(), bytes, false);
     }
 }
 
@@ -158,7 +167,7 @@ impl Vm {
         outcome
     }
     fn unmap_all(&mut self) {
-        self.stage2.unmap_all(&mut self.tables, &mut self.tlb);
+        self.stage2.unmap_all(&mut self.tables, &mut self.tlb, &mut || ());
         self.memory.borrow_mut().finish();
     }
     fn watch(&self, ipa: u64) {

@@ -34,10 +34,11 @@ pub use guest::{
     GuestRegisters, elr, far, hpfar, id_register, inject, inject_serror, reset_guest,
     skip_instruction, start_guest, stop_timers,
 };
-pub use heap::Heap;
+pub use heap::{Heap, heap_bytes};
 pub use layout::{Image, image};
 pub use mmu::{
-    HypMapError, HypMemory, boot_map, map_constant, map_hyp, regime, tree_size, unmap_hyp, unmapped,
+    HypMapError, HypMemory, boot_map, map_constant, map_hyp, map_memory, regime, tree_size,
+    unmap_hyp, unmap_memory, unmapped,
 };
 pub use smc::{HostPsci, mitigate};
 pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids, leave};

@@ -5,3 +5,4 @@
 mod board;
 pub mod machine;
 pub mod memory;
+mod tables;

@@ -5,6 +5,7 @@
 use super::{Stage, Stop, fail, stop};
 use crate::addr::{Address, PAGE_SIZE, PaRange};
 use crate::arch::{self, HypMemory};
+use crate::heap::NoMemory;
 use crate::memory::owners::{Owner, Owners};
 use crate::plan::check::{self, Limits, Report};
 use crate::plan::machine::Machine;
@@ -103,6 +104,7 @@ pub fn plan(held: &Held) -> Result<Plan, Stop> {
             stop(Stage::PLAN, why)
         }
         DecodeError::Malformed => fail(Stage::PLAN, &"the plan does not decode"),
+        DecodeError::NoMemory => fail(Stage::PLAN, &NoMemory),
     })?;
     let size = Size(held.memory.range().size());
     Stage::BUNDLE.say(format_args!("bundle {size} crc32c ok, plan for {}", plan.board));

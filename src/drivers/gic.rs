@@ -57,6 +57,7 @@ pub(super) mod gicd {
     pub const ICENABLER: u64 = 0x0180;
     pub const ISPENDR: u64 = 0x0200;
     pub const ICPENDR: u64 = 0x0280;
+    pub const ISACTIVER: u64 = 0x0300;
     pub const ICACTIVER: u64 = 0x0380;
     pub const IPRIORITYR: u64 = 0x0400;
     pub const ICFGR: u64 = 0x0c00;
@@ -75,6 +76,17 @@ enum Routing {
     Targets(&'static CpuInterfaces),
     /// GICv3: by affinity.
     Affinity,
+}
+
+/// What an SPI is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpiState {
+    /// Enabled, pending and active, from bit 0 on.
+    pub bits: u32,
+    /// Its priority.
+    pub priority: u8,
+    /// Where it goes: GICD_IROUTER, or with GICv2 the set of CPU interfaces.
+    pub route: u64,
 }
 
 /// The distributor.
@@ -197,8 +209,8 @@ impl Distributor {
         }
     }
 
-    /// Disables an SPI and ends whatever it was in (traps T73).
-    pub fn disable(&mut self, intid: Pintid) {
+    /// Takes an SPI from who had it: disabled, whatever it was in ended, going nowhere (traps T73).
+    pub fn release(&mut self, intid: Pintid) {
         let Some(n) = self.spi(intid) else { return };
         let (word, bit) = (4 * (n / 32), 1 << (n % 32));
         self.registers.write32(gicd::ICENABLER + word, bit);
@@ -206,6 +218,25 @@ impl Distributor {
         let _ = self.wait();
         self.registers.write32(gicd::ICPENDR + word, bit);
         self.registers.write32(gicd::ICACTIVER + word, bit);
+        match self.routing {
+            Routing::Targets(_) => self.registers.write8(gicv2::gicd::ITARGETSR + n, 0),
+            // There is always a core that it names; disabled it goes to none.
+            Routing::Affinity => self.registers.write64(gicd::IROUTER + 8 * n, 0),
+        }
+    }
+
+    /// Reads what an SPI is in; `None` where there is no such SPI.
+    #[must_use]
+    pub fn state(&self, intid: Pintid) -> Option<SpiState> {
+        let n = self.spi(intid)?;
+        let bit = |register| self.registers.read32(register + 4 * (n / 32)) >> (n % 32) & 1;
+        let bits = bit(gicd::ISENABLER) | bit(gicd::ISPENDR) << 1 | bit(gicd::ISACTIVER) << 2;
+        let route = match self.routing {
+            Routing::Targets(_) => self.registers.read8(gicv2::gicd::ITARGETSR + n).into(),
+            Routing::Affinity => self.registers.read64(gicd::IROUTER + 8 * n),
+        };
+        let priority = self.registers.read8(gicd::IPRIORITYR + n);
+        Some(SpiState { bits, priority, route })
     }
 
     fn spi(&self, intid: Pintid) -> Option<u64> {
@@ -253,11 +284,32 @@ impl PrivateInterrupts {
         }
     }
 
-    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73).
+    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73). Their devices
+    /// are silent already; when this returns, none is still on its way to the core.
     pub fn quiet(&mut self, mask: u32) {
         match self {
             Self::V2(banked) => banked.quiet(mask),
             Self::V3(redistributor) => redistributor.quiet(mask),
+        }
+    }
+
+    /// Reads which SGIs and PPIs are enabled, pending and active.
+    #[must_use]
+    pub fn state(&self) -> [u32; 3] {
+        match self {
+            Self::V2(banked) => banked.state(),
+            Self::V3(redistributor) => redistributor.state(),
+        }
+    }
+}
+
+/// Reads, a few times at most, until none of `mask` is pending: a line that has just fallen is seen
+/// a moment later.
+pub(super) fn await_low(mask: u32, pending: impl Fn() -> u32) {
+    const LOOKS_MAX: u32 = 32;
+    for _ in 0..LOOKS_MAX {
+        if pending() & mask == 0 {
+            return;
         }
     }
 }
@@ -270,4 +322,109 @@ pub(super) fn poll(done: impl Fn() -> bool) -> Result<(), GicError> {
         arch::relax();
     }
     Err(GicError::Stuck)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{Address, Pa, PaRange};
+    use crate::arch::fake::machine::{Event, with};
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    const GICD: u64 = 0x800_0000;
+    const GICR: u64 = 0x80a_0000;
+    const SPI: Pintid = Pintid::new(70);
+    /// SPI 70 in a register of 32 bits each.
+    const WORD: u64 = 4 * (70 / 32);
+    const BIT: u64 = 1 << (70 % 32);
+
+    fn block(at: u64) -> Registers {
+        Registers::new(PaRange::new(Pa::new(at), 0x1_0000).unwrap())
+    }
+    fn set(at: u64, value: u64) {
+        with(|core| core.devices.insert(at, value));
+    }
+    /// What is written to the GIC.
+    fn writes(work: impl FnOnce()) -> Vec<(u64, u64)> {
+        with(|core| core.events.clear());
+        work();
+        let write = |event: &Event| match event {
+            Event::DeviceWrite(at, value) => Some((at.get(), *value)),
+            _ => None,
+        };
+        with(|core| core.events.iter().filter_map(write).collect())
+    }
+    fn v3() -> Distributor {
+        set(GICD + PIDR2, 0x3b);
+        set(GICD + gicd::TYPER, 3);
+        Distributor::v3(block(GICD)).unwrap()
+    }
+    fn v2() -> Distributor {
+        set(GICD + gicv2::gicd::PIDR2, 0x2b);
+        set(GICD + gicd::TYPER, 3);
+        let interfaces = CpuInterfaces::new(block(GICD), block(GICD), block(GICD));
+        Distributor::v2(block(GICD), Box::leak(Box::new(interfaces))).unwrap()
+    }
+
+    /// Disabled first, so that what is ended does not come back, and routed nowhere last.
+    #[test]
+    fn t73_an_spi_that_is_given_up_is_in_no_state_and_goes_nowhere() {
+        let ended = [gicd::ICENABLER, gicd::ICPENDR, gicd::ICACTIVER];
+        let ended = ended.map(|register| (GICD + register + WORD, BIT));
+        let mut gic = v3();
+        let seen = writes(|| gic.release(SPI));
+        assert_eq!(seen[..3], ended);
+        assert_eq!(seen[3..], [(GICD + gicd::IROUTER + 8 * 70, 0)]);
+        let mut gic = v2();
+        let seen = writes(|| gic.release(SPI));
+        assert_eq!(seen[..3], ended);
+        assert_eq!(seen[3..], [(GICD + gicv2::gicd::ITARGETSR + 70, 0)]);
+        for none in [0, 31, 128, 1019, 1023, u32::MAX] {
+            assert_eq!(writes(|| gic.release(Pintid::new(none))), []);
+            assert_eq!(gic.state(Pintid::new(none)), None);
+        }
+    }
+
+    #[test]
+    fn state_of_an_spi_is_what_its_registers_say() {
+        let gic = v3();
+        set(GICD + gicd::ISENABLER + WORD, BIT);
+        set(GICD + gicd::ISACTIVER + WORD, BIT);
+        set(GICD + gicd::IPRIORITYR + 70, 0xa0);
+        set(GICD + gicd::IROUTER + 8 * 70, 0x1_0000_0003);
+        let expected = SpiState { bits: 0b101, priority: 0xa0, route: 0x1_0000_0003 };
+        assert_eq!(gic.state(SPI), Some(expected));
+        set(GICD + gicd::ISPENDR + WORD, BIT);
+        assert_eq!(gic.state(SPI).map(|state| state.bits), Some(0b111));
+    }
+
+    /// A timer's PPI that is still on its way would be taken after it was ended, and stay active.
+    #[test]
+    fn t73_a_ppi_is_ended_when_it_cannot_come_any_more() {
+        const TIMERS: u32 = 1 << 27 | 1 << 30;
+        set(GICR + 8, 1 << 4);
+        let redistributor = Redistributor::find(&block_of_core(), 0, Mpidr::default()).unwrap();
+        let banked = BankedInterrupts::new(block(GICD));
+        for (at, mut private) in [
+            (GICR + 0x1_0000, PrivateInterrupts::V3(redistributor)),
+            (GICD, PrivateInterrupts::V2(banked)),
+        ] {
+            set(at + gicd::ISENABLER, 0x4800_00ff);
+            let seen = writes(|| private.quiet(TIMERS));
+            let all = u64::from(TIMERS);
+            let ended = [gicd::ICENABLER, gicd::ICPENDR, gicd::ICACTIVER, gicd::ISENABLER];
+            assert_eq!(seen, ended.map(|register| (at + register, all)));
+            // What was not enabled is not afterwards; the others are not touched.
+            set(at + gicd::ISENABLER, 1 << 30 | 3);
+            let seen = writes(|| private.quiet(TIMERS));
+            assert_eq!(seen.last(), Some(&(at + gicd::ISENABLER, 1 << 30)));
+            set(at + gicd::ISACTIVER, 1 << 27);
+            assert_eq!(private.state(), [1 << 30, 0, 1 << 27]);
+        }
+    }
+
+    fn block_of_core() -> Registers {
+        Registers::new(PaRange::new(Pa::new(GICR), 0x2_0000).unwrap())
+    }
 }

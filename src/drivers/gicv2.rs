@@ -7,7 +7,7 @@
 //! nor the order of the tree. EL2 runs with EOImode 1, as with GICv3 (traps T71).
 #![forbid(unsafe_code)]
 
-use super::gic::{PRIORITY, gicd};
+use super::gic::{PRIORITY, await_low, gicd};
 use crate::id::{Mpidr, Pintid};
 use crate::mmio::Registers;
 use crate::spec::gic::{Lr, LrState};
@@ -222,10 +222,21 @@ impl BankedInterrupts {
             self.gicd.write32(gicd::ISENABLER, 1 << intid.get());
         }
     }
-    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73).
+    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73). One that was
+    /// on its way to the CPU interface is called back by being disabled for a moment.
     pub fn quiet(&mut self, mask: u32) {
+        let enabled = self.gicd.read32(gicd::ISENABLER) & mask;
+        self.gicd.write32(gicd::ICENABLER, mask);
+        await_low(mask, || self.gicd.read32(gicd::ISPENDR));
         self.gicd.write32(gicd::ICPENDR, mask);
         self.gicd.write32(gicd::ICACTIVER, mask);
+        self.gicd.write32(gicd::ISENABLER, enabled);
+    }
+
+    /// Reads which SGIs and PPIs are enabled, pending and active.
+    #[must_use]
+    pub fn state(&self) -> [u32; 3] {
+        [gicd::ISENABLER, gicd::ISPENDR, gicd::ISACTIVER].map(|register| self.gicd.read32(register))
     }
 }
 

@@ -4,7 +4,7 @@
 //! All interrupts are in Group 1: without EL3 the firmware leaves them in Group 0.
 #![forbid(unsafe_code)]
 
-use super::gic::{GicError, PRIORITY, gicd, poll};
+use super::gic::{GicError, PRIORITY, await_low, gicd, poll};
 use crate::id::{Mpidr, Pintid};
 use crate::mmio::Registers;
 
@@ -75,10 +75,24 @@ impl Redistributor {
         }
     }
 
-    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73).
+    /// Ends whatever the PPIs of `mask` are in: not pending, not active (traps T73). One that was
+    /// on its way to the CPU interface is called back by being disabled for a moment.
     pub fn quiet(&mut self, mask: u32) {
+        let enabled = self.registers.read32(sgi_frame(gicd::ISENABLER)) & mask;
+        self.registers.write32(sgi_frame(gicd::ICENABLER), mask);
+        // Stuck or not, there is nothing better to do than to go on.
+        let _ = self.wait();
+        await_low(mask, || self.registers.read32(sgi_frame(gicd::ISPENDR)));
         self.registers.write32(sgi_frame(gicd::ICPENDR), mask);
         self.registers.write32(sgi_frame(gicd::ICACTIVER), mask);
+        self.registers.write32(sgi_frame(gicd::ISENABLER), enabled);
+    }
+
+    /// Reads which SGIs and PPIs are enabled, pending and active.
+    #[must_use]
+    pub fn state(&self) -> [u32; 3] {
+        [gicd::ISENABLER, gicd::ISPENDR, gicd::ISACTIVER]
+            .map(|register| self.registers.read32(sgi_frame(register)))
     }
 
     fn wait(&self) -> Result<(), GicError> {

@@ -33,6 +33,14 @@ pub trait Tables {
     fn free(&mut self, table: Pa);
 }
 
+/// The memory that holds roots too.
+pub trait Roots: Tables {
+    /// Takes `bytes` of zeros, aligned to their number, for a root; `None` when there are none.
+    fn allocate_root(&mut self, bytes: u64) -> Option<Pa>;
+    /// Gives back what [`allocate_root`](Self::allocate_root) has handed out.
+    fn free_root(&mut self, root: Pa, bytes: u64);
+}
+
 /// What makes all cores see a change of tables.
 pub trait Maintenance<A: Address> {
     /// Makes all writes so far visible to every core's table walker: DSB ISHST, and where the core
@@ -182,13 +190,30 @@ impl<F: Format> Mapper<F> {
         made
     }
 
-    /// Unmaps everything and gives back all tables but the root.
+    /// Unmaps everything and gives back all tables but the root, with a `pause` now and then. Who
+    /// still uses these tables loses one part after the other.
     pub fn unmap_all(
         &mut self,
         tables: &mut impl Tables,
         maintenance: &mut impl Maintenance<F::Input>,
+        pause: &mut dyn FnMut(),
     ) {
-        self.tear(tables, maintenance, self.whole(), &[None, None]).free(tables);
+        let whole = self.whole();
+        let mut detached = Chain::default();
+        let mut at = whole.start();
+        while at < whole.end() {
+            for _ in 0..ENTRIES_PER_PIECE {
+                if at < whole.end() {
+                    at = self.break_leaf(tables, at, whole, &[None, None], &mut detached);
+                }
+            }
+            pause();
+        }
+        maintenance.invalidate(whole);
+        while let Some(table) = detached.pop(tables) {
+            tables.free(table);
+            pause();
+        }
     }
 
     /// Returns where `address` leads and what may be done there, `None` when it is not mapped.
@@ -311,57 +336,82 @@ impl<F: Format> Mapper<F> {
         rest: &[Option<Leaf<F::Input>>; 2],
     ) -> Chain {
         let mut detached = Chain::default();
-        self.break_leaves(tables, broken, rest, &mut detached);
+        let mut at = broken.start();
+        while at < broken.end() {
+            at = self.break_leaf(tables, at, broken, rest, &mut detached);
+        }
         maintenance.invalidate(broken);
         detached
     }
 
-    /// Makes all leaves of `broken` invalid and detaches the tables that become empty.
-    fn break_leaves(
+    /// Makes the entry for `at` invalid and detaches the tables that become empty; all leaves of
+    /// `broken` before it already are. Returns where the next entry begins.
+    fn break_leaf(
         &self,
         tables: &mut impl Tables,
+        at: F::Input,
+        broken: AddrRange<F::Input>,
+        rest: &[Option<Leaf<F::Input>>; 2],
+        detached: &mut Chain,
+    ) -> F::Input {
+        let slot = self.walk(tables, at, Level::L3);
+        if slot.descriptor != Descriptor::Invalid {
+            tables.write(slot.place, 0);
+        }
+        let entry = AddrRange::block(at, slot.level.bytes());
+        let leaves_table = entry.end().is_aligned(table_span(slot.level));
+        if leaves_table || entry.end() >= broken.end() {
+            self.prune(tables, entry, broken, rest, detached);
+        }
+        entry.end()
+    }
+
+    /// Detaches the table that holds an entry, the last one broken so far, when it is empty and not
+    /// needed for `rest`, then the table above it, and so on.
+    fn prune(
+        &self,
+        tables: &mut impl Tables,
+        entry: AddrRange<F::Input>,
         broken: AddrRange<F::Input>,
         rest: &[Option<Leaf<F::Input>>; 2],
         detached: &mut Chain,
     ) {
-        let mut at = broken.start();
-        while at < broken.end() {
-            let slot = self.walk(tables, at, Level::L3);
-            if slot.descriptor != Descriptor::Invalid {
-                tables.write(slot.place, 0);
-            }
-            let entry = AddrRange::block(at, slot.level.bytes());
-            let leaves_table = entry.end().is_aligned(table_span(slot.level));
-            if leaves_table || entry.end() >= broken.end() {
-                self.prune(tables, at, rest, detached);
-            }
-            at = entry.end();
-        }
-    }
-
-    /// Detaches the table that holds the entry for `at` when it is empty and not needed for `rest`,
-    /// then the table above it, and so on.
-    fn prune(
-        &self,
-        tables: &mut impl Tables,
-        at: F::Input,
-        rest: &[Option<Leaf<F::Input>>; 2],
-        detached: &mut Chain,
-    ) {
+        let (at, end) = (entry.start(), entry.end());
         loop {
             let slot = self.walk(tables, at, Level::L3);
             let Some(parent) = slot.parent else { return };
             let span = AddrRange::block(at, table_span(slot.level));
-            let table = AddrRange::block(slot.place, PAGE_SIZE);
+            let table = slot.place.align_down(PAGE_SIZE);
             let needed = rest.iter().flatten().any(|leaf| leaf.input.overlaps(span));
-            if needed || parts(table, ENTRY_BYTES).any(|place| tables.read(place) != 0) {
+            // A table all of which is broken goes with its last entry, and is not looked through.
+            let stays =
+                if broken.covers(span) { end < span.end() } else { !is_empty(tables, table) };
+            if needed || stays {
                 return;
             }
             tables.write(parent, 0);
-            detached.push(tables, table.start());
+            detached.push(tables, table);
         }
     }
 }
+
+/// Returns whether a table has no entry.
+fn is_empty(tables: &impl Tables, table: Pa) -> bool {
+    (0..ENTRIES).all(|n| tables.read(Pa::new(table.get() | n << ENTRY_BYTES.ilog2())) == 0)
+}
+
+/// Cuts what is to be mapped or unmapped into pieces, for whoever must not work for long at once:
+/// each is a leaf, or a run of 16. Mapped piece by piece, memory is unmapped so without a table
+/// that has to be allocated.
+pub fn pieces<A: Address>(
+    input: AddrRange<A>,
+    output: Pa,
+) -> impl Iterator<Item = (AddrRange<A>, Pa)> {
+    units(input, output).map(|unit| (unit.input, unit.output))
+}
+
+/// The entries that are broken between two pauses, at some 200 instructions each.
+const ENTRIES_PER_PIECE: u32 = 32;
 
 /// Returns the bytes that a table of this level covers.
 const fn table_span(level: Level) -> u64 {

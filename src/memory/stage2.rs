@@ -6,8 +6,8 @@
 //! (stage 2), D8.16 (TLB maintenance), D8.17 (break-before-make).
 #![forbid(unsafe_code)]
 
-use super::mapper::{Format, Leaf, Maintenance, MapError, Mapper, Tables};
-use crate::addr::{Address, Ipa, IpaRange, PAGE_SIZE, Pa};
+use super::mapper::{Format, Leaf, Maintenance, MapError, Mapper, Roots, Tables, pieces};
+use crate::addr::{Address, Ipa, IpaRange, PAGE_SIZE, Pa, PaRange};
 use crate::id::Vmid;
 use crate::spec::vmsa::{self, Features, Geometry, MemAttrEncoding, Stage2Attributes};
 
@@ -69,13 +69,45 @@ impl Stage2 {
         let mapper = Mapper::new(format, geometry, features.pa_bits, root)?;
         Some(Self { mapper, features, vmid })
     }
+
+    /// Makes tables that map nothing, with a root of their own. What takes them down again is
+    /// [`dismantle`](Self::dismantle).
+    ///
+    /// # Errors
+    /// There is no memory for the root, or the geometry does not fit `features`. Nothing is
+    /// allocated then.
+    pub fn allocate(
+        tables: &mut impl Roots,
+        geometry: Geometry,
+        features: Features,
+        vmid: Vmid,
+    ) -> Result<Self, MapError<Ipa>> {
+        let bytes = geometry.root_bytes();
+        let root = tables.allocate_root(bytes).ok_or(MapError::OutOfTables)?;
+        let stage2 = Self::new(geometry, features, root, vmid);
+        stage2.ok_or_else(|| {
+            tables.free_root(root, bytes);
+            MapError::TooHigh
+        })
+    }
+
+    /// Takes everything from a VM that has gone, with a `pause` now and then, and gives back all
+    /// tables with their root. Returns the VM's tag, of which no TLB knows anything any more.
+    ///
+    /// No core may have these tables in its VTTBR_EL2 any longer.
+    pub fn dismantle(
+        mut self,
+        tables: &mut impl Roots,
+        tlb: &mut impl Tlb,
+        pause: &mut dyn FnMut(),
+    ) -> Vmid {
+        self.unmap_all(tables, tlb, pause);
+        tables.free_root(self.mapper.root(), self.mapper.geometry().root_bytes());
+        self.vmid
+    }
     /// Returns the first byte of the root.
     pub fn root(&self) -> Pa {
         self.mapper.root()
-    }
-    /// Returns the bytes of the root.
-    pub fn root_bytes(&self) -> u64 {
-        self.mapper.geometry().root_bytes()
     }
     /// Returns the VM's tag.
     pub fn vmid(&self) -> Vmid {
@@ -106,6 +138,30 @@ impl Stage2 {
         self.mapper.map(tables, &mut maintenance, ipa, pa, attributes)
     }
 
+    /// Does the same piece by piece, with a `pause` behind each: what is large takes long.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map), but what was mapped before the piece that fails stays mapped.
+    pub fn map_in_pieces(
+        &mut self,
+        tables: &mut impl Tables,
+        tlb: &mut impl Tlb,
+        ipa: IpaRange,
+        pa: Pa,
+        attributes: Stage2Attributes,
+        pause: &mut dyn FnMut(),
+    ) -> Result<(), MapError<Ipa>> {
+        if !ipa.is_aligned(PAGE_SIZE) || !pa.is_aligned(PAGE_SIZE) {
+            return Err(MapError::Unaligned);
+        }
+        PaRange::new(pa, ipa.size()).ok_or(MapError::TooHigh)?;
+        for (ipa, pa) in pieces(ipa, pa) {
+            self.map(tables, tlb, ipa, pa, attributes)?;
+            pause();
+        }
+        Ok(())
+    }
+
     /// Takes addresses from the VM; on return none of its vCPUs reaches memory through them.
     ///
     /// # Errors
@@ -120,10 +176,15 @@ impl Stage2 {
         self.mapper.unmap(tables, &mut maintenance, ipa)
     }
 
-    /// Takes everything from the VM; only the root is left.
-    pub fn unmap_all(&mut self, tables: &mut impl Tables, tlb: &mut impl Tlb) {
+    /// Takes everything from the VM, with a `pause` now and then; only the root is left.
+    pub fn unmap_all(
+        &mut self,
+        tables: &mut impl Tables,
+        tlb: &mut impl Tlb,
+        pause: &mut dyn FnMut(),
+    ) {
         let mut maintenance = self.maintenance(tlb);
-        self.mapper.unmap_all(tables, &mut maintenance);
+        self.mapper.unmap_all(tables, &mut maintenance, pause);
     }
 
     /// Returns where an address leads, as the tables say.

@@ -15,6 +15,7 @@ pub use refusal::{Claim, Part, PlanRefusal, Refusal, Shortfall, VmRefusal};
 
 use super::machine::{Gic, Machine};
 use super::{GicClaim, Plan, Policies, VMS_MAX, VmPlan, is_name};
+use crate::heap::{self, NoMemory};
 use crate::id::VmId;
 use alloc::vec::Vec;
 
@@ -78,10 +79,11 @@ pub fn check<'a>(
             .and_then(|()| check_policies(id, &vm.policies))
             .and_then(|()| guest::check(vm, limits, &image_bytes))
             .and_then(|()| physical::check(vm, &accepted, machine));
-        match refusal {
-            Ok(()) => accepted.push((id, vm)),
-            Err(why) => report.refusals.push(VmRefusal { id, name: &vm.name, why }),
-        }
+        let noted = match refusal {
+            Ok(()) => heap::push(&mut accepted, (id, vm)),
+            Err(why) => heap::push(&mut report.refusals, VmRefusal { id, name: &vm.name, why }),
+        };
+        noted.map_err(|NoMemory| PlanRefusal::NoMemory)?;
     }
     Ok(report)
 }

@@ -292,15 +292,13 @@ impl Machine {
     }
 
     /// Lists all addresses that no guest may be given as a device, each with its holder.
-    #[must_use]
-    pub fn held(&self) -> Vec<(Holder<'_>, PaRange)> {
-        let mut held = Vec::new();
-        held.extend(self.gic.frames().map(|range| (Holder::Gic, range)));
-        held.extend(self.uart.iter().map(|uart| (Holder::Uart(&uart.path), uart.registers)));
-        held.extend(self.kept.iter().map(|r| (Holder::Kept(&r.name), r.range)));
-        held.extend(self.reserved.iter().map(|r| (Holder::Reserved(&r.name), r.range)));
-        held.extend(self.memory.iter().map(|bank| (Holder::Memory, *bank)));
-        held
+    pub fn held(&self) -> impl Iterator<Item = (Holder<'_>, PaRange)> {
+        let gic = self.gic.frames().map(|range| (Holder::Gic, range));
+        let uart = self.uart.iter().map(|uart| (Holder::Uart(&uart.path), uart.registers));
+        let kept = self.kept.iter().map(|r| (Holder::Kept(&r.name), r.range));
+        let reserved = self.reserved.iter().map(|r| (Holder::Reserved(&r.name), r.range));
+        let memory = self.memory.iter().map(|bank| (Holder::Memory, *bank));
+        gic.chain(uart).chain(kept).chain(reserved).chain(memory)
     }
 }
 

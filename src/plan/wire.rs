@@ -5,33 +5,40 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    ConsoleMode, ConsolePlan, DevicePlan, FaultKind, GicClaim, ImagePlan, Knobs, Layout, List,
-    MachineClaim, OnCrash, OnEnd, OnLoss, PauseTime, Plan, Policies, Restarts, SpiPlan, UartClaim,
-    VgicFrames, VmPlan,
+    ConsoleMode, ConsolePlan, DecodeError, DevicePlan, FaultKind, GicClaim, ImagePlan, Knobs,
+    Layout, List, MachineClaim, OnCrash, OnEnd, OnLoss, PauseTime, Plan, Policies, Restarts,
+    SpiPlan, UartClaim, VgicFrames, VmPlan,
 };
 use crate::addr::{AddrRange, Address, Ipa, Pa};
 use crate::bits::Trigger;
+use crate::heap::{self, NoMemory};
 use crate::id::{Mpidr, Pintid, Vintid, VmId};
 use alloc::vec::Vec;
 use heapless::String;
 
-/// Reads a whole plan; `None` when the bytes do not decode, or something follows them.
-pub(super) fn read(bytes: &[u8]) -> Option<Plan> {
-    let mut from = Reader { rest: bytes, has_failed: false };
+/// Reads a whole plan, behind which nothing follows.
+pub(super) fn read(bytes: &[u8]) -> Result<Plan, DecodeError> {
+    let mut from = Reader { rest: bytes, failure: None };
     let plan = Plan::read(&mut from);
-    (!from.has_failed && from.rest.is_empty()).then_some(plan)
+    let is_whole = from.rest.is_empty();
+    from.failure.map_or(if is_whole { Ok(plan) } else { Err(DecodeError::Malformed) }, Err)
 }
 
 /// What is still to be read.
 struct Reader<'a> {
     rest: &'a [u8],
-    has_failed: bool,
+    failure: Option<DecodeError>,
 }
 
 impl<'a> Reader<'a> {
     fn fail(&mut self) {
+        self.fail_for(DecodeError::Malformed);
+    }
+
+    /// Fails for a reason, unless that has happened before.
+    fn fail_for(&mut self, why: DecodeError) {
         self.rest = &[];
-        self.has_failed = true;
+        self.failure = self.failure.or(Some(why));
     }
 
     fn byte(&mut self) -> u8 {
@@ -248,10 +255,13 @@ impl<T: Wire, const MAX: usize> Wire for List<T, MAX> {
     fn read(from: &mut Reader<'_>) -> Self {
         let mut elements = Vec::new();
         for _ in 0..from.length(MAX) {
-            if from.has_failed {
+            if from.failure.is_some() {
                 break;
             }
-            elements.push(T::read(from));
+            let element = T::read(from);
+            if let Err(NoMemory) = heap::push(&mut elements, element) {
+                from.fail_for(DecodeError::NoMemory);
+            }
         }
         Self::new(elements).unwrap_or_default()
     }

@@ -20,6 +20,7 @@ mod fit;
 
 use super::dtb::DtbError;
 use super::size::Size;
+use crate::heap::NoMemory;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -79,6 +80,8 @@ pub enum BundleError<'a> {
     NoPlan,
     /// There are more than [`IMAGES_MAX`] images.
     TooMany,
+    /// The hypervisor has no memory for the list of images.
+    NoMemory,
     /// The image of this name, as the bundle spells it, is wrong.
     Image(&'a str, ImageError<'a>),
 }
@@ -119,6 +122,7 @@ impl fmt::Display for BundleError<'_> {
             Self::Fit(error) => write!(f, "{error}"),
             Self::NoPlan => write!(f, "the default configuration names no plan"),
             Self::TooMany => write!(f, "more than {IMAGES_MAX} images"),
+            Self::NoMemory => NoMemory.fmt(f),
             Self::Image(name, ImageError::Name) => write!(f, "{name} is no name for an image"),
             Self::Image(name, ImageError::Property(property)) => {
                 write!(f, "image {name}: {property} is missing or malformed")

@@ -16,6 +16,7 @@ pub mod value;
 
 pub use fdt::node::FdtNode;
 
+use crate::heap::NoMemory;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
@@ -64,6 +65,8 @@ pub enum DtbError {
     Count(usize),
     /// There are NOP tokens in a tree that cannot be changed.
     Nops,
+    /// The hypervisor has no memory for what it notes of the tree.
+    NoMemory,
 }
 
 impl fmt::Display for DtbError {
@@ -80,6 +83,7 @@ impl fmt::Display for DtbError {
             Self::Depth(at) => write!(f, "device tree is nested too deeply at {at:#x}"),
             Self::Count(at) => write!(f, "device tree has too many nodes by {at:#x}"),
             Self::Nops => write!(f, "device tree has NOPs"),
+            Self::NoMemory => NoMemory.fmt(f),
         }
     }
 }

@@ -148,11 +148,10 @@ struct Made {
 
 /// Gives everything back. No core uses the VM's translations any more.
 fn take_down(made: Made, estate: &mut Estate) {
-    if let Some(mut stage2) = made.stage2 {
+    if let Some(stage2) = made.stage2 {
         // The TLBs forget the VM before its tag and its pages are anybody else's (traps T10).
-        stage2.unmap_all(&mut HeapTables, &mut Tlb::default());
-        HeapTables::free_root(stage2.root(), stage2.root_bytes());
-        estate.vmids.release(stage2.vmid());
+        let vmid = stage2.dismantle(&mut HeapTables, &mut Tlb::default(), &mut || ());
+        estate.vmids.release(vmid);
     }
     for (_, memory) in made.mapped {
         // What is mapped can be unmapped.
@@ -217,16 +216,12 @@ fn place(id: VmId, plan: &VmPlan, estate: &mut Estate) -> Result<GuestMemory, Bu
 fn empty_stage2(estate: &mut Estate) -> Result<Stage2, BuildError> {
     let geometry = Geometry::stage2(IPA_BITS.min(estate.features.pa_bits));
     let geometry = geometry.ok_or(BuildError::Geometry)?;
-    let bytes = geometry.root_bytes();
-    let root = HeapTables::allocate_root(bytes).ok_or(BuildError::NoMemory)?;
-    let vmid = estate.vmids.allocate(arch::forget_all_vmids);
-    let made = vmid.ok_or(BuildError::NoVmid).and_then(|vmid| {
-        Stage2::new(geometry, estate.features, root, vmid).ok_or_else(|| {
-            estate.vmids.release(vmid);
-            BuildError::Geometry
-        })
-    });
-    made.inspect_err(|_| HeapTables::free_root(root, bytes))
+    let vmid = estate.vmids.allocate(arch::forget_all_vmids).ok_or(BuildError::NoVmid)?;
+    let stage2 = Stage2::allocate(&mut HeapTables, geometry, estate.features, vmid);
+    stage2.map_err(|error| {
+        estate.vmids.release(vmid);
+        BuildError::Map(error)
+    })
 }
 
 /// Finds the images that go into a VM's memory.

@@ -20,18 +20,17 @@ static ARENA: Arena = Arena(UnsafeCell::new([0; HEAP_BYTES]));
 
 type Buddy = buddy_system_allocator::Heap<20>;
 
-/// The global allocator: a buddy heap over memory of the image.
-pub struct Heap {
-    buddy: Lock<Option<Buddy>>,
-}
+/// The one heap; it takes its memory at the first use.
+static BUDDY: Lock<Option<Buddy>> = Lock::new(None);
 
-impl Heap {
-    /// Makes the heap; it takes its memory at the first use.
-    #[must_use]
-    #[expect(clippy::new_without_default, reason = "a global allocator is made in a constant")]
-    pub const fn new() -> Self {
-        Self { buddy: Lock::new(None) }
-    }
+/// The global allocator: a buddy heap over memory of the image.
+#[derive(Debug)]
+pub struct Heap;
+
+/// Returns the bytes that are allocated now, as they were asked for, tables of pages among them.
+#[must_use]
+pub fn heap_bytes() -> usize {
+    BUDDY.acquire().as_ref().map_or(0, Buddy::stats_alloc_user)
 }
 
 fn arena() -> Buddy {
@@ -44,14 +43,13 @@ fn arena() -> Buddy {
 // SAFETY: The buddy heap gives out blocks that do not overlap, of the size and alignment asked for.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let mut buddy = self.buddy.acquire();
+        let mut buddy = BUDDY.acquire();
         let block = buddy.get_or_insert_with(arena).alloc(layout);
         block.map_or(null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        let (Some(buddy), Some(pointer)) = (&mut *self.buddy.acquire(), NonNull::new(pointer))
-        else {
+        let (Some(buddy), Some(pointer)) = (&mut *BUDDY.acquire(), NonNull::new(pointer)) else {
             return;
         };
         // SAFETY: The caller returns a block of `alloc` with the same layout.

@@ -11,7 +11,7 @@ use super::stage2::HeapTables;
 use super::sysreg::set_hcr;
 use crate::addr::{AddrRange, Address, HypVa, PAGE_SHIFT, Pa, PaRange};
 use crate::memory::hyp_map::{self, HypMap};
-use crate::memory::mapper::{Maintenance, MapError, Tables};
+use crate::memory::mapper::{self, Maintenance, MapError, Tables};
 use crate::spec::vmsa::{HypAttributes, mair};
 use crate::sync::Lock;
 use aarch64_cpu::asm::barrier;
@@ -151,6 +151,45 @@ pub fn unmap_hyp(memory: HypMemory) -> Result<(), HypMapError> {
     let mut map = MAP.acquire();
     let map = map.as_mut().ok_or(MapError::NotMapped(HypVa::new(pages.start().get())))?;
     map.unmap(&mut HypTables::Heap, &mut HypTlb, identity(pages)?)
+}
+
+/// Maps memory at EL2, one to one, piece by piece with a `pause` behind each: what is large takes
+/// long.
+///
+/// # Errors
+/// Part of it is mapped already, or memory for tables has run out; nothing is mapped then.
+pub fn map_memory(
+    range: PaRange,
+    attributes: HypAttributes,
+    pause: &mut dyn FnMut(),
+) -> Result<HypMemory, HypMapError> {
+    let pages = range.page_cover().ok_or(MapError::TooHigh)?;
+    for (piece, pa) in mapper::pieces(identity(pages)?, pages.start()) {
+        let piece = PaRange::new(pa, piece.size()).ok_or(MapError::TooHigh)?;
+        if let Err(error) = map_hyp(piece, attributes) {
+            if let Some(mapped) = PaRange::between(pages.start(), pa) {
+                unmap_memory(HypMemory(mapped), pause);
+            }
+            return Err(error);
+        }
+        pause();
+    }
+    Ok(HypMemory(range))
+}
+
+/// Takes away what [`map_memory`] has mapped, with a `pause` now and then.
+pub fn unmap_memory(memory: HypMemory, pause: &mut dyn FnMut()) {
+    let pages = memory.0.page_cover();
+    let input = pages.and_then(|pages| identity(pages).ok());
+    let (Some(pages), Some(input)) = (pages, input) else { return };
+    for (piece, pa) in mapper::pieces(input, pages.start()) {
+        if let Some(piece) = PaRange::new(pa, piece.size()) {
+            // It is whole leaves, so nothing is wanting for it.
+            let unmapped = unmap_hyp(HypMemory(piece));
+            debug_assert!(unmapped.is_ok());
+        }
+        pause();
+    }
 }
 
 /// Returns the translation registers for the other cores.

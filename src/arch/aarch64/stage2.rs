@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "translation tables are reached by address; TLBI is assembly")]
 
 use crate::addr::{Address, Ipa, PAGE_SHIFT, PAGE_SIZE, Pa};
-use crate::memory::mapper::Tables;
+use crate::memory::mapper::{Roots, Tables};
 use crate::memory::stage2;
 use crate::spec::vmsa::MemAttrEncoding;
 use aarch64_cpu::asm::barrier;
@@ -24,14 +24,12 @@ impl HeapTables {
         let root = unsafe { alloc_zeroed(layout) };
         (!root.is_null()).then(|| Pa::new(root.addr() as u64))
     }
-}
 
-impl HeapTables {
-    /// Gives back a root of `bytes` that [`allocate_root`](Self::allocate_root) has handed out.
-    pub fn free_root(root: Pa, bytes: u64) {
+    /// Returns memory of so many bytes to the heap.
+    fn release(table: Pa, bytes: u64) {
         let Some(layout) = layout(bytes) else { return };
-        // SAFETY: The one who has the root gives back what was handed out with the same layout.
-        unsafe { dealloc(root.get() as *mut u8, layout) };
+        // SAFETY: The mapper gives back what `allocate_root` handed out with the same layout.
+        unsafe { dealloc(table.get() as *mut u8, layout) };
     }
 }
 
@@ -55,9 +53,16 @@ impl Tables for HeapTables {
         Self::allocate_root(PAGE_SIZE)
     }
     fn free(&mut self, table: Pa) {
-        let Some(layout) = layout(PAGE_SIZE) else { return };
-        // SAFETY: The mapper gives back what `allocate` handed out with the same layout.
-        unsafe { dealloc(table.get() as *mut u8, layout) };
+        Self::release(table, PAGE_SIZE);
+    }
+}
+
+impl Roots for HeapTables {
+    fn allocate_root(&mut self, bytes: u64) -> Option<Pa> {
+        Self::allocate_root(bytes)
+    }
+    fn free_root(&mut self, root: Pa, bytes: u64) {
+        Self::release(root, bytes);
     }
 }
 

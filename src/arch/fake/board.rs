@@ -5,12 +5,11 @@
 //! that write nothing back by themselves: [`read_uncached`] is what a guest sees that starts.
 #![forbid(unsafe_code)]
 
-use super::machine::{Event, Mitigations, record, with};
+use super::machine::{Event, Mitigations, record, uncounted, with};
 use super::memory::CacheLedger;
-use crate::addr::{Address, HypVa, PAGE_SIZE, Pa, PaRange};
+use crate::addr::{Address, HypVa, Pa, PaRange};
 use crate::id::Mpidr;
-use crate::memory::mapper::{MapError, Tables};
-use crate::memory::stage2;
+use crate::memory::mapper::MapError;
 use crate::smccc::{Firmware, Workaround, Workarounds};
 use crate::spec::vmsa::{Features, HypAttributes, MemAttrEncoding};
 use std::cell::RefCell;
@@ -19,12 +18,11 @@ use std::vec::Vec;
 std::thread_local! {
     /// The ledger's lines are single bytes here.
     static MEMORY: RefCell<CacheLedger> = RefCell::default();
-    static NEXT_TABLE: RefCell<u64> = const { RefCell::new(1 << 44) };
 }
 
 /// Memory that EL2 has mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HypMemory(PaRange);
+pub struct HypMemory(pub(super) PaRange);
 
 impl HypMemory {
     /// Returns where the memory is.
@@ -66,7 +64,7 @@ pub fn unmap_hyp(_memory: HypMemory) -> Result<(), HypMapError> {
 /// None.
 pub fn map_constant(range: PaRange) -> Result<(HypMemory, &'static [u8]), HypMapError> {
     let memory = HypMemory(range);
-    Ok((memory, bytes(memory).leak()))
+    Ok((memory, uncounted(|| bytes(memory).leak())))
 }
 /// Turns translation on.
 ///
@@ -83,27 +81,30 @@ pub fn unmapped(range: PaRange) -> HypMemory {
 /// Reads the size of the device tree at `at`.
 #[must_use]
 pub fn tree_size(at: Pa) -> Option<usize> {
-    let header = bytes(HypMemory(PaRange::new(at, 8)?));
+    let mut header = [0; 8];
+    read_bytes(HypMemory(PaRange::new(at, 8)?), &mut header);
     let (magic, size) = header.split_first_chunk::<4>()?;
     let size = u32::from_be_bytes(*size.first_chunk()?);
     (u32::from_be_bytes(*magic) == 0xd00d_feed).then(|| usize::try_from(size).ok())?
 }
 
+fn with_memory<R>(look: impl FnOnce(&mut CacheLedger) -> R) -> R {
+    uncounted(|| MEMORY.with_borrow_mut(look))
+}
+
 fn bytes(memory: HypMemory) -> Vec<u8> {
     let byte = |line: u64| line.to_le_bytes()[0];
-    MEMORY.with_borrow(|all| memory.addresses().map(|at| byte(all.read(at))).collect())
+    with_memory(|all| memory.addresses().map(|at| byte(all.read(at))).collect())
 }
 /// Reads memory as a guest with its MMU off does.
 #[must_use]
 pub fn read_uncached(range: PaRange) -> Vec<u8> {
     let byte = |line: u64| line.to_le_bytes()[0];
-    MEMORY.with_borrow(|all| {
-        HypMemory(range).addresses().map(|at| byte(all.read_uncached(at))).collect()
-    })
+    with_memory(|all| HypMemory(range).addresses().map(|at| byte(all.read_uncached(at))).collect())
 }
 /// Writes memory as a guest with its MMU off does.
 pub fn write_uncached(to: Pa, buffer: &[u8]) {
-    MEMORY.with_borrow_mut(|all| {
+    with_memory(|all| {
         for (byte, at) in buffer.iter().zip(to.get()..) {
             all.write_uncached(at, (*byte).into());
         }
@@ -111,13 +112,15 @@ pub fn write_uncached(to: Pa, buffer: &[u8]) {
 }
 /// Copies bytes out of memory.
 pub fn read_bytes(from: HypMemory, buffer: &mut [u8]) {
-    for (to, byte) in buffer.iter_mut().zip(bytes(from)) {
-        *to = byte;
-    }
+    uncounted(|| {
+        for (to, byte) in buffer.iter_mut().zip(bytes(from)) {
+            *to = byte;
+        }
+    });
 }
 /// Copies bytes into memory.
 pub fn write_bytes(to: HypMemory, buffer: &[u8]) {
-    MEMORY.with_borrow_mut(|all| {
+    with_memory(|all| {
         for (at, byte) in to.addresses().zip(buffer) {
             all.write(at, (*byte).into());
         }
@@ -125,72 +128,39 @@ pub fn write_bytes(to: HypMemory, buffer: &[u8]) {
 }
 /// Lends memory as bytes.
 pub fn with_bytes<R>(memory: HypMemory, look: impl FnOnce(&mut [u8]) -> R) -> R {
-    let mut copy = bytes(memory);
-    let result = look(&mut copy);
-    write_bytes(memory, &copy);
-    result
+    uncounted(|| {
+        let mut copy = bytes(memory);
+        let result = look(&mut copy);
+        write_bytes(memory, &copy);
+        result
+    })
 }
 /// Copies `from` to the start of `to`.
 pub fn copy(to: HypMemory, from: HypMemory) {
     record(Event::Copy { to: to.0, from: from.0 });
-    write_bytes(to, &bytes(from));
+    uncounted(|| write_bytes(to, &bytes(from)));
 }
 /// Writes zeroes.
 pub fn zero(memory: HypMemory) {
     record(Event::Zero(memory.0));
-    MEMORY.with_borrow_mut(|all| memory.addresses().for_each(|at| all.write(at, 0)));
+    with_memory(|all| memory.addresses().for_each(|at| all.write(at, 0)));
 }
 /// Returns the CRC32C of memory behind what has the CRC32C `before`.
 #[must_use]
 pub fn crc32c(before: u32, memory: HypMemory) -> u32 {
-    crate::spec::bundle::crc32c_behind(before, &bytes(memory))
+    uncounted(|| crate::spec::bundle::crc32c_behind(before, &bytes(memory)))
 }
 /// Cleans and invalidates caches.
 pub fn clean_invalidate(range: PaRange) {
     record(Event::CleanInvalidate(range));
     if !with(|core| core.loses_cleaning) {
-        let last = range.end().get() - 1;
-        MEMORY.with_borrow_mut(|all| all.clean_invalidate_all(range.start().get()..=last));
+        let lines = range.start().get()..=range.end().get() - 1;
+        with_memory(|all| all.clean_invalidate_all(lines));
     }
 }
 /// Makes written instructions visible.
 pub fn publish_code() {
     record(Event::PublishCode);
-}
-
-/// Translation tables in the fake memory.
-#[derive(Debug)]
-pub struct HeapTables;
-
-impl HeapTables {
-    /// Takes zeroed memory for a root.
-    #[must_use]
-    pub fn allocate_root(bytes: u64) -> Option<Pa> {
-        NEXT_TABLE.with_borrow_mut(|next| {
-            let root = next.next_multiple_of(bytes);
-            *next = root + bytes;
-            Some(Pa::new(root))
-        })
-    }
-    /// Gives a root back.
-    pub fn free_root(_root: Pa, _bytes: u64) {}
-}
-
-impl Tables for HeapTables {
-    fn read(&self, slot: Pa) -> u64 {
-        let slot = PaRange::new(slot, 8).map(HypMemory);
-        let bytes = slot.map(bytes).and_then(|b| b.first_chunk().copied());
-        u64::from_le_bytes(bytes.unwrap_or_default())
-    }
-    fn write(&mut self, slot: Pa, descriptor: u64) {
-        if let Some(slot) = PaRange::new(slot, 8) {
-            write_bytes(HypMemory(slot), &descriptor.to_le_bytes());
-        }
-    }
-    fn allocate(&mut self) -> Option<Pa> {
-        Self::allocate_root(PAGE_SIZE)
-    }
-    fn free(&mut self, _table: Pa) {}
 }
 
 /// The registers of one VM's stage 2.
@@ -205,29 +175,14 @@ pub struct Stage2Registers {
 }
 /// Makes a VM's stage 2 the one of this core.
 pub fn activate(stage2: Stage2Registers) {
+    with(|core| core.vttbr = stage2.vttbr);
     record(Event::Activate(stage2));
 }
 /// Takes a VM's stage 2 from this core.
 pub fn leave() {
+    with(|core| core.vttbr = 0);
     record(Event::Leave);
 }
-/// Forgets all translations.
-pub fn forget_all_vmids() {}
-
-/// A TLB that nothing is in: `fake::memory` has the one that remembers.
-#[derive(Debug, Default)]
-pub struct Tlb {}
-
-impl stage2::Tlb for Tlb {
-    fn publish(&mut self) {}
-    fn select(&mut self, _vttbr: u64) {}
-    fn invalidate_ipa(&mut self, _ipa: crate::addr::Ipa) {}
-    fn invalidate_stage1(&mut self) {}
-    fn invalidate_vm(&mut self) {}
-    fn complete(&mut self) {}
-    fn restore(&mut self) {}
-}
-
 /// The firmware's PSCI: there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct HostPsci;
@@ -314,7 +269,7 @@ impl Image {
 /// Returns where the image lies.
 #[must_use]
 pub fn image() -> Image {
-    Image(crate::addr::AddrRange::block(Pa::new(0x4020_0000), 1 << 21))
+    Image(PaRange::block(Pa::new(0x4020_0000), 1 << 21))
 }
 
 /// What a core can do.

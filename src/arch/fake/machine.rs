@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub use super::board::*;
+pub use super::tables::*;
 use crate::addr::{Address, Gva, Ipa, Pa, PaRange};
 use crate::arch::Exit;
 use crate::bits::Level;
@@ -14,7 +15,7 @@ use crate::smccc::Workaround;
 use crate::spec::esr::Syndrome;
 use crate::spec::exception::{Exception, Origin};
 use crate::spec::gic::Lr;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::vec::Vec;
@@ -101,6 +102,10 @@ pub struct FakeCore {
     pub devices: BTreeMap<u64, u64>,
     /// Whether cleaning caches does nothing: for the twins of tests.
     pub loses_cleaning: bool,
+    /// Whether the TLBI of a whole VM does nothing, likewise.
+    pub loses_invalidations: bool,
+    /// VTTBR_EL2; 0 is none of a VM.
+    pub vttbr: u64,
     /// Identification registers by CRm and Op2; what is not here reads as 0.
     pub id_registers: BTreeMap<(u8, u8), u64>,
     /// ELR_EL2.
@@ -136,6 +141,8 @@ impl Default for FakeCore {
             control: 0,
             devices: BTreeMap::new(),
             loses_cleaning: false,
+            loses_invalidations: false,
+            vttbr: 0,
             id_registers: BTreeMap::new(),
             elr: 0,
             elr_el1: 0,
@@ -177,11 +184,26 @@ fn happen(hook: impl FnOnce(&FakeCore) -> &Hook) {
 
 std::thread_local! {
     static CORE: RefCell<FakeCore> = RefCell::default();
+    static COUNTING: Cell<bool> = const { Cell::new(true) };
 }
 
 /// Reaches the state of this thread's core.
 pub fn with<R>(look: impl FnOnce(&mut FakeCore) -> R) -> R {
-    CORE.with_borrow_mut(look)
+    uncounted(|| CORE.with_borrow_mut(look))
+}
+
+/// Does what the machine does and not the hypervisor: a test that counts allocations, or lets them
+/// fail, asks [`is_counting`].
+pub fn uncounted<R>(work: impl FnOnce() -> R) -> R {
+    let before = COUNTING.replace(false);
+    let result = work();
+    COUNTING.set(before);
+    result
+}
+/// Returns whether this thread's allocations are the hypervisor's.
+#[must_use]
+pub fn is_counting() -> bool {
+    COUNTING.get()
 }
 
 pub(super) fn record(event: Event) {

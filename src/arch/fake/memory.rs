@@ -13,6 +13,7 @@ mod tlb;
 
 pub use cache::CacheLedger;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 use tlb::{Pending, TlbModel};
@@ -97,11 +98,15 @@ pub struct TableMemory {
     pending: BTreeMap<u64, u64>,
     allocated: BTreeSet<u64>,
     free: Vec<u64>,
+    /// The bytes of each root.
+    roots: BTreeMap<u64, u64>,
+    free_roots: Vec<(u64, u64)>,
     next: u64,
     tables_left: Option<usize>,
     tlb: TlbModel,
     watched: Vec<(Context, u64)>,
     violations: Vec<Violation>,
+    accesses: Cell<u64>,
 }
 
 impl TableMemory {
@@ -112,13 +117,41 @@ impl TableMemory {
     }
     /// Takes `bytes` of zeros, aligned to `bytes`, for a root.
     pub fn allocate_root(&mut self, bytes: u64) -> u64 {
-        let root = self.next.next_multiple_of(bytes);
-        self.next = root + bytes;
+        let free = self.free_roots.iter().position(|(_, other)| *other == bytes);
+        let root = free.map(|n| self.free_roots.swap_remove(n).0).unwrap_or_else(|| {
+            let root = self.next.next_multiple_of(bytes);
+            self.next = root + bytes;
+            root
+        });
+        self.roots.insert(root, bytes);
         root
+    }
+    /// Gives back a root, which a core may still have in its VTTBR_EL2.
+    pub fn free_root(&mut self, root: u64, bytes: u64, is_walked: bool) {
+        if self.roots.remove(&root) != Some(bytes) {
+            self.note(Violation::FreedTwice(root));
+            return;
+        }
+        let table = root..root + bytes;
+        let has_entries = self.visible.range(table.clone()).any(|(_, descriptor)| *descriptor != 0);
+        if is_walked || has_entries || table.clone().step_by(8).any(|slot| self.tlb.walks_by(slot))
+        {
+            self.note(Violation::FreedInUse(root));
+        }
+        self.visible.retain(|slot, _| !table.contains(slot));
+        self.pending.retain(|slot, _| !table.contains(slot));
+        // No other core has it any more.
+        self.watched.retain(|(context, _)| context.vttbr & ADDRESS != root);
+        self.free_roots.push((root, bytes));
     }
     /// Lets only this many more tables be allocated.
     pub fn limit_tables(&mut self, tables: Option<usize>) {
         self.tables_left = tables;
+    }
+    /// Returns how many roots are allocated.
+    #[must_use]
+    pub fn roots_in_use(&self) -> usize {
+        self.roots.len()
     }
     /// Returns how many tables are allocated, roots apart.
     #[must_use]
@@ -143,9 +176,15 @@ impl TableMemory {
         }
     }
 
+    /// Returns how many descriptors software has read and written since the last time.
+    pub fn take_accesses(&self) -> u64 {
+        self.accesses.take()
+    }
+
     /// Reads a descriptor as the writing core sees it.
     #[must_use]
     pub fn read(&self, slot: u64) -> u64 {
+        self.accesses.set(self.accesses.get() + 1);
         let written = self.pending.get(&slot).or_else(|| self.visible.get(&slot));
         written.copied().unwrap_or(0)
     }
@@ -225,6 +264,12 @@ impl TableMemory {
     /// TLBI VMALLS12E1IS.
     pub fn invalidate_vm(&mut self) {
         self.begin(|vmid| Pending::All { vmid });
+    }
+    /// TLBI ALLE1IS and all that belongs to it.
+    pub fn forget_all(&mut self) {
+        self.publish();
+        self.tlb.forget_all();
+        self.speculate();
     }
     /// DSB ISH: what was begun is done, in the worst order, while other cores walk on.
     pub fn complete(&mut self) {

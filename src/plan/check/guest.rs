@@ -4,7 +4,8 @@
 
 use super::{Claim, Limits, Part, Refusal};
 use crate::addr::{Address, Ipa, IpaRange, PAGE_SIZE, PaRange};
-use crate::plan::{DEVICES_MAX, IMAGES_MAX, REGIONS_MAX, VgicFrames, VmPlan};
+use crate::heap;
+use crate::plan::{VgicFrames, VmPlan};
 use alloc::vec::Vec;
 
 /// Interrupts that can be shared by PEs (IHI 0069, section 2.2).
@@ -36,7 +37,7 @@ pub(super) fn check<'a>(
 
 /// Checks that nothing in the address space overlaps, or lies beyond its end.
 fn check_address_space<'a>(vm: &'a VmPlan, limits: Limits) -> Check<'a> {
-    let mut claims: Vec<Claim<'a>> = Vec::with_capacity(5 + DEVICES_MAX * REGIONS_MAX);
+    let mut claims: Vec<Claim<'a>> = Vec::new();
     let mut add = |part, range: Option<IpaRange>, align| {
         let range = range.filter(|range| ends_within(range.end(), limits.ipa_bits));
         let range = range.ok_or(Refusal::Beyond(part, limits.ipa_bits))?;
@@ -47,8 +48,7 @@ fn check_address_space<'a>(vm: &'a VmPlan, limits: Limits) -> Check<'a> {
         if let Some(other) = claims.iter().find(|other| other.range.overlaps(range)) {
             return Err(Refusal::Overlap(claim, *other));
         }
-        claims.push(claim);
-        Ok(())
+        heap::push(&mut claims, claim).map_err(|_| Refusal::NoMemory)
     };
     add(Part::Memory, Some(vm.memory), PAGE_SIZE)?;
     let (part, frame_align) = match vm.layout.vgic {
@@ -89,7 +89,7 @@ fn ends_within(end: impl Address, bits: u32) -> bool {
 
 /// Checks that the images are those of the bundle and do not overlap in the VM's memory.
 fn check_images<'a>(vm: &'a VmPlan, image_bytes: &impl Fn(&str) -> Option<u64>) -> Check<'a> {
-    let mut claims: Vec<Claim<'a>> = Vec::with_capacity(IMAGES_MAX);
+    let mut claims: Vec<Claim<'a>> = Vec::new();
     for image in &vm.images {
         let name = image.name.as_str();
         let found = image_bytes(name).ok_or(Refusal::NoImage(name))?;
@@ -103,7 +103,7 @@ fn check_images<'a>(vm: &'a VmPlan, image_bytes: &impl Fn(&str) -> Option<u64>) 
         if let Some(other) = claims.iter().find(|other| other.range.overlaps(claim.range)) {
             return Err(Refusal::Overlap(claim, *other));
         }
-        claims.push(claim);
+        heap::push(&mut claims, claim).map_err(|_| Refusal::NoMemory)?;
     }
     Ok(())
 }
@@ -122,7 +122,7 @@ fn check_addresses<'a>(vm: &'a VmPlan) -> Check<'a> {
 
 /// Checks that the VM sees each interrupt under a number of its own.
 fn check_interrupts<'a>(vm: &'a VmPlan) -> Check<'a> {
-    let mut seen = Vec::with_capacity(1 + DEVICES_MAX * REGIONS_MAX);
+    let mut seen = Vec::new();
     let devices = vm.devices.iter().flat_map(|device| &device.interrupts);
     for vintid in devices.map(|spi| spi.vintid).chain([vm.layout.vuart_interrupt]) {
         if !SPIS.contains(&vintid.get()) {
@@ -131,7 +131,7 @@ fn check_interrupts<'a>(vm: &'a VmPlan) -> Check<'a> {
         if seen.contains(&vintid) {
             return Err(Refusal::VintidTwice(vintid));
         }
-        seen.push(vintid);
+        heap::push(&mut seen, vintid).map_err(|_| Refusal::NoMemory)?;
     }
     Ok(())
 }

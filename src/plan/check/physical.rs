@@ -9,7 +9,6 @@ use crate::id::{Pintid, VmId};
 use crate::plan::machine::{Gic, Holder, Machine};
 use crate::plan::{DevicePlan, SpiPlan, VgicFrames, VmPlan};
 use crate::spec::gicv2;
-use alloc::vec::Vec;
 
 type Check<'a> = Result<(), Refusal<'a>>;
 
@@ -21,18 +20,14 @@ pub(super) fn check<'a>(
 ) -> Check<'a> {
     check_gic(vm, machine)?;
     check_cpus(vm, others, machine)?;
-    // All devices before the one that is looked at: of VMs that were accepted, then of this VM.
-    let mut earlier: Vec<(&VmPlan, &DevicePlan)> = Vec::new();
-    for (_, other) in others {
-        earlier.extend(other.devices.iter().map(|device| (*other, device)));
-    }
-    for device in vm.devices.iter() {
+    for (index, device) in vm.devices.iter().enumerate() {
+        let this = (vm, device, index);
         for (nth, (registers, _)) in device.regions.iter().enumerate() {
             check_held(device, *registers, machine)?;
             let has = |device: &DevicePlan, count| {
                 device.regions.iter().take(count).any(|(other, _)| other.overlaps(*registers))
             };
-            if let Some((vm, other)) = taken_by(&earlier, (vm, device), nth, &has) {
+            if let Some((vm, other)) = taken_by(others, this, nth, &has) {
                 let (path, vm, other) = (&device.path, &vm.name, &other.path);
                 return Err(Refusal::RegistersTaken(path, *registers, vm, other));
             }
@@ -42,26 +37,31 @@ pub(super) fn check<'a>(
             let has = |device: &DevicePlan, count| {
                 device.interrupts.iter().take(count).any(|other| other.pintid == *pintid)
             };
-            if let Some((vm, other)) = taken_by(&earlier, (vm, device), nth, &has) {
+            if let Some((vm, other)) = taken_by(others, this, nth, &has) {
                 let (path, vm, other) = (&device.path, &vm.name, &other.path);
                 return Err(Refusal::InterruptTaken(path, *pintid, vm, other));
             }
         }
-        earlier.push((vm, device));
     }
     Ok(())
 }
 
-/// Returns the device that has what `this` one claims as its `nth`; `has` looks at so many claims
-/// of a device.
+/// Returns the device that has what a device, the VM's one of this index, claims as its `nth`: one
+/// of a VM that was accepted, or an earlier one of its own VM, or itself. `has` looks at so many
+/// claims of a device.
 fn taken_by<'a>(
-    earlier: &[(&'a VmPlan, &'a DevicePlan)],
-    this: (&'a VmPlan, &'a DevicePlan),
+    others: &[(VmId, &'a VmPlan)],
+    (vm, device, index): (&'a VmPlan, &'a DevicePlan, usize),
     nth: usize,
     has: &dyn Fn(&DevicePlan, usize) -> bool,
 ) -> Option<(&'a VmPlan, &'a DevicePlan)> {
-    let other = earlier.iter().copied().find(|(_, device)| has(device, usize::MAX));
-    other.or(has(this.1, nth).then_some(this))
+    let earlier = others.iter().map(|(_, vm)| (*vm, usize::MAX)).chain([(vm, index)]);
+    for (vm, count) in earlier {
+        if let Some(other) = vm.devices.iter().take(count).find(|other| has(other, usize::MAX)) {
+            return Some((vm, other));
+        }
+    }
+    has(device, nth).then_some((vm, device))
 }
 
 /// Checks that hardware can play the virtual CPU interface: it is always the machine's own kind.
@@ -92,7 +92,7 @@ fn check_cpus<'a>(vm: &'a VmPlan, others: &[(VmId, &'a VmPlan)], machine: &Machi
 /// Checks registers against everything that the machine holds. What the guest gets are whole
 /// pages, so a page is held when part of it is.
 fn check_held<'a>(device: &'a DevicePlan, registers: PaRange, machine: &'a Machine) -> Check<'a> {
-    let held = machine.held().into_iter().find(|(_, held)| registers.overlaps(*held));
+    let held = machine.held().find(|(_, held)| registers.overlaps(*held));
     match held {
         Some((holder, held)) => Err(Refusal::RegistersHeld(&device.path, registers, holder, held)),
         None => Ok(()),

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crate::addr::{IpaRange, PaRange};
+use crate::heap::NoMemory;
 use crate::id::{Mpidr, Pintid, Vintid, VmId};
 use crate::plan::machine::{Gic, Holder, Uart};
 use crate::plan::{GicClaim, UartClaim, VmPlan, is_name};
@@ -26,6 +27,8 @@ pub enum PlanRefusal<'a> {
         /// What the tree has.
         found: &'a Gic,
     },
+    /// The hypervisor has no memory to check it.
+    NoMemory,
     /// The console is elsewhere.
     Uart {
         /// What the plan expects.
@@ -104,6 +107,8 @@ pub enum Refusal<'a> {
     VintidTwice(Vintid),
     /// Its GIC is of another architecture than the machine's, or has more vCPUs than there can be.
     Gic,
+    /// The hypervisor has no memory to check it.
+    NoMemory,
     /// There is no memory for it.
     NoRoom {
         /// The bytes that it needs.
@@ -191,6 +196,7 @@ impl fmt::Display for PlanRefusal<'_> {
         match self {
             Self::Board => write!(f, "plan names a board that is none"),
             Self::NoVm => write!(f, "plan has no VM"),
+            Self::NoMemory => NoMemory.fmt(f),
             Self::Knob(name) => write!(f, "plan has a value of {name} that cannot be"),
             Self::Gic { expected, found } => {
                 let (version, gicd) = match expected {
@@ -255,6 +261,7 @@ impl fmt::Display for Refusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name => write!(f, " is no name"),
+            Self::NoMemory => write!(f, ": {NoMemory}"),
             Self::NoRoom { shortfall: Some(_), .. } => write!(f, " does not fit"),
             Self::NoRoom { bytes, .. } => {
                 write!(f, " does not fit: {} of memory are not free", Size(*bytes))

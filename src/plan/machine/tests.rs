@@ -447,7 +447,7 @@ fn reservations_that_cannot_be_are_refused() {
 #[test]
 fn held_names_everything_that_is_not_to_be_given_away() {
     let machine = read(&pi4());
-    let holders: Vec<_> = machine.held().iter().map(|(holder, _)| holder.to_string()).collect();
+    let holders: Vec<_> = machine.held().map(|(holder, _)| holder.to_string()).collect();
     let gic = ["the interrupt controller"; 4];
     let others = [
         "the console /soc/serial@7e215040",
@@ -468,7 +468,7 @@ fn t86_frame_that_sends_any_spi_is_given_to_nobody() {
             b.cells("reg", &[0, 0x802_0000, 0, 0x1000]);
         });
     }));
-    let frame = machine.held().into_iter().find(|(_, held)| *held == range(0x802_0000, 0x1000));
+    let frame = machine.held().find(|(_, held)| *held == range(0x802_0000, 0x1000));
     assert_eq!(frame.unwrap().0.to_string(), "v2m@8020000 (kept by the hypervisor)");
 }
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::{BundleError, HEADER_BYTES, IMAGE_ALIGN, IMAGES_MAX, Image, ImageError, NAME_MAX};
+use crate::heap;
 use crate::sort::sort_by_key;
 use crate::spec::dtb::{Dtb, FdtNode, value};
 use alloc::vec::Vec;
@@ -31,10 +32,11 @@ struct Entry<'a> {
 pub(super) fn read<'a>(bundle: &'a [u8]) -> Result<(Vec<Image<'a>>, Image<'a>), BundleError<'a>> {
     let fit = Dtb::new(bundle.get(HEADER_BYTES..).unwrap_or_default()).map_err(BundleError::Fit)?;
     let (entries, plan) = entries(&fit)?;
-    let mut images = Vec::with_capacity(entries.len());
+    let mut images = Vec::new();
     for entry in &entries {
         let image = place(bundle, fit.size(), entry);
-        images.push(image.map_err(|error| BundleError::Image(entry.name, error))?);
+        let image = image.map_err(|error| BundleError::Image(entry.name, error))?;
+        heap::push(&mut images, image).map_err(|_| BundleError::NoMemory)?;
     }
     sort_by_key(&mut images, |image| image.offset as u64);
     check_clashes(&images)?;
@@ -62,12 +64,13 @@ fn entries<'a>(fit: &Dtb<'a>) -> Result<(Vec<Entry<'a>>, Option<&'a str>), Bundl
                 if entries.len() == IMAGES_MAX {
                     return Err(BundleError::TooMany);
                 }
-                entries.push(Entry {
+                let entry = Entry {
                     name: node.name,
                     position: node.property("data-position").and_then(|p| value::number(p.value)),
                     size: node.property("data-size").and_then(|p| value::number(p.value)),
                     crc32c: None,
-                });
+                };
+                heap::push(&mut entries, entry).map_err(|_| BundleError::NoMemory)?;
             }
             (3, Part::Images) if node.name.starts_with("hash") => {
                 if let Some(entry) = entries.last_mut()

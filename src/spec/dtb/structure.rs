@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{DEPTH_MAX, DtbError, Header, NAME_MAX, NODES_MAX, PROPERTIES_MAX, word};
+use crate::heap;
 use alloc::vec::Vec;
 
 const BEGIN_NODE: u32 = 1;
@@ -54,7 +55,8 @@ pub(super) fn check(bytes: &[u8], header: &Header) -> Result<Notes, DtbError> {
                     return Err(DtbError::Count(at));
                 }
                 let depth = u8::try_from(open).ok().filter(|_| open < DEPTH_MAX);
-                notes.depths.push(depth.ok_or(DtbError::Depth(at))?);
+                let depth = depth.ok_or(DtbError::Depth(at))?;
+                heap::push(&mut notes.depths, depth).map_err(|_| DtbError::NoMemory)?;
                 open += 1;
                 Place::Properties
             }

@@ -76,6 +76,18 @@ impl TlbModel {
         self.entries().any(|walk| leaf(walk) || way(walk))
     }
 
+    /// Forgets everything.
+    pub fn forget_all(&mut self) {
+        self.stage2.clear();
+        self.combined.clear();
+    }
+
+    /// Returns whether something is known by way of this slot.
+    pub fn walks_by(&self, slot: u64) -> bool {
+        let leaf = |walk: &Walk| walk.leaf_bytes.is_some() && walk.slot == slot;
+        self.entries().any(|walk| leaf(walk) || walk.ways.iter().any(|w| w.slot == slot))
+    }
+
     /// Returns whether a walker may still come to this table.
     pub fn walks_through(&self, table: u64) -> bool {
         let through = |walk: &Walk| walk.ways.iter().any(|w| w.descriptor & ADDRESS == table);
