@@ -68,10 +68,11 @@ pub fn start(tree: Pa) -> ! {
 /// frame, they are 3 KB larger.
 fn boot(tree_at: Pa) -> Result<Infallible, Stop> {
     let begun_ticks = arch::counter();
-    let machine = tree::read(tree_at)?;
+    let mut machine = tree::read(tree_at)?;
     let mut owners = memory::owners(&machine)?;
     let held = bundle::take(&machine, &mut owners)?;
     let plan = bundle::plan(&held)?;
+    memory::keep_for_control(&plan, &mut machine, &mut owners)?;
     let report = bundle::check(&plan, &machine, &held)?;
     let mut cores = cores::bring_up(&plan, &machine, &mut owners)?;
     let ram: u64 = owners.memory_of(Owner::Hypervisor).map(|range| range.size()).sum();

@@ -187,6 +187,13 @@ impl Console {
         self.log.acquire().add(message);
     }
 
+    /// Returns whether half of the log's room is free: what can wait goes no further.
+    #[must_use]
+    pub fn has_log_room(&self) -> bool {
+        let log = self.log.acquire();
+        log.source.room() >= log.source.size() / 2
+    }
+
     /// Puts a line on the log that a VM has caused, behind its name, unless that VM has caused too
     /// many of late. What is kept back is counted, and told with the next that goes out.
     pub fn log_for(&self, vm: VmId, now_ticks: u64, message: fmt::Arguments<'_>) {

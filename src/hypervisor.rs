@@ -2,9 +2,11 @@
 //! What all cores share: the VMs, the console, the physical distributor. Boot writes it once.
 #![forbid(unsafe_code)]
 
+mod control;
 mod estate;
 mod host_console;
 
+pub use control::{Control, ControlPort};
 pub use estate::Estate;
 pub use host_console::HostConsole;
 
@@ -35,6 +37,8 @@ pub struct Hypervisor {
     pub estate: Lock<Estate>,
     /// The one console and the port that it speaks through.
     pub console: HostConsole,
+    /// Where requests come in.
+    pub control: Control,
     /// The physical distributor.
     pub distributor: Lock<Distributor>,
     /// The physical UART's interrupt, where it is known.
@@ -105,7 +109,8 @@ impl Hypervisor {
         }
     }
 
-    /// Ends the stop of a VM; the last one that goes off takes the machine with it.
+    /// Ends the stop of a VM; the last one that goes off takes the machine with it, unless requests
+    /// can come that start another.
     pub fn vm_is_off(&self, vm: &Vm) {
         vm.lifecycle.finish(Change::Stop);
         log::info!(target: "vm", "{} off", vm.plan.name);
@@ -114,7 +119,7 @@ impl Hypervisor {
         self.console.send();
         let is_off =
             |slot: &Slot<Vm>| slot.look(|vm| vm.lifecycle.state() == State::Off).unwrap_or(true);
-        if self.vms.iter().all(is_off) {
+        if self.vms.iter().all(is_off) && !self.control.keeps_on() {
             log::info!(target: "vm", "all off");
             self.console.send_all();
             self.power_off();
@@ -134,9 +139,20 @@ impl Hypervisor {
         arch::halt()
     }
 
+    /// Serves an interrupt that is no guest's.
+    pub fn serve_own(&self, pintid: Pintid) {
+        if Some(pintid) == self.uart_interrupt {
+            self.serve_uart();
+        }
+        if Some(pintid) == self.control.interrupt() {
+            self.serve_control();
+        }
+    }
+
     /// Serves the physical UART's interrupt: input to its VM, output that has waited.
-    pub fn serve_uart(&self) {
-        let mut refresh = self.console.receive();
+    fn serve_uart(&self) {
+        let mut refresh = self.console.receive(|byte| self.take_on_console(byte));
+        self.reply_on_console();
         self.console.send();
         refresh.add_unblocked(&self.console.mux);
         self.refresh(refresh);
@@ -145,7 +161,9 @@ impl Hypervisor {
     /// Serves EL2's own timer: unfinished lines whose time has come, and guests that have room.
     pub fn serve_timer(&self) {
         arch::cancel_hyp_timer();
+        self.reply_on_console();
         self.console.send();
+        self.send_replies();
         let mut refresh = Refresh::default();
         refresh.add_unblocked(&self.console.mux);
         self.refresh(refresh);

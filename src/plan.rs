@@ -62,6 +62,8 @@ pub struct Plan {
     pub machine: MachineClaim,
     /// How the physical UART is shared.
     pub console: ConsolePlan,
+    /// Where requests come in.
+    pub control: ControlPlan,
     /// The VMs, in the order in which they start.
     pub vms: List<VmPlan, VMS_MAX>,
     /// Knobs for tests, which the shipped image honours.
@@ -110,6 +112,23 @@ pub struct ConsolePlan {
     pub mode: ConsoleMode,
     /// The byte that moves the focus to the next VM, 0x1d (Ctrl-]) unless told otherwise.
     pub escape: u8,
+}
+
+/// Where requests come in, and replies go out.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ControlPlan {
+    /// Whether on the console's UART, between what is typed and said there.
+    pub on_console: bool,
+    /// A UART for this alone.
+    pub uart: Option<UartClaim>,
+}
+
+impl ControlPlan {
+    /// Returns whether there is any way in.
+    #[must_use]
+    pub const fn is_there(&self) -> bool {
+        self.on_console || self.uart.is_some()
+    }
 }
 
 /// What goes out on the physical UART.

@@ -25,7 +25,7 @@ enum Layer {
 
 use Layer::{Composition, Machine, Models, Vocabulary};
 
-const ROOMS: [(&str, Layer); 21] = [
+const ROOMS: [(&str, Layer); 22] = [
     ("addr", Vocabulary),
     ("bits", Vocabulary),
     ("heap", Vocabulary),
@@ -37,6 +37,7 @@ const ROOMS: [(&str, Layer); 21] = [
     ("mmio", Machine),
     ("sync", Machine),
     ("console", Models),
+    ("control", Models),
     ("gic", Models),
     ("memory", Models),
     ("plan", Models),

@@ -84,7 +84,10 @@ pub fn bring_up(plan: &Plan, machine: &Machine, owners: &mut Owners) -> Result<C
     let here = machine.cpus.iter().position(|cpu| cpu.mpidr == me);
     let here = here.ok_or_else(|| say(format_args!("the tree has no cpu {me}, which booted")))?;
     take_seat(meeting, here).map_err(|why| say(format_args!("cpu {me}: {why}")))?;
-    let used = |mpidr: Mpidr| plan.vms.iter().any(|vm| vm.vcpus.contains(&mpidr));
+    // Requests may come for all of them, and are served by one that no VM has.
+    let used = |mpidr: Mpidr| {
+        plan.control.is_there() || plan.vms.iter().any(|vm| vm.vcpus.contains(&mpidr))
+    };
     let firmware = firmware(machine);
     let mut wanted = 1;
     for (n, cpu) in machine.cpus.iter().enumerate() {

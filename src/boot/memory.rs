@@ -5,6 +5,7 @@
 use super::{Stage, Stop, fail};
 use crate::arch;
 use crate::memory::owners::{Owner, Owners};
+use crate::plan::Plan;
 use crate::plan::machine::{EnableMethod, Holder, Machine};
 
 /// Lists the machine's memory with what is spoken for: the firmware's, the image, the bundle.
@@ -33,4 +34,17 @@ pub fn owners(machine: &Machine) -> Result<Owners, Stop> {
         }
     }
     Ok(owners)
+}
+
+/// Sets the UART apart that requests come in by, so that it is nobody's device.
+pub fn keep_for_control(
+    plan: &Plan,
+    machine: &mut Machine,
+    owners: &mut Owners,
+) -> Result<(), Stop> {
+    if let Some(claim) = &plan.control.uart {
+        machine.keep_for_control(&claim.path);
+    }
+    let Some(uart) = &machine.control else { return Ok(()) };
+    owners.claim_device(uart.registers, Owner::Hypervisor).map_err(|e| fail(Stage::MEMORY, &e))
 }

@@ -6,15 +6,20 @@
 
 use super::bundle::Held;
 use super::cores::{self, Cores};
-use super::{Stage, Stop, fail};
+use super::{Stage, Stop, fail, tree};
 use crate::arch;
 use crate::console::{Config, Console, Mode, TokenBucket};
+use crate::control::Session;
 use crate::drivers::bcm2835_pm::Bcm2835Pm;
-use crate::hypervisor::{self, Estate, HostConsole, Hypervisor};
-use crate::id::VmId;
+use crate::drivers::gic::Distributor;
+use crate::drivers::uart::Uart;
+use crate::hypervisor::{self, Control, ControlPort, Estate, HostConsole, Hypervisor};
+use crate::id::{Mpidr, VmId};
 use crate::plan::check::Report;
+use crate::plan::machine::{Interrupt, Machine};
 use crate::plan::{ConsoleMode, Plan, VMS_MAX, VmPlan};
 use crate::spec::size::Size;
+use crate::spec::vmsa::HypAttributes;
 use crate::sync::{Lock, Slot};
 use crate::vm::Vm;
 use crate::vm::build::{self, BuildError};
@@ -94,6 +99,34 @@ fn build_one(
     }
 }
 
+/// Opens the ports that requests come in by. The one that is not the console's interrupts a core
+/// that no VM has, where one is up: no guest is to pay for requests.
+fn control(
+    plan: &Plan,
+    machine: &Machine,
+    distributor: &mut Distributor,
+    cores: &Cores,
+) -> Result<Control, Stop> {
+    let on_console = plan.control.on_console.then(Session::default);
+    let port = match &machine.control {
+        None => None,
+        Some(uart) => {
+            let Interrupt { pintid, trigger } = uart.interrupt.ok_or(Stop)?;
+            let registers = arch::map_hyp(uart.registers, HypAttributes::Device)
+                .map_err(|e| fail(Stage::VM, &format_args!("{}: {e}", uart.path)))?;
+            let is_free = |mpidr: &Mpidr| {
+                cores.is_up(machine, *mpidr) && !plan.vms.iter().any(|vm| vm.vcpus.contains(mpidr))
+            };
+            let free = machine.cpus.iter().map(|cpu| cpu.mpidr).find(is_free);
+            let port = Uart::beside(tree::kind(uart.kind), registers.range());
+            let port = ControlPort::new(port, pintid);
+            distributor.enable(pintid, free.unwrap_or(arch::this_mpidr()), trigger);
+            Some(port)
+        }
+    };
+    Ok(Control::new(plan.board.clone(), on_console, port))
+}
+
 /// Puts the hypervisor in its place and gives every core its vCPU.
 #[inline(never)]
 pub fn install(
@@ -111,6 +144,7 @@ pub fn install(
         port.enable_receive_interrupt();
         distributor.enable(uart.pintid, arch::this_mpidr(), uart.trigger);
     }
+    let control = control(plan, machine, &mut distributor, cores)?;
     let slots: Box<[Slot<Vm>]> = (0..VMS_MAX).map(|_| Slot::new()).collect();
     for vm in vms {
         console.started(vm.id);
@@ -129,6 +163,7 @@ pub fn install(
         vms: slots,
         posts: cores.posts(machine),
         console: HostConsole::new(console, port),
+        control,
         distributor: Lock::new(distributor),
         uart_interrupt: uart.map(|uart| uart.pintid),
         firmware,

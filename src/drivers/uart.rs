@@ -36,6 +36,13 @@ mod pl011 {
     pub const FR: u64 = 0x18;
     pub const FR_RXFE: u32 = 1 << 4;
     pub const FR_TXFF: u32 = 1 << 5;
+    pub const LCR_H: u64 = 0x2c;
+    pub const LCR_H_FEN: u32 = 1 << 4;
+    pub const LCR_H_WLEN_8: u32 = 0b11 << 5;
+    pub const CR: u64 = 0x30;
+    pub const CR_UARTEN: u32 = 1 << 0;
+    pub const CR_TXE: u32 = 1 << 8;
+    pub const CR_RXE: u32 = 1 << 9;
     pub const IMSC: u64 = 0x38;
     pub const RX: u32 = 1 << 4;
     pub const TX: u32 = 1 << 5;
@@ -69,7 +76,24 @@ impl Uart {
             UartKind::Ns16550 { shift } => 1 | u64::from(shift & 7) << 1,
         };
         LAST_RESORT.store(block.start().align_down(16).get() | code, Ordering::Relaxed);
+        Self::beside(kind, block)
+    }
+
+    /// Takes charge of a UART that dumps do not go to.
+    #[must_use]
+    pub const fn beside(kind: UartKind, block: PaRange) -> Self {
         Self { kind, registers: Registers::new(block) }
+    }
+
+    /// Turns on a PL011 that the firmware has left off: 8 bits, FIFOs, whatever speed it has
+    /// (DDI 0183 G 3.3.7, 3.3.8). One that is on stays as it is.
+    pub fn turn_on(&mut self) {
+        if self.kind == UartKind::Pl011 && self.registers.read32(pl011::CR) & pl011::CR_UARTEN == 0
+        {
+            self.registers.write32(pl011::LCR_H, pl011::LCR_H_WLEN_8 | pl011::LCR_H_FEN);
+            let enables = pl011::CR_UARTEN | pl011::CR_TXE | pl011::CR_RXE;
+            self.registers.write32(pl011::CR, enables);
+        }
     }
 
     /// Lets received bytes raise the UART's interrupt.

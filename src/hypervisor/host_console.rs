@@ -14,6 +14,8 @@ use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// How many bytes one visit sends: the time at EL2 stays bounded, the UART's interrupt goes on.
 const SEND_BUDGET_BYTES: usize = 256;
+/// How many bytes one visit takes in.
+pub(super) const RECEIVE_MAX: usize = 64;
 /// How often who holds the UART goes on for others.
 const SEND_ROUNDS_MAX: u32 = 4;
 
@@ -25,13 +27,20 @@ pub struct HostConsole {
     port: Lock<Port>,
     /// Whether somebody has bytes that the holder of the port may have overlooked.
     has_more: AtomicBool,
+    /// Whether lines wait for room in the log.
+    has_replies: AtomicBool,
 }
 
 impl HostConsole {
     /// Joins a console and the UART, where there is one.
     #[must_use]
     pub fn new(mux: Console, port: Option<Uart>) -> Self {
-        Self { mux, port: Lock::new(Port(port)), has_more: AtomicBool::new(false) }
+        Self {
+            mux,
+            port: Lock::new(Port(port)),
+            has_more: AtomicBool::new(false),
+            has_replies: AtomicBool::new(false),
+        }
     }
 
     /// Sends what is ready, or leaves that to who is sending; what is not ready has the UART's
@@ -49,7 +58,9 @@ impl HostConsole {
             if let Drained::HeldUntil(ticks) = drained {
                 arch::arm_hyp_timer(ticks);
             }
-            if self.mux.has_unblocked() {
+            // Where more is left the port's interrupt comes, and with it the time for replies.
+            let replies = drained != Drained::MoreLeft && self.has_replies.load(Ordering::Relaxed);
+            if replies || self.mux.has_unblocked() {
                 arch::arm_hyp_timer(arch::counter());
             }
             fence(Ordering::SeqCst);
@@ -73,18 +84,30 @@ impl HostConsole {
         }
     }
 
-    /// Takes in what the port has received, and returns for which VMs.
-    pub(super) fn receive(&self) -> Refresh {
-        const INPUT_MAX: usize = 64;
+    /// Says whether lines wait for room in the log: who sends sees to it that they get it.
+    pub(super) fn set_replies(&self, waits: bool) {
+        self.has_replies.store(waits, Ordering::Relaxed);
+    }
+
+    /// Takes in what the port has received, less what `is_request` takes for itself, and returns
+    /// for which VMs.
+    pub(super) fn receive(&self, is_request: impl Fn(u8) -> bool) -> Refresh {
         let mut refresh = Refresh::default();
-        let mut port = self.port.acquire();
-        for _ in 0..INPUT_MAX {
-            let Some(byte) = port.try_receive() else { break };
+        for byte in self.received() {
+            if is_request(byte) {
+                continue;
+            }
             if let Input::ToVm(vm) | Input::Overflow(vm) = self.mux.receive(byte) {
                 refresh.add(vm);
             }
         }
         refresh
+    }
+
+    /// Takes bytes from the port, which is free again when they are looked at.
+    fn received(&self) -> heapless::Vec<u8, RECEIVE_MAX> {
+        let mut port = self.port.acquire();
+        core::iter::from_fn(|| port.try_receive()).take(RECEIVE_MAX).collect()
     }
 }
 

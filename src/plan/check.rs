@@ -128,6 +128,15 @@ fn check_plan<'a>(plan: &'a Plan, machine: &'a Machine) -> Result<(), PlanRefusa
             return Err(PlanRefusal::Uart { expected, found });
         }
     }
+    if let Some(expected) = &plan.control.uart {
+        let found = machine.control.as_ref();
+        if found.map(|uart| uart.registers) != Some(expected.registers) {
+            return Err(PlanRefusal::Control { expected, found });
+        }
+        if found.is_some_and(|uart| uart.interrupt.is_none()) {
+            return Err(PlanRefusal::ControlInterrupt(expected));
+        }
+    }
     Ok(())
 }
 

@@ -56,6 +56,10 @@ pub struct Machine {
     pub psci: Option<Psci>,
     /// The console, where the tree names one that has a driver.
     pub uart: Option<Uart>,
+    /// The UART that requests come in by, where [`Self::keep_for_control`] has set one apart.
+    pub control: Option<Uart>,
+    /// All other UARTs that have a driver.
+    pub spare_uarts: Vec<Uart>,
     /// What the boot loader put into memory as a ramdisk.
     pub initrd: Option<PaRange>,
 }
@@ -172,7 +176,7 @@ pub enum PsciVersion {
     V1_0,
 }
 
-/// The console.
+/// A UART that has a driver.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Uart {
     /// Its node.
@@ -243,6 +247,8 @@ pub enum Holder<'a> {
     Gic,
     /// The console.
     Uart(&'a str),
+    /// The UART that requests come in by.
+    Control(&'a str),
     /// A reserved region of memory.
     Reserved(&'a str),
     /// A unit that only the hypervisor may program.
@@ -256,6 +262,7 @@ impl fmt::Display for Holder<'_> {
         match self {
             Self::Gic => write!(f, "the interrupt controller"),
             Self::Uart(path) => write!(f, "the console {path}"),
+            Self::Control(path) => write!(f, "the control port {path}"),
             Self::Reserved(name) => write!(f, "reserved memory {name}"),
             Self::Kept(name) => write!(f, "{name} (kept by the hypervisor)"),
             Self::Memory => write!(f, "memory"),
@@ -278,6 +285,14 @@ impl Machine {
         collect::console(tree)
     }
 
+    /// Sets the UART of this path apart for requests: no guest can have it then. Nothing happens
+    /// where there is none, which the checker will say.
+    pub fn keep_for_control(&mut self, path: &str) {
+        if let Some(n) = self.spare_uarts.iter().position(|uart| uart.path == path) {
+            self.control = Some(self.spare_uarts.swap_remove(n));
+        }
+    }
+
     /// Returns the bytes of memory in all banks.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
@@ -295,10 +310,12 @@ impl Machine {
     pub fn held(&self) -> impl Iterator<Item = (Holder<'_>, PaRange)> {
         let gic = self.gic.frames().map(|range| (Holder::Gic, range));
         let uart = self.uart.iter().map(|uart| (Holder::Uart(&uart.path), uart.registers));
+        let control = self.control.iter();
+        let control = control.map(|uart| (Holder::Control(&uart.path), uart.registers));
         let kept = self.kept.iter().map(|r| (Holder::Kept(&r.name), r.range));
         let reserved = self.reserved.iter().map(|r| (Holder::Reserved(&r.name), r.range));
         let memory = self.memory.iter().map(|bank| (Holder::Memory, *bank));
-        gic.chain(uart).chain(kept).chain(reserved).chain(memory)
+        gic.chain(uart).chain(control).chain(kept).chain(reserved).chain(memory)
     }
 }
 

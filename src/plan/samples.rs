@@ -66,6 +66,7 @@ pub fn two_vms() -> Plan {
             }),
         },
         console: ConsolePlan { mode: ConsoleMode::Focus, escape: 0x1d },
+        control: ControlPlan::default(),
         vms: list(vec![
             vm("a", [0, 1], device(0xa00_0000, 48, 0xa00_0000)),
             vm("b", [2, 3], device(0xb00_0000, 49, 0xb00_0000)),

@@ -121,6 +121,13 @@ fn every_field_is_read_where_it_stands() {
     plan.machine.gic = GicClaim::V2 { gicd: Pa::at(u64::MAX) };
     plan.machine.uart = None;
     plan.console = ConsolePlan { mode: ConsoleMode::Focus, escape: 0xff };
+    plan.control = ControlPlan {
+        on_console: true,
+        uart: Some(UartClaim {
+            path: "/c".try_into().unwrap(),
+            registers: PaRange::new(Pa::at(0x80), 0x7f).unwrap(),
+        }),
+    };
     plan.knobs = Knobs {
         list_registers_max: Some(1),
         vmid_bits_max: Some(8),

@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    ConsoleMode, ConsolePlan, DecodeError, DevicePlan, FaultKind, GicClaim, ImagePlan, Knobs,
-    Layout, List, MachineClaim, OnCrash, OnEnd, OnLoss, PauseTime, Plan, Policies, Restarts,
+    ConsoleMode, ConsolePlan, ControlPlan, DecodeError, DevicePlan, FaultKind, GicClaim, ImagePlan,
+    Knobs, Layout, List, MachineClaim, OnCrash, OnEnd, OnLoss, PauseTime, Plan, Policies, Restarts,
     SpiPlan, UartClaim, VgicFrames, VmPlan,
 };
 use crate::addr::{AddrRange, Address, Ipa, Pa};
@@ -147,10 +147,11 @@ macro_rules! numbers {
 }
 
 fields_in_order! {
-    Plan { board, machine, console, vms, knobs }
+    Plan { board, machine, console, control, vms, knobs }
     MachineClaim { memory_bytes, gic, uart }
     UartClaim { path, registers }
     ConsolePlan { mode, escape }
+    ControlPlan { on_console, uart }
     VmPlan { name, vcpus, memory, images, entry, tree, layout, devices, policies }
     Policies { on_crash, on_reboot, on_poweroff, on_loss, after, watchdog_ms, pause_time }
     Restarts { most, backoff_ms }

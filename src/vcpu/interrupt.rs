@@ -99,9 +99,8 @@ impl Core<'_> {
             GO_ON => self.work_on_vits(),
             MAINTENANCE => self.vredist.look_again(),
             HYP_TIMER => self.hypervisor.serve_timer(),
-            _ if Some(pintid) == self.hypervisor.uart_interrupt => self.hypervisor.serve_uart(),
-            // Nobody's: its enable bit is off, so this one was on its way before that.
-            _ => {}
+            // Or nobody's: its enable bit is off, so this one was on its way before that.
+            _ => self.hypervisor.serve_own(pintid),
         }
         Next::Enter
     }

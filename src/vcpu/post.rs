@@ -104,8 +104,7 @@ fn idle(hypervisor: &Hypervisor) {
         match pintid {
             HALT => arch::halt(),
             HYP_TIMER => hypervisor.serve_timer(),
-            _ if Some(pintid) == hypervisor.uart_interrupt => hypervisor.serve_uart(),
-            _ => {}
+            _ => hypervisor.serve_own(pintid),
         }
     }
 }

@@ -62,11 +62,11 @@ impl State {
     pub const fn is_frozen(self) -> bool {
         matches!(self, Self::Paused | Self::Crashed)
     }
-}
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// Returns its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Running => "running",
             Self::Starting => "starting",
             Self::Stopping => "stopping",
@@ -74,7 +74,13 @@ impl fmt::Display for State {
             Self::Paused => "paused",
             Self::Crashed => "crashed",
             Self::Gone => "gone",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

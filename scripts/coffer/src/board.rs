@@ -69,6 +69,8 @@ pub struct Qemu {
     pub memory_bytes: u64,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// Whether it has a second serial line, for requests.
+    pub has_control_line: bool,
     /// The tree that QEMU completes, where it does not make one.
     tree: Option<PathBuf>,
     /// Options of the machine that make its tree the same every time.
@@ -154,6 +156,9 @@ impl Board {
         let file = parse(&source)?;
         let directory = path.parent().unwrap_or(Path::new(""));
         let mut qemu = file.qemu.map(|section| qemu(section, &source, overrides)).transpose()?;
+        if let Some(qemu) = &mut qemu {
+            qemu.has_control_line = manifest.control_uarts().next().is_some();
+        }
         if let Some(tree) = qemu.as_mut().and_then(|qemu| qemu.tree.as_mut()) {
             *tree = directory.join(&tree);
         }
@@ -268,6 +273,7 @@ fn qemu(section: QemuSection, source: &Arc<Source>, overrides: &Overrides) -> Re
         cpus,
         memory_bytes: overrides.memory_bytes.unwrap_or(described),
         tree: section.tree,
+        has_control_line: false,
         arguments,
         tree_options: section.tree_options,
     })

@@ -215,7 +215,9 @@ mod tests {
     use super::*;
     use crate::tree::Tree;
     use cofferdam::addr::{Address, Pa};
-    use cofferdam::plan::{ConsoleMode, ConsolePlan, GicClaim, Knobs, List, MachineClaim, Name};
+    use cofferdam::plan::{
+        ConsoleMode, ConsolePlan, ControlPlan, GicClaim, Knobs, List, MachineClaim, Name,
+    };
 
     fn example() -> Bundle {
         let machine = MachineClaim {
@@ -227,6 +229,7 @@ mod tests {
             board: Name::try_from("board").unwrap(),
             machine,
             console: ConsolePlan { mode: ConsoleMode::Tagged, escape: 0x1d },
+            control: ControlPlan::default(),
             vms: List::default(),
             knobs: Knobs::default(),
         };

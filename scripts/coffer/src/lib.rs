@@ -4,7 +4,7 @@
 //! A [`manifest`] and a [`board`] make a [`plan`]; the plan and the guests' files make a
 //! [`bundle`]; [`build`] does it all and builds the hypervisor's image too. [`run`] boots the
 //! result in [`qemu`], for a person, an [`expect`]ation, a [`demo`] or a [`mod@bench`];
-//! [`symbolize`] and [`doctor`] read what a machine has left behind.
+//! [`symbolize`] and [`doctor`] read what a machine has left behind, [`vm`] asks one that runs.
 #![forbid(unsafe_code)]
 
 pub mod bench;
@@ -26,3 +26,4 @@ pub mod run;
 pub mod symbolize;
 pub mod terminal;
 pub mod tree;
+pub mod vm;

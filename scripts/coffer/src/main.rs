@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use coffer::{bench, command, demo, doctor, run, symbolize};
+use coffer::{bench, command, demo, doctor, run, symbolize, vm};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -25,6 +25,7 @@ enum Verb {
     Symbolize(symbolize::SymbolizeArgs),
     Doctor(doctor::DoctorArgs),
     Explain(command::ExplainArgs),
+    Vm(vm::VmArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,5 +39,6 @@ fn main() -> ExitCode {
         Verb::Symbolize(args) => run::finish(symbolize::symbolize(&args)).into(),
         Verb::Doctor(args) => run::finish(doctor::doctor(&args)).into(),
         Verb::Explain(args) => command::explain(&args).into(),
+        Verb::Vm(args) => vm::vm(&args).into(),
     }
 }

@@ -23,6 +23,9 @@ const BYTES_MAX: usize = 256 << 10;
 /// What is added to a command line that names no console.
 pub const CONSOLE_ARGUMENT: &str = "console=ttyAMA0";
 
+/// The port for requests that is the console's UART.
+pub const CONSOLE_PORT: &str = "console";
+
 /// What a manifest says.
 #[derive(Debug)]
 pub struct Manifest {
@@ -36,6 +39,8 @@ pub struct Manifest {
     pub vms: Vec<Vm>,
     /// How the consoles share the UART.
     pub console: Console,
+    /// Where requests come in: [`CONSOLE_PORT`], or UARTs of the board.
+    pub control: Vec<Spanned<String>>,
     /// Knobs for tests.
     pub knobs: Knobs,
     /// Fixes what guests get as random seeds, for tests that compare runs.
@@ -119,6 +124,11 @@ impl Manifest {
     /// All that is wrong with the text.
     pub fn parse(source: Arc<Source>, directory: PathBuf) -> Result<Self, Report> {
         read::manifest(source, directory)
+    }
+
+    /// Returns the UARTs of the board that requests come in by.
+    pub fn control_uarts(&self) -> impl Iterator<Item = &Spanned<String>> {
+        self.control.iter().filter(|port| port.get_ref() != CONSOLE_PORT)
     }
 
     /// Marks a place in the manifest.

@@ -20,14 +20,16 @@ use crate::board::Board;
 use crate::bundle::{Bundle, Kind};
 use crate::explain::Code;
 use crate::image::{self, ImageError, Kernel};
-use crate::manifest::{CONSOLE_ARGUMENT, KernelFormat, Manifest, Spanned, Vm, read_bytes};
+use crate::manifest::{
+    CONSOLE_ARGUMENT, CONSOLE_PORT, KernelFormat, Manifest, Spanned, Vm, read_bytes,
+};
 use crate::message::{Message, Report, nearest, quote};
 use crate::tree::NodeId;
 use crate::tree::guest::{self, Guest, GuestDevice};
-use cofferdam::addr::{Ipa, IpaRange};
+use cofferdam::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use cofferdam::plan::{
-    ConsoleMode, ConsolePlan, DevicePlan, GicClaim, ImagePlan, Knobs, List, MachineClaim, Name,
-    Path as PlanPath, Plan, UartClaim, VmPlan,
+    ConsoleMode, ConsolePlan, ControlPlan, DevicePlan, GicClaim, ImagePlan, Knobs, List,
+    MachineClaim, Name, Path as PlanPath, Plan, UartClaim, VmPlan,
 };
 use images::Images;
 use std::path::{Path, PathBuf};
@@ -79,11 +81,12 @@ pub fn plan(manifest: &Manifest, board: &Board, choices: &Choices) -> Result<Pla
         mode: choices.console_mode.unwrap_or(manifest.console.mode),
         escape: choices.escape.unwrap_or(manifest.console.escape),
     };
+    let control = planner.control();
     let knobs = choices.knobs.as_ref().unwrap_or(&manifest.knobs).clone();
     let vms = vms.into_iter().collect::<Option<Vec<_>>>().and_then(List::new);
-    let plan = vms.zip(machine).map(|(vms, machine)| {
+    let plan = vms.zip(machine).zip(control).map(|((vms, machine), control)| {
         let board = board.name.clone();
-        Plan { board, machine, console, vms, knobs }
+        Plan { board, machine, console, control, vms, knobs }
     });
     let Planner { report, images, .. } = planner;
     let (plan, mut warnings) = report.ok_with(plan)?;
@@ -137,6 +140,45 @@ impl<'a> Planner<'a> {
         let is_v2 = machine.gic.version == 2;
         let gic = if is_v2 { GicClaim::V2 { gicd } } else { GicClaim::V3 { gicd } };
         Some(MachineClaim { memory_bytes: machine.memory_bytes(), gic, uart })
+    }
+
+    /// Finds the UART that requests come in by.
+    fn control(&mut self) -> Option<ControlPlan> {
+        let mut control = ControlPlan::default();
+        for port in &self.manifest.control {
+            if port.get_ref() == CONSOLE_PORT {
+                control.on_console = true;
+            } else {
+                control.uart = Some(self.control_uart(port)?);
+            }
+        }
+        Some(control)
+    }
+
+    fn control_uart(&mut self, port: &Spanned<String>) -> Option<UartClaim> {
+        let (board, name) = (self.board, port.get_ref());
+        let mark = self.manifest.mark(port.span(), "");
+        let Some(node) = self.resolve(name) else {
+            let text = format!("the board has no UART {}", quote(name));
+            let mut message = Message::new(Code::E16, text).at(mark);
+            let label = name.trim_start_matches('&');
+            let known = board.tree.labels().chain([CONSOLE_PORT]);
+            if let Some(near) = nearest(label, known) {
+                message = message.write(format!("port = \"{near}\""));
+            }
+            return self.error(message);
+        };
+        if board.machine.uart.as_ref().is_some_and(|uart| uart.node == node) {
+            let text = format!("{} is the console's UART", quote(name));
+            return self.error(Message::new(Code::E18, text).at(mark).write("port = \"console\""));
+        }
+        let claim = || {
+            let path = PlanPath::try_from(board.tree.path(node).as_str()).ok()?;
+            let (start, size) = *board.tree.registers(node)?.first()?;
+            Some(UartClaim { path, registers: PaRange::new(Pa::new(start), size)? })
+        };
+        let text = format!("{} has no registers that a core can reach", quote(name));
+        claim().or_else(|| self.error(Message::new(Code::E18, text).at(mark)))
     }
 
     fn vm(&mut self, vm: &Vm, cores: Option<&[usize]>) -> Option<VmPlan> {
@@ -314,8 +356,10 @@ impl<'a> Planner<'a> {
         window: &mut devices::Window,
     ) -> Option<(DevicePlan, GuestDevice)> {
         let name = device.get_ref();
-        let assigned = devices::find(&self.board.tree, name)
-            .and_then(|node| devices::assign(self.board, name, node, window));
+        let assigned = devices::find(&self.board.tree, name).and_then(|node| {
+            self.check_no_port(name, node)?;
+            devices::assign(self.board, name, node, window)
+        });
         match assigned {
             Ok(assigned) => Some(assigned),
             Err(refusal) => {
@@ -327,6 +371,21 @@ impl<'a> Planner<'a> {
                 self.error(message)
             }
         }
+    }
+
+    /// Refuses a device that requests come in by.
+    fn check_no_port(&self, name: &str, node: NodeId) -> Result<(), devices::Refusal> {
+        let mut ports = self.manifest.control_uarts();
+        if ports.all(|port| self.resolve(port.get_ref()) != Some(node)) {
+            return Ok(());
+        }
+        let text = format!("{} is the port for requests, which the hypervisor keeps", quote(name));
+        Err(devices::Refusal { code: Code::E18, text, write: None })
+    }
+
+    /// Finds a node by its path, alias or label, with or without `&`.
+    fn resolve(&self, name: &str) -> Option<NodeId> {
+        self.board.tree.resolve(name.strip_prefix('&').unwrap_or(name))
     }
 
     /// Reports every device that is given away a second time.

@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Ticks of the generic timer in a second when one tick is one instruction.
 const TICKS_PER_SECOND_ICOUNT: u64 = 1_000_000_000;
 
+/// The name of the socket that a machine's line for requests is.
+pub const CONTROL_SOCKET: &str = "control.sock";
+
 /// What the caller wants otherwise than the board's description has it, and how QEMU plays it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Machine {
@@ -104,11 +107,17 @@ impl Machine {
     }
 
     /// Returns the command that boots `image` on `board`, with `bundle` where Linux would have its
-    /// ramdisk. The serial line is standard input and output.
+    /// ramdisk. The serial line is standard input and output, that for requests is
+    /// [`control_socket`].
     #[must_use]
     pub fn command(&self, board: &Qemu, image: &Path, bundle: Option<&Path>) -> Command {
         let mut command = leashed(&board.program);
         command.args(self.arguments(board)).arg("-kernel").arg(image);
+        if board.has_control_line {
+            // QEMU takes a comma in a file's name when it is doubled.
+            let socket = control_socket(image).to_string_lossy().replace(',', ",,");
+            command.args(["-serial", &format!("unix:{socket},server=on,wait=off")]);
+        }
         if let Some(bundle) = bundle {
             command.arg("-initrd").arg(bundle);
         }
@@ -135,6 +144,12 @@ impl Machine {
         }
         arguments
     }
+}
+
+/// Returns the socket that a machine's line for requests is: it lies beside the image.
+#[must_use]
+pub fn control_socket(image: &Path) -> PathBuf {
+    image.with_file_name(CONTROL_SOCKET)
 }
 
 /// Returns a command that the kernel kills when the thread that started it is gone, however it

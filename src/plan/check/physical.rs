@@ -6,7 +6,7 @@ use super::Refusal;
 use super::guest::SPIS;
 use crate::addr::PaRange;
 use crate::id::{Pintid, VmId};
-use crate::plan::machine::{Gic, Holder, Machine};
+use crate::plan::machine::{Gic, Holder, Machine, Uart};
 use crate::plan::{DevicePlan, SpiPlan, VgicFrames, VmPlan};
 use crate::spec::gicv2;
 
@@ -103,9 +103,11 @@ fn check_interrupt<'a>(device: &'a DevicePlan, pintid: Pintid, machine: &'a Mach
     if !SPIS.contains(&pintid.get()) {
         return Err(Refusal::NoSpi(&device.path, pintid));
     }
-    let uart = machine.uart.as_ref();
-    match uart.filter(|uart| uart.interrupt.is_some_and(|own| own.pintid == pintid)) {
-        Some(uart) => Err(Refusal::InterruptHeld(&device.path, pintid, Holder::Uart(&uart.path))),
+    let console = machine.uart.iter().map(|uart| (uart, Holder::Uart(&uart.path)));
+    let control = machine.control.iter().map(|uart| (uart, Holder::Control(&uart.path)));
+    let is_its = |uart: &Uart| uart.interrupt.is_some_and(|own| own.pintid == pintid);
+    match console.chain(control).find(|(uart, _)| is_its(uart)) {
+        Some((_, holder)) => Err(Refusal::InterruptHeld(&device.path, pintid, holder)),
         None => Ok(()),
     }
 }

@@ -36,6 +36,15 @@ pub enum PlanRefusal<'a> {
         /// What the tree has.
         found: Option<&'a Uart>,
     },
+    /// The UART for requests is elsewhere, or is none that EL2 can drive.
+    Control {
+        /// What the plan expects.
+        expected: &'a UartClaim,
+        /// What the tree has.
+        found: Option<&'a Uart>,
+    },
+    /// The UART for requests has no interrupt.
+    ControlInterrupt(&'a UartClaim),
 }
 
 /// Why one VM cannot start.
@@ -207,15 +216,32 @@ impl fmt::Display for PlanRefusal<'_> {
                 let version = if matches!(found, Gic::V2 { .. }) { 2u64 } else { 3 };
                 write!(f, "tree has GICv{version} at {}", found.gicd().start())
             }
-            Self::Uart { expected, found } => {
-                let path = if is_path(&expected.path) { &expected.path } else { "uart" };
-                write!(f, "plan expects {path} at {}, tree has ", expected.registers)?;
-                match found {
-                    Some(uart) => write!(f, "{} at {}", uart.path, uart.registers),
-                    None => write!(f, "no console"),
-                }
+            Self::Uart { expected, found } => expects(f, expected, *found, "no console"),
+            Self::Control { expected, found } => {
+                expects(f, expected, *found, "no such UART that is free for requests")
+            }
+            Self::ControlInterrupt(uart) => {
+                write!(f, "plan has requests come in by {}, ", shown(uart))?;
+                write!(f, "whose interrupt does not go to the GIC")
             }
         }
+    }
+}
+
+fn shown(uart: &UartClaim) -> &str {
+    if is_path(&uart.path) { &uart.path } else { "uart" }
+}
+
+fn expects(
+    f: &mut fmt::Formatter<'_>,
+    expected: &UartClaim,
+    found: Option<&Uart>,
+    none: &str,
+) -> fmt::Result {
+    write!(f, "plan expects {} at {}, tree has ", shown(expected), expected.registers)?;
+    match found {
+        Some(uart) => write!(f, "{} at {}", uart.path, uart.registers),
+        None => f.write_str(none),
     }
 }
 

@@ -375,6 +375,71 @@ fn interrupts_are_checked() {
     assert_eq!(seen(33), "\"b\" has two interrupts of number 33");
 }
 
+/// The machine with a second UART, and a plan that has requests come in there.
+fn with_control(machine_has: impl FnOnce(&mut crate::spec::dtb::builder::Builder)) -> Vec<String> {
+    let mut plan = two_vms();
+    plan.control.uart = Some(UartClaim {
+        path: "/pl011@9040000".try_into().unwrap(),
+        registers: pages(0x904_0000, 1),
+    });
+    let mut machine = Machine::read(&Dtb::new(&virt_but(&[], machine_has)).unwrap()).unwrap();
+    machine.keep_for_control("/pl011@9040000");
+    let whole = said_on(&plan, &machine);
+    plan.vms[1].devices[0].regions[0].0 = pages(0x904_0000, 1);
+    plan.vms[0].devices[0].interrupts[0].pintid = Pintid::new(40);
+    [whole, said_on(&plan, &machine)].concat()
+}
+
+fn second_uart(b: &mut crate::spec::dtb::builder::Builder, at: u32, interrupts: &[u32]) {
+    b.node("pl011@9040000", |b| {
+        b.cells("interrupts", interrupts);
+        b.cells("reg", &[0, at, 0, 0x1000]);
+        b.text("compatible", "arm,pl011\0arm,primecell");
+    });
+}
+
+#[test]
+fn control_port_is_no_guests() {
+    assert_eq!(
+        with_control(|b| second_uart(b, 0x904_0000, &[0, 8, 4])),
+        [
+            "\"a\": interrupt 40 of device /dev@a000000 is that of the control port /pl011@9040000",
+            "\"b\": device /dev@b000000 at 0x9040000..0x9041000 overlaps the control port \
+             /pl011@9040000 at 0x9040000..0x9041000",
+        ]
+    );
+}
+
+#[test]
+fn control_port_is_where_the_plan_says_and_can_interrupt() {
+    let said = |at, interrupts: &[u32]| with_control(|b| second_uart(b, at, interrupts)).remove(0);
+    assert_eq!(
+        said(0x905_0000, &[0, 8, 4]),
+        "plan expects /pl011@9040000 at 0x9040000..0x9041000, tree has /pl011@9040000 at \
+         0x9050000..0x9051000"
+    );
+    assert_eq!(
+        said(0x904_0000, &[]),
+        "plan has requests come in by /pl011@9040000, whose interrupt does not go to the GIC"
+    );
+    assert_eq!(
+        with_control(|_| {})[0],
+        "plan expects /pl011@9040000 at 0x9040000..0x9041000, tree has no such UART that is free \
+         for requests"
+    );
+}
+
+/// The console's own UART is not one that is free, also where the plan says so.
+#[test]
+fn control_port_is_not_the_console() {
+    let mut plan = two_vms();
+    plan.control.uart = plan.machine.uart.clone();
+    let mut machine = machine();
+    machine.keep_for_control("/pl011@9000000");
+    assert!(machine.uart.is_some());
+    assert!(said_on(&plan, &machine)[0].ends_with("no such UART that is free for requests"));
+}
+
 #[test]
 fn gicv2_plan_fits_the_pi() {
     let mut plan = two_vms();

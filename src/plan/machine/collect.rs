@@ -89,7 +89,8 @@ pub(super) fn console(tree: &Dtb<'_>) -> Option<super::Uart> {
             found.console_only(&walk, (depth, node), &properties);
         }
     }
-    uart::choose(&found.uarts, found.chosen, found.aliases, Domain { phandle: None, cells: 3 })
+    let console = uart::choose(&found.uarts, found.chosen, found.aliases)?;
+    Some(found.uarts.get(console)?.finish(Domain { phandle: None, cells: 3 }))
 }
 
 fn model(root: FdtNode<'_, '_>) -> String<63> {
@@ -276,6 +277,8 @@ impl<'b, 'a> Found<'b, 'a> {
         // U-Boot reserves the ramdisk as well, which is nobody's but ours.
         let initrd = self.initrd()?;
         self.reserved.retain(|region| region.name != MEMRESERVE || Some(region.range) != initrd);
+        let mut uarts: Vec<_> = self.uarts.iter().map(|uart| uart.finish(gic.domain)).collect();
+        let console = uart::choose(&self.uarts, self.chosen, self.aliases);
         let pmu = |pmu: &Specifiers<'_>| pmu.get(gic.domain, 0).and_then(|i| i.ppi());
         Ok(Machine {
             timer: self.timer(gic.domain)?,
@@ -286,7 +289,9 @@ impl<'b, 'a> Found<'b, 'a> {
                 .and_then(pmu)
                 .filter(|first| self.pmus.iter().all(|other| pmu(other) == Some(*first))),
             initrd,
-            uart: uart::choose(&self.uarts, self.chosen, self.aliases, gic.domain),
+            uart: console.map(|place| uarts.remove(place)),
+            control: None,
+            spare_uarts: uarts,
             model: self.model,
             cpus: self.cpus.into_iter().map(|(_, cpu)| cpu).collect(),
             memory: self.memory.into_iter().map(|(_, bank)| bank).collect(),

@@ -68,27 +68,33 @@ fn kind(node: FdtNode<'_, '_>, family: Family) -> Option<UartKind> {
     fits.then_some(UartKind::Ns16550 { reg_shift, reg_io_width_bytes })
 }
 
-/// Chooses the console: `/chosen/stdout-path`, else the alias `serial0`.
+/// Chooses the console: `/chosen/stdout-path`, else the alias `serial0`. Returns its place among
+/// the candidates.
 pub(super) fn choose<'a>(
     candidates: &[Candidate<'a>],
     chosen: Option<FdtNode<'_, 'a>>,
     aliases: Option<FdtNode<'_, 'a>>,
-    domain: Domain,
-) -> Option<Uart> {
+) -> Option<usize> {
     let find = |name: &'a str| {
         let path = if name.starts_with('/') { name } else { text(aliases, name)? };
-        candidates.iter().find(|candidate| is_path(path, &candidate.path))
+        candidates.iter().position(|candidate| is_path(path, &candidate.path))
     };
     // What follows the colon are options: "serial2:1500000n8".
     let stdout = text(chosen, "stdout-path").or_else(|| text(chosen, "linux,stdout-path"));
     let stdout = stdout.and_then(|path| find(path.split(':').next()?));
-    let Candidate { path, kind, registers, interrupts } = stdout.or_else(|| find("serial0"))?;
-    Some(Uart {
-        path: path.clone(),
-        kind: *kind,
-        registers: *registers,
-        interrupt: interrupts.get(domain, 0),
-    })
+    stdout.or_else(|| find("serial0"))
+}
+
+impl Candidate<'_> {
+    /// Puts the UART together, now that the GIC is known.
+    pub(super) fn finish(&self, domain: Domain) -> Uart {
+        Uart {
+            path: self.path.clone(),
+            kind: self.kind,
+            registers: self.registers,
+            interrupt: self.interrupts.get(domain, 0),
+        }
+    }
 }
 
 fn text<'a>(node: Option<FdtNode<'_, 'a>>, name: &str) -> Option<&'a str> {

@@ -59,13 +59,19 @@ fn asking(machine: &Qemu, file: &Path) -> Qemu {
 fn key(machine: &Qemu, program: &Path) -> String {
     let changed = |file: &Path| file.metadata().and_then(|metadata| metadata.modified()).ok();
     let changed = (changed(program), machine.tree.as_deref().map(changed));
-    let text = format!("{:?} {program:?} {changed:?}", machine.arguments());
+    let arguments = (machine.arguments(), serial_lines(machine));
+    let text = format!("{arguments:?} {program:?} {changed:?}");
     hexadecimal(&Sha256::digest(text)).chars().take(32).collect()
+}
+
+/// Returns what gives the machine a second serial line; QEMU describes no more than it has.
+fn serial_lines(machine: &Qemu) -> &'static [&'static str] {
+    if machine.has_control_line { &["-serial", "null", "-serial", "null"] } else { &[] }
 }
 
 fn dump(program: &Path, machine: &Qemu) -> Result<(), String> {
     let mut command = Command::new(program);
-    command.args(machine.arguments()).args(["-display", "none"]);
+    command.args(machine.arguments()).args(["-display", "none"]).args(serial_lines(machine));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
     let ended = wait(&mut child).map_err(|error| error.to_string())?;
@@ -129,6 +135,7 @@ printf '%s' "$cores" >>"$file"
             cpus,
             memory_bytes: 1 << 30,
             arguments: Vec::new(),
+            has_control_line: false,
             tree: None,
             tree_options: String::new(),
         }

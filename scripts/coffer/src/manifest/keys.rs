@@ -21,7 +21,7 @@ pub(super) struct Keys {
 /// The keys at the top.
 pub(super) const TOP: Keys = Keys {
     owner: "the manifest",
-    known: &["format", "board", "vm", "console", "test"],
+    known: &["format", "board", "vm", "console", "control", "test"],
     later: &["provider", "network", "shared"],
     foreign: &[
         (&["version", "schema"], "format"),
@@ -106,6 +106,18 @@ pub(super) const CONSOLE: Keys = Keys {
     needless: &[],
 };
 
+/// The keys of `[control]`.
+pub(super) const CONTROL: Keys = Keys {
+    owner: "[control]",
+    known: &["port"],
+    later: &[],
+    foreign: &[(&["uart", "serial", "ports", "device", "tty"], "port")],
+    needless: &[(
+        &["baud", "speed"],
+        "the firmware has set the line up, and coffer vm has --baud for the other end",
+    )],
+};
+
 /// The keys of `[test]`.
 pub(super) const TEST: Keys = Keys {
     owner: "[test]",
@@ -164,7 +176,7 @@ mod tests {
 
     #[test]
     fn translations_lead_to_keys_of_the_format() {
-        for keys in [&TOP, &VM, &ON_CRASH, &CONSOLE, &TEST] {
+        for keys in [&TOP, &VM, &ON_CRASH, &CONSOLE, &CONTROL, &TEST] {
             for (theirs, ours) in keys.foreign {
                 assert!(keys.known.contains(ours) || keys.later.contains(ours), "{ours}");
                 for key in *theirs {

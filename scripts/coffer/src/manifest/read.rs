@@ -6,7 +6,7 @@ mod policies;
 mod values;
 
 use super::keys::{self, Kind};
-use super::{Console, Cores, KernelFormat, Manifest, Spanned, Vm, value};
+use super::{CONSOLE_PORT, Console, Cores, KernelFormat, Manifest, Spanned, Vm, value};
 use crate::explain::Code;
 use crate::message::{Mark, Message, Report, Source, quote};
 use cofferdam::plan::{CPUS_MAX, ConsoleMode, DEVICES_MAX, FaultKind, Knobs, VMS_MAX};
@@ -76,13 +76,17 @@ impl Reader<'_> {
             Some(value) => self.console(value),
             None => Some(Console::default()),
         };
+        let control = match table.get("control") {
+            Some(value) => self.control(value),
+            None => Some(Vec::new()),
+        };
         let (knobs, seed) = match table.get("test") {
             Some(value) => self.knobs(value)?,
             None => (Knobs::default(), None),
         };
         let source = Arc::clone(self.source);
-        let (board, vms, console) = (board?, vms?, console?);
-        Some(Manifest { source, directory, board, vms, console, knobs, seed })
+        let (board, vms, console, control) = (board?, vms?, console?, control?);
+        Some(Manifest { source, directory, board, vms, console, control, knobs, seed })
     }
 
     fn format(&mut self, table: &DeTable<'_>) -> Option<()> {
@@ -218,6 +222,36 @@ impl Reader<'_> {
             console.escape = self.well_formed(value, "escape", value::control_key(&text))?;
         }
         Some(console)
+    }
+
+    /// Reads where requests come in: one port, or the console and one more.
+    fn control(&mut self, value: &Value<'_>) -> Option<Vec<Spanned<String>>> {
+        const EXAMPLE: &str = "port = \"console\", or a UART: port = \"serial1\"";
+        let table = self.table(value, "control")?;
+        self.check_keys(table, &keys::CONTROL);
+        let Some(value) = table.get("port") else {
+            let message = Message::new(Code::E05, "[control] does not say its port");
+            self.report.push(message.at(self.mark(value.span(), "")).write(EXAMPLE));
+            return None;
+        };
+        let ports = match value.get_ref() {
+            DeValue::Array(ports) if ports.is_empty() || ports.len() > 2 => {
+                let text = "requests come in by the console, by one UART of their own, or by both";
+                return self.malformed(value, text, Some(EXAMPLE.into()));
+            }
+            DeValue::Array(ports) => {
+                let ports = ports.iter().map(|port| self.spanned(port, "port", Self::string));
+                ports.collect::<Option<Vec<_>>>()?
+            }
+            _ => vec![self.spanned(value, "port", Self::string)?],
+        };
+        if let [first, second] = &*ports
+            && (first.get_ref() == CONSOLE_PORT) == (second.get_ref() == CONSOLE_PORT)
+        {
+            let text = "two ports are the console and one UART";
+            return self.malformed(value, text, Some("port = [\"console\", \"serial1\"]".into()));
+        }
+        Some(ports)
     }
 
     fn knobs(&mut self, value: &Value<'_>) -> Option<(Knobs, Option<u64>)> {

@@ -29,10 +29,13 @@ pub(super) fn objections(manifest: &Manifest, board: &Board, bundle: &Bundle) ->
         Ok(live) => live,
         Err(error) => return refused(Code::E31, error.to_string()),
     };
-    let machine = match Machine::read(&live) {
+    let mut machine = match Machine::read(&live) {
         Ok(machine) => machine,
         Err(error) => return refused(Code::E32, error.to_string()),
     };
+    if let Some(control) = &bundle.plan.control.uart {
+        machine.keep_for_control(&control.path);
+    }
     let image_bytes = |name: &str| {
         let image = bundle.images.iter().find(|image| image.name == name)?;
         u64::try_from(image.bytes.len()).ok()

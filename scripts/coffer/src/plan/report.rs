@@ -59,6 +59,12 @@ impl Planned {
                 ConsoleMode::Tagged => writeln!(text, "uart   {}, every line tagged", uart.path)?,
             }
         }
+        if plan.control.is_there() {
+            let console = plan.control.on_console.then_some("on the console");
+            let uart = plan.control.uart.as_ref().map(|uart| uart.path.as_str());
+            let ports: Vec<_> = console.into_iter().chain(uart).collect();
+            writeln!(text, "ctrl   {}", ports.join(", "))?;
+        }
         for vm in &plan.vms {
             let chosen = JsonPolicies::new(&vm.policies, &plan.vms).chosen();
             if !chosen.is_empty() {

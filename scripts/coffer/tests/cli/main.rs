@@ -4,6 +4,7 @@
 
 mod bed;
 mod boots;
+mod control;
 mod devices;
 mod el2;
 mod hostile;

@@ -12,7 +12,7 @@ use crate::console::{Config, Console, Mode, TokenBucket};
 use crate::drivers::gic::{Distributor, PrivateInterrupts};
 use crate::drivers::gicv3::Redistributor;
 use crate::drivers::uart::{Uart, UartKind};
-use crate::hypervisor::{Estate, HostConsole, Hypervisor};
+use crate::hypervisor::{Control, Estate, HostConsole, Hypervisor};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::owners::Owners;
 use crate::memory::vmid::Vmids;
@@ -131,6 +131,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         posts: PCPUS.as_flattened().iter().map(|cpu| Post::new(affinity(*cpu))).collect(),
         estate: Lock::new(estate),
         console,
+        control: Control::default(),
         distributor: Lock::new(distributor),
         uart_interrupt: Some(Pintid::new(33)),
         firmware: Some(arch::HostPsci),

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Why a request is not carried out: a code for programs, and a sentence that says what to write.
+#![forbid(unsafe_code)]
+
+use super::Action;
+use core::fmt;
+
+/// Why a request is not carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The checksum is not that of the line.
+    Damaged,
+    /// The line does not read.
+    Malformed,
+    /// The line has too many bytes.
+    TooLong,
+    /// The line is of another version.
+    Version,
+    /// There is no such verb.
+    Verb,
+    /// The verb's arguments are wrong: what to write.
+    Arguments(&'static str),
+    /// There is no VM of this name.
+    NoVm,
+    /// The VM is not in a state for this: which it is in.
+    State(Action, &'static str),
+    /// This hypervisor cannot do it.
+    NotSupported,
+    /// A row of the reply did not fit a line, which is a mistake of the hypervisor's.
+    Row,
+}
+
+impl Refusal {
+    /// Returns the code, which keeps its meaning for ever.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Damaged => "damaged",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too-long",
+            Self::Version => "version",
+            Self::Verb => "verb",
+            Self::Arguments(_) => "arguments",
+            Self::NoVm => "no-vm",
+            Self::State(..) => "state",
+            Self::NotSupported => "not-supported",
+            Self::Row => "row",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Damaged => "the checksum is wrong: send it again",
+            Self::Malformed => "write: C1 SEQ VERB ARGUMENTS*CRC32C",
+            Self::TooLong => "a request has at most 512 bytes",
+            Self::Version => "this is version 1: write C1",
+            Self::Verb => {
+                "no such verb: write hello, list, start, stop, kill, reset, pause, \
+                           resume or destroy"
+            }
+            Self::Arguments(write) => {
+                f.write_str("write: ")?;
+                write
+            }
+            Self::NoVm => "no VM of this name: write list",
+            Self::State(action, state) => {
+                let (verb, fits) = (action.verb(), action.fits());
+                return write!(f, "the VM is {state}; {verb} is for one that is {fits}");
+            }
+            Self::NotSupported => "not supported",
+            Self::Row => "a row did not fit",
+        };
+        f.write_str(text)
+    }
+}

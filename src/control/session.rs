@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One port's side of the conversation: bytes of requests in, lines of replies out.
+//!
+//! A request is carried out when its last byte comes; its reply is written line by line, when the
+//! caller has room. One request is answered at a time: the next one ends the reply before it. A
+//! reply can be lost, so a request that changes something can come twice: the second time it gets
+//! the answer of the first.
+#![forbid(unsafe_code)]
+
+use super::line::{Direction, open};
+use super::{Frame, Line, Refusal, Request, Seq, Taken, crc32c};
+use core::fmt::Write;
+
+/// Whoever is asked.
+pub trait Executor {
+    /// Carries a request out and returns the rows that tell of it: in bounded time, what takes
+    /// longer goes on by itself.
+    ///
+    /// # Errors
+    /// Says why not.
+    fn carry_out(&self, request: Request<'_>) -> Result<Rows, Refusal>;
+
+    /// Writes the next of the rows, as ` key=value` for each of its fields, and moves on.
+    fn next_row(&self, rows: &mut Rows, line: &mut Line) -> Row;
+}
+
+/// Rows that are still to be written: what they are about, and which is next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rows {
+    /// No more.
+    None,
+    /// The one about the hypervisor.
+    Hello,
+    /// One for each VM: the first place that was not looked at.
+    Vms(u8),
+}
+
+/// Whether there was a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Row {
+    /// There was, and it is written.
+    Written,
+    /// There was, and it does not fit the line.
+    TooLong,
+    /// None is left.
+    End,
+}
+
+/// One port's side of the conversation.
+#[derive(Debug, Default)]
+pub struct Session {
+    frame: Frame,
+    reply: Option<Reply>,
+    last: Option<Last>,
+}
+
+/// What is still to be said.
+#[derive(Clone, Copy, Debug)]
+struct Reply {
+    seq: Seq,
+    result: Result<Rows, Refusal>,
+    /// The rows that were written.
+    count: u32,
+}
+
+/// The last request that changed something, and its answer.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    seq: u32,
+    /// Of the whole line: another client may have come upon the same number.
+    crc: u32,
+    result: Result<Rows, Refusal>,
+}
+
+impl Session {
+    /// Takes a byte; the last one of a request has it carried out.
+    pub fn take(&mut self, byte: u8, executor: &impl Executor) -> Taken {
+        let taken = self.frame.take(byte);
+        if taken == Taken::End {
+            self.answer(executor);
+        }
+        taken
+    }
+
+    /// Returns whether a reply has lines left.
+    #[must_use]
+    pub const fn has_reply(&self) -> bool {
+        self.reply.is_some()
+    }
+
+    /// Has the request carried out that has come. One that does not read has no number that can be
+    /// trusted.
+    fn answer(&mut self, executor: &impl Executor) {
+        let opened = self.frame.line().and_then(|line| Ok((line, open(Direction::Request, line)?)));
+        let (seq, result) = match opened {
+            Ok((line, (seq, body))) => {
+                (seq, carry_out(&mut self.last, (seq, line, body), executor))
+            }
+            Err(refusal) => (None, Err(refusal)),
+        };
+        self.reply = Some(Reply { seq, result, count: 0 });
+    }
+
+    /// Writes the next line of the reply, where one is left.
+    pub fn next_line(&mut self, line: &mut Line, executor: &impl Executor) -> Row {
+        let Some(reply) = &mut self.reply else { return Row::End };
+        line.begin(reply.seq);
+        if let Ok(rows) = &mut reply.result {
+            let written = match write!(line, "row {}", reply.count) {
+                Ok(()) => executor.next_row(rows, line),
+                Err(_) => Row::TooLong,
+            };
+            match written {
+                Row::Written => {
+                    reply.count = reply.count.saturating_add(1);
+                    line.seal();
+                    return Row::Written;
+                }
+                Row::TooLong => reply.result = Err(Refusal::Row),
+                Row::End => {}
+            }
+            line.begin(reply.seq);
+        }
+        // The longest sentence fits: see the tests.
+        let _ = match reply.result {
+            Ok(_) => write!(line, "ok rows={}", reply.count),
+            Err(refusal) => write!(line, "error code={} text={refusal}", refusal.code()),
+        };
+        line.seal();
+        self.reply = None;
+        Row::Written
+    }
+}
+
+/// Carries a request out, unless it is the last that changed something, which has its answer.
+fn carry_out(
+    last: &mut Option<Last>,
+    (seq, line, body): (Seq, &[u8], &str),
+    executor: &impl Executor,
+) -> Result<Rows, Refusal> {
+    let request = Request::parse(body)?;
+    let Some(seq) = seq.filter(|_| request.has_effect()) else {
+        return executor.carry_out(request);
+    };
+    let crc = crc32c(line);
+    if let Some(last) = last.as_ref().filter(|last| (last.seq, last.crc) == (seq, crc)) {
+        return last.result;
+    }
+    let result = executor.carry_out(request);
+    *last = Some(Last { seq, crc, result });
+    result
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The ports that requests come in by (docs/control.md), and what requests do.
+//!
+//! There are two at most: a UART for this alone, and the console's UART, where requests stand
+//! between what is typed and replies between the lines of the log. Each answers one request at a
+//! time, a line when there is room for it, and a bounded number of bytes in one visit.
+#![forbid(unsafe_code)]
+
+use super::Hypervisor;
+use super::host_console::RECEIVE_MAX;
+use crate::arch;
+use crate::console::{Sent, SerialPort, Switch};
+use crate::control::{
+    Action, Executor, Line, MARK, Refusal, Request, Row, Rows, Session, Taken, VERSION,
+};
+use crate::drivers::uart::Uart;
+use crate::id::Pintid;
+use crate::plan::Name;
+use crate::sync::Lock;
+use crate::vm::{Vm, lifecycle};
+use core::fmt::Write;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// How many bytes of replies one visit sends.
+const SEND_BUDGET_BYTES: usize = 256;
+/// How many lines of replies one visit puts on the log.
+const LINES_MAX: usize = 4;
+
+/// Where requests come in.
+#[derive(Default)]
+pub struct Control {
+    /// What the plan calls the board.
+    pub board: Name,
+    /// The console's UART.
+    pub on_console: Option<Lock<Session>>,
+    /// A UART for this alone.
+    pub port: Option<ControlPort>,
+    /// Whether the log has said that the machine stays on.
+    has_said_so: AtomicBool,
+}
+
+/// A UART for requests alone.
+pub struct ControlPort {
+    /// Its interrupt.
+    interrupt: Pintid,
+    wire: Lock<Wire<Uart>>,
+}
+
+impl ControlPort {
+    /// Takes charge of a UART whose received bytes raise this interrupt.
+    #[must_use]
+    pub fn new(mut uart: Uart, interrupt: Pintid) -> Self {
+        uart.turn_on();
+        uart.enable_receive_interrupt();
+        Self { interrupt, wire: Lock::new(Wire::new(uart)) }
+    }
+}
+
+impl Control {
+    /// Makes the control of a machine with these ports.
+    #[must_use]
+    pub fn new(board: Name, on_console: Option<Session>, port: Option<ControlPort>) -> Self {
+        let has_said_so = AtomicBool::new(false);
+        Self { board, on_console: on_console.map(Lock::new), port, has_said_so }
+    }
+
+    /// Returns the interrupt of the UART for requests.
+    #[must_use]
+    pub fn interrupt(&self) -> Option<Pintid> {
+        self.port.as_ref().map(|port| port.interrupt)
+    }
+
+    /// Returns whether the machine stays on without a VM, and says so the first time.
+    pub(super) fn keeps_on(&self) -> bool {
+        let stays = self.on_console.is_some() || self.port.is_some();
+        if stays && !self.has_said_so.swap(true, Ordering::Relaxed) {
+            log::info!(target: "vm", "all off; the machine stays on for requests");
+        }
+        stays
+    }
+}
+
+/// A serial line with a conversation on it.
+struct Wire<P> {
+    port: P,
+    session: Session,
+    /// The line that is being sent, and how much of it, with mark and end.
+    line: Line,
+    sent: Option<usize>,
+    send_interrupt: Switch,
+}
+
+/// What a visit has left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Left {
+    /// Nothing, or what the port's interrupt will ask for.
+    Nothing,
+    /// Bytes that could go out at once.
+    More,
+}
+
+impl<P: SerialPort> Wire<P> {
+    fn new(port: P) -> Self {
+        let (session, line) = (Session::default(), Line::default());
+        Self { port, session, line, sent: None, send_interrupt: Switch::Off }
+    }
+
+    /// Takes in what the port has received; the last byte of a request has it carried out.
+    fn receive(&mut self, executor: &impl Executor) {
+        for _ in 0..RECEIVE_MAX {
+            let Some(byte) = self.port.try_receive() else { return };
+            self.session.take(byte, executor);
+        }
+    }
+
+    /// Sends what is left of the reply, as far as the port takes it and the budget goes.
+    fn send(&mut self, executor: &impl Executor) -> Left {
+        let mut budget = SEND_BUDGET_BYTES;
+        let (left, wanted) = loop {
+            let Some(byte) = self.next_byte(executor) else { break (Left::Nothing, Switch::Off) };
+            if budget == 0 {
+                break (Left::More, Switch::Off);
+            }
+            if self.port.try_send(byte) == Sent::Busy {
+                break (Left::Nothing, Switch::On);
+            }
+            budget -= 1;
+            self.sent = self.sent.map(|sent| sent.saturating_add(1));
+        };
+        if self.send_interrupt != wanted {
+            self.send_interrupt = wanted;
+            self.port.set_send_interrupt(wanted);
+        }
+        left
+    }
+
+    /// Returns the byte that is to be sent next. A line that is begun is sent whole, also when
+    /// another request comes.
+    fn next_byte(&mut self, executor: &impl Executor) -> Option<u8> {
+        if let Some(byte) = self.sent.and_then(|at| framed(&self.line, at)) {
+            return Some(byte);
+        }
+        let next = self.session.next_line(&mut self.line, executor);
+        self.sent = (next == Row::Written).then_some(0);
+        self.sent.and_then(|at| framed(&self.line, at))
+    }
+}
+
+/// Returns a byte of a line with its mark and its end.
+fn framed(line: &Line, at: usize) -> Option<u8> {
+    let Some(at) = at.checked_sub(1) else { return Some(MARK) };
+    let text = line.as_str().as_bytes();
+    text.get(at).or_else(|| b"\r\n".get(at.checked_sub(text.len())?)).copied()
+}
+
+impl Hypervisor {
+    /// Serves the interrupt of the UART for requests.
+    pub(super) fn serve_control(&self) {
+        if let Some(port) = &self.control.port {
+            let mut wire = port.wire.acquire();
+            wire.receive(self);
+            self.go_on(wire.send(self));
+        }
+    }
+
+    /// Goes on with the reply on the UART for requests, unless another core does that.
+    pub(super) fn send_replies(&self) {
+        let wire = self.control.port.as_ref().and_then(|port| port.wire.try_lock());
+        if let Some(mut wire) = wire {
+            self.go_on(wire.send(self));
+        }
+    }
+
+    fn go_on(&self, left: Left) {
+        if left == Left::More {
+            // This core's own guest comes in between.
+            arch::arm_hyp_timer(arch::counter());
+        }
+    }
+
+    /// Takes a byte of the console's input where that is part of a request.
+    pub(super) fn take_on_console(&self, byte: u8) -> bool {
+        let Some(session) = &self.control.on_console else { return false };
+        session.acquire().take(byte, self) != Taken::Outside
+    }
+
+    /// Puts lines of the reply on the log, while there is room. Follow with the console's `send`.
+    pub(super) fn reply_on_console(&self) {
+        let Some(session) = self.control.on_console.as_ref() else { return };
+        let Some(mut session) = session.try_lock() else { return };
+        for _ in 0..LINES_MAX {
+            if !session.has_reply() || !self.console.mux.has_log_room() {
+                break;
+            }
+            let mut line = Line::default();
+            session.next_line(&mut line, self);
+            self.console.mux.log(format_args!("{}", line.as_str()));
+        }
+        self.console.set_replies(session.has_reply());
+    }
+
+    /// Has the VM of this name changed.
+    fn change(&self, name: &str, action: Action) -> Result<Rows, Refusal> {
+        let change = |vm: &Vm| (vm.plan.name == name).then(|| change(vm, action));
+        let changed = self.vms.iter().find_map(|slot| slot.look(change)?);
+        changed.unwrap_or(Err(Refusal::NoVm))
+    }
+}
+
+impl Executor for Hypervisor {
+    fn carry_out(&self, request: Request<'_>) -> Result<Rows, Refusal> {
+        match request {
+            Request::Hello => Ok(Rows::Hello),
+            Request::List => Ok(Rows::Vms(0)),
+            Request::Change { vm, action } => self.change(vm, action),
+        }
+    }
+
+    fn next_row(&self, rows: &mut Rows, line: &mut Line) -> Row {
+        let (written, rest) = match *rows {
+            Rows::None => return Row::End,
+            Rows::Hello => (self.write_hello(line), Rows::None),
+            Rows::Vms(next) => {
+                let slots = self.vms.iter().zip(1..).skip(next.into());
+                let mut vms = slots.filter_map(|(slot, behind)| {
+                    Some((slot.look(|vm| write_vm(vm, line))?, Rows::Vms(behind)))
+                });
+                let Some(row) = vms.next() else { return Row::End };
+                row
+            }
+        };
+        *rows = rest;
+        if written.is_ok() { Row::Written } else { Row::TooLong }
+    }
+}
+
+impl Hypervisor {
+    fn write_hello(&self, line: &mut Line) -> core::fmt::Result {
+        write!(
+            line,
+            " protocol={VERSION} version={} revision=g{} board={} counter_hz={} vms={}",
+            env!("CARGO_PKG_VERSION"),
+            env!("COFFERDAM_REVISION"),
+            self.control.board,
+            arch::counter_frequency_hz(),
+            self.vms.iter().filter_map(|slot| slot.look(|_| ())).count(),
+        )
+    }
+}
+
+fn write_vm(vm: &Vm, line: &mut Line) -> core::fmt::Result {
+    let (name, cpus, bytes) = (&vm.plan.name, vm.plan.vcpus.len(), vm.plan.memory.size());
+    let state = vm.lifecycle.state();
+    write!(line, " name={name} state={state} vcpus={cpus} memory_bytes={bytes}")
+}
+
+/// Has a VM changed.
+fn change(vm: &Vm, action: Action) -> Result<Rows, Refusal> {
+    let request = match action {
+        Action::Start => lifecycle::Request::Start,
+        // There is no button to press yet.
+        Action::Stop { .. } => return Err(Refusal::NotSupported),
+        Action::Kill => lifecycle::Request::Kill,
+        Action::Reset => lifecycle::Request::Reset,
+        Action::Pause => lifecycle::Request::Pause,
+        Action::Resume => lifecycle::Request::Resume,
+        Action::Destroy => lifecycle::Request::Destroy,
+    };
+    vm.request(request).map_err(|state| Refusal::State(action, state.name()))?;
+    Ok(Rows::None)
+}
+
+#[cfg(test)]
+mod tests;
