@@ -120,6 +120,7 @@ pub fn build(
         spis: OpenLock::new(spis),
         vits,
         serial: Lock::default(),
+        platform: Lock::default(),
         bus: Bus::new(&plan.layout, plan.vcpus.len()),
         lifecycle: Lifecycle::new(),
         loader: Loader::new(images, mapped.into()),

@@ -10,4 +10,5 @@ mod interrupts;
 mod kicks;
 mod life;
 mod listed;
+mod platform;
 mod requests;
