@@ -52,28 +52,10 @@ impl Core<'_> {
         self.serve_rare(pintid)
     }
 
-    /// Serves an interrupt of a core that stands aside: its vCPU does not run, but answers those
-    /// who ask what its list registers hold.
-    pub(super) fn serve_aside(&mut self) {
-        let Some(pintid) = arch::take_interrupt() else { return };
-        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
-            return self.pass_private(pintid);
-        }
-        if pintid == KICK {
-            arch::deactivate(pintid);
-        } else {
-            // Nothing of this is about the VM's own changes.
-            let _ = self.serve_rare(pintid);
-        }
-        if self.vredist.has_work() {
-            self.reconcile_until_done();
-        }
-    }
-
     /// Passes a PPI on to the guest; it stays active until the guest deactivates it (traps T71,
     /// T81).
     #[inline(always)]
-    fn pass_private(&mut self, pintid: Pintid) {
+    pub(super) fn pass_private(&mut self, pintid: Pintid) {
         let vintid = Vintid::new(pintid.get());
         self.delivery.inject_private(self.vredist, vintid, pintid, &mut self.list_registers);
     }
@@ -84,7 +66,7 @@ impl Core<'_> {
         if self.vm.lifecycle.wants_out() { self.stand_aside() } else { Next::Enter }
     }
 
-    fn serve_rare(&mut self, pintid: Pintid) -> Next {
+    pub(super) fn serve_rare(&mut self, pintid: Pintid) -> Next {
         let vm = self.vm;
         if let Some(vintid) = vm.link(pintid) {
             // Stays active until the guest deactivates it.
@@ -98,12 +80,12 @@ impl Core<'_> {
             HALT => arch::halt(),
             GO_ON => {
                 self.work_on_vits();
-                return self.serve_platform();
+                return self.serve_vm();
             }
             MAINTENANCE => self.vredist.look_again(),
             HYP_TIMER => {
                 self.hypervisor.serve_timer();
-                return self.serve_platform();
+                return self.serve_vm();
             }
             // Or nobody's: its enable bit is off, so this one was on its way before that.
             _ => self.hypervisor.serve_own(pintid),

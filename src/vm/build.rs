@@ -6,11 +6,14 @@
 
 use super::Vm;
 use super::bus::Bus;
+use super::crash::Capsule;
+use super::fate::Fate;
 use super::lifecycle::Lifecycle;
 use super::load::{Image, Loader};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, PaRange};
 use crate::arch::{self, HeapTables, HypMapError, HypMemory, Stage2Registers, Tlb};
 use crate::gic::{ConfigError, SpiToken, Version, Vgic, Vits};
+use crate::heap::NoMemory;
 use crate::hypervisor::Estate;
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::guest::{BadChunk, Chunk, GuestMemory};
@@ -105,7 +108,7 @@ pub fn build(
     let Made { stage2: Some(translation), mapped, .. } = made else {
         return Err(BuildError::Geometry);
     };
-    let Models { vgic, spis, psci, vits, links } = models;
+    let Models { vgic, spis, psci, vits, links, capsule } = models;
     Ok(Vm {
         id,
         stage2: Stage2Registers {
@@ -123,6 +126,8 @@ pub fn build(
         platform: Lock::default(),
         bus: Bus::new(&plan.layout, plan.vcpus.len()),
         lifecycle: Lifecycle::new(),
+        fate: Fate::new(),
+        capsule: Lock::new(capsule),
         loader: Loader::new(images, mapped.into()),
         counter_offset_ticks: AtomicU64::new(0),
         links,
@@ -245,6 +250,7 @@ struct Models {
     psci: Psci,
     vits: Option<Lock<Vits>>,
     links: Box<[(Vintid, Pintid)]>,
+    capsule: Capsule,
 }
 
 impl Models {
@@ -266,6 +272,7 @@ impl Models {
             psci: Psci::new(&affinities),
             vits: has_its.then(|| Lock::new(Vits::new())),
             links: links.into(),
+            capsule: Capsule::new(affinities.len()).map_err(|NoMemory| BuildError::NoMemory)?,
         })
     }
 }

@@ -196,6 +196,10 @@ impl HostPsci {
         // NOT_SUPPORTED: a core of the fake machine is a thread, which a test starts.
         Err(1)
     }
+    /// Starts the machine again.
+    pub fn system_reset(self) {
+        record(Event::SystemReset);
+    }
     /// Turns the machine off.
     pub fn system_off(self) {
         record(Event::SystemOff);

@@ -70,6 +70,8 @@ pub enum Event {
     PublishCode,
     /// It turned the machine off.
     SystemOff,
+    /// It started the machine again.
+    SystemReset,
 }
 
 /// An exit that the next entry ends with.
@@ -297,6 +299,10 @@ pub fn inject(exception: Exception) {
     });
     record(Event::Inject(exception));
 }
+/// Returns whether the guest is at the vector that an exception would take it to: VBAR_EL1 is 0.
+pub fn is_at_own_vector() -> bool {
+    with(|core| core.elr == 0x200)
+}
 /// Makes an SError pending for the guest.
 pub fn inject_serror() {
     record(Event::InjectSerror);
@@ -309,6 +315,10 @@ pub fn reset_guest(mpidr: Mpidr) {
 pub fn start_guest(entry: Ipa, _cntvoff_ticks: u64) {
     with(|core| core.elr = entry.get());
     record(Event::StartGuest(entry));
+}
+/// Returns where the guest is and what its registers hold.
+pub fn guest_state() -> crate::arch::GuestState {
+    with(|core| crate::arch::GuestState([core.elr, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]))
 }
 /// Silences the guest's timers.
 pub fn stop_timers() {
