@@ -17,6 +17,7 @@ use crate::hypervisor;
 use crate::hypervisor::Estate;
 use crate::memory::owners::Owner;
 use crate::memory::vmid::Vmids;
+use crate::sync::Lock;
 use core::convert::Infallible;
 use core::fmt;
 
@@ -80,14 +81,14 @@ fn boot(tree_at: Pa) -> Result<Infallible, Stop> {
     let console = vms::console(&plan);
     let bits = cores.features.vmid_bits.min(plan.knobs.vmid_bits_max.map_or(16, u32::from));
     // The report speaks of the machine that it has looked at.
-    let mut estate = Estate {
+    let estate = Lock::new(Estate {
         machine: machine.clone(),
         features: cores.features,
         owners,
         vmids: Vmids::new(bits),
-    };
-    let vms = vms::build(&plan, &report, &held, &cores, &mut estate)?;
-    let hypervisor = vms::install(&plan, console, vms, &mut cores, estate)?;
+    });
+    let vms = vms::build(&plan, &report, &held, &machine, &cores, &estate)?;
+    let hypervisor = vms::install(&plan, &machine, console, vms, &mut cores, estate)?;
     let ticks = arch::counter().wrapping_sub(begun_ticks);
     let ms = ticks.saturating_mul(1000) / arch::counter_frequency_hz().max(1);
     Stage::UP.say(format_args!("up in {ms} ms; guest output follows"));

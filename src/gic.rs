@@ -39,6 +39,7 @@ pub use vits::Vits;
 pub use vredist::Vredist;
 
 use crate::bits::{Level, MmioError, Width};
+use crate::heap::{self, NoMemory};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
 use crate::spec::gic::{self, SgiRequest};
 use crate::spec::gicv2;
@@ -92,6 +93,14 @@ pub enum ConfigError {
     Spis,
     /// The link of this SPI is not to an SPI, or is its second one, or there is no such SPI.
     Link(Vintid),
+    /// The hypervisor has no memory for it.
+    NoMemory,
+}
+
+impl From<NoMemory> for ConfigError {
+    fn from(_: NoMemory) -> Self {
+        Self::NoMemory
+    }
 }
 
 impl core::fmt::Display for ConfigError {
@@ -101,6 +110,7 @@ impl core::fmt::Display for ConfigError {
             Self::Affinity(affinity) => write!(f, "two vCPUs have affinity {affinity}"),
             Self::Spis => f.write_str("too many SPIs"),
             Self::Link(vintid) => write!(f, "INTID {vintid} cannot be a physical interrupt"),
+            Self::NoMemory => NoMemory.fmt(f),
         }
     }
 }
@@ -124,7 +134,7 @@ impl Vgic {
     /// which `links` names those with a physical interrupt behind them.
     ///
     /// # Errors
-    /// When the specification allows no such GIC.
+    /// When the specification allows no such GIC, or there is no memory for it.
     pub fn new(
         version: Version,
         affinities: &[Mpidr],
@@ -135,14 +145,14 @@ impl Vgic {
         if affinities.is_empty() || affinities.len() > vcpus_max {
             return Err(ConfigError::Vcpus);
         }
-        let mut vredists = Vec::with_capacity(affinities.len());
+        let mut vredists: Vec<Vredist> = heap::list(affinities.len())?;
         for (&affinity, number) in affinities.iter().zip(0u8..) {
-            if vredists.iter().any(|other: &Vredist| other.affinity() == affinity) {
+            if vredists.iter().any(|other| other.affinity() == affinity) {
                 return Err(ConfigError::Affinity(affinity));
             }
             let is_last = usize::from(number) + 1 == affinities.len();
             let place = if is_last { Place::Last } else { Place::Inner };
-            vredists.push(Vredist::new(VcpuId::new(number), affinity, place, version));
+            heap::push(&mut vredists, Vredist::new(VcpuId::new(number), affinity, place, version))?;
         }
         let plain = (0u64..).map(|n| Mpidr::from_register((n >> 4) << 8 | n & 0xf));
         let is_plain = plain.zip(affinities).all(|(plain, &affinity)| plain == affinity);
@@ -155,12 +165,14 @@ impl Vgic {
         Ok((vgic, token))
     }
     /// Adds the LPIs that a [`Vits`] needs.
-    #[must_use]
-    pub fn with_lpis(mut self) -> Self {
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn with_lpis(mut self) -> Result<Self, NoMemory> {
+        self.lpis = Lpis::new()?;
         self.vredists.iter_mut().for_each(Vredist::add_lpis);
         self.vdist.add_lpis();
-        self.lpis = Lpis::new();
-        self
+        Ok(self)
     }
 
     /// Returns to the state after reset. All vCPUs have stopped and reset their [`Delivery`].

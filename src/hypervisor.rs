@@ -84,16 +84,16 @@ impl Hypervisor {
         }
     }
 
-    /// Takes a VM apart that is gone; its core of vCPU 0 does that. Returns once all its other
-    /// cores have left it.
-    pub fn destroy(&self, id: VmId) {
+    /// Takes a VM apart that is gone, with a `pause` now and then; its core of vCPU 0 does that.
+    /// Returns once all its other cores have left it.
+    pub fn destroy(&self, id: VmId, pause: &mut dyn FnMut()) {
         let Some(slot) = self.vms.get(id.index()) else { return };
         let Some(vm) = slot.remove() else { return };
         for (_, pintid) in &vm.links {
             self.distributor.lock().release(*pintid);
         }
         log::info!(target: "vm", "{} gone", vm.plan.name);
-        build::destroy(vm, &mut self.estate.acquire());
+        build::destroy(vm, &self.estate, pause);
         slot.free();
     }
 

@@ -9,6 +9,7 @@
 mod power;
 
 use crate::addr::{Address, Ipa};
+use crate::heap::{self, NoMemory};
 use crate::id::{Mpidr, VcpuId};
 use crate::spec::psci::{
     AffinityState, Function, MIGRATION_NOT_REQUIRED, PSCI_VERSION, SYSTEM_WARM_RESET, Status,
@@ -70,10 +71,12 @@ pub struct Psci {
 
 impl Psci {
     /// Makes the vCPUs of a VM, all off, in the order of their [`VcpuId`]s. This allocates.
-    #[must_use]
-    pub fn new(vcpus: &[Mpidr]) -> Self {
-        let vcpus = vcpus.iter().map(|mpidr| Power::new(*mpidr)).collect();
-        Self { vcpus, not_off: AtomicU32::new(0) }
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn new(vcpus: &[Mpidr]) -> Result<Self, NoMemory> {
+        let vcpus = heap::collect(vcpus.iter().map(|mpidr| Power::new(*mpidr)))?;
+        Ok(Self { vcpus, not_off: AtomicU32::new(0) })
     }
 
     /// Decides what a call does, given X1 to X3.

@@ -53,12 +53,13 @@ pub fn build(
     plan: &Plan,
     report: &Report<'_>,
     held: &Held,
+    machine: &Machine,
     cores: &Cores,
-    estate: &mut Estate,
+    estate: &Lock<Estate>,
 ) -> Result<Vec<Vm>, Stop> {
     let mut vms = Vec::new();
     for (id, vm) in (0..).map(VmId::new).zip(&plan.vms) {
-        if let Some(made) = build_one(id, vm, report, held, cores, estate) {
+        if let Some(made) = build_one(id, vm, report, held, (machine, cores), estate) {
             let (name, cpus, size) = (&vm.name, vm.vcpus.len(), Size(vm.memory.size()));
             Stage::VM.say(format_args!("{name} {cpus} cpus {size} → entering"));
             vms.push(made);
@@ -76,8 +77,8 @@ fn build_one(
     vm: &VmPlan,
     report: &Report<'_>,
     held: &Held,
-    cores: &Cores,
-    estate: &mut Estate,
+    (machine, cores): (&Machine, &Cores),
+    estate: &Lock<Estate>,
 ) -> Option<Vm> {
     let refuse = |stage: Stage, why: &dyn fmt::Display| -> Option<Vm> {
         log::error!(target: stage.0, "{why}. Not starting {}.", vm.name);
@@ -86,10 +87,10 @@ fn build_one(
     if let Some(refusal) = report.refusal(id) {
         return refuse(Stage::MEMORY, refusal);
     }
-    if let Some(cpu) = vm.vcpus.iter().find(|cpu| !cores.is_up(&estate.machine, **cpu)) {
+    if let Some(cpu) = vm.vcpus.iter().find(|cpu| !cores.is_up(machine, **cpu)) {
         return refuse(Stage::CORES, &format_args!("cpu {cpu} has not come up"));
     }
-    match build::build(id, vm.clone(), |name| held.source(name), estate) {
+    match build::build(id, vm.clone(), |name| held.source(name), estate, &mut || ()) {
         Ok(made) => Some(made),
         Err(BuildError::NoRoom) => refuse(Stage::MEMORY, &report.no_room(id, vm)),
         Err(error @ BuildError::NoImage(_)) => refuse(Stage::BUNDLE, &error),
@@ -130,14 +131,14 @@ fn control(
 #[inline(never)]
 pub fn install(
     plan: &Plan,
+    machine: &Machine,
     console: Console,
     vms: Vec<Vm>,
     cores: &mut Cores,
-    estate: Estate,
+    estate: Lock<Estate>,
 ) -> Result<&'static Hypervisor, Stop> {
     let mut distributor = cores.distributor.take().ok_or(Stop)?;
     let mut port = hypervisor::take_early_port();
-    let machine = &estate.machine;
     let uart = machine.uart.as_ref().and_then(|uart| uart.interrupt);
     if let (Some(uart), Some(port)) = (uart, &mut port) {
         port.enable_receive_interrupt();
@@ -172,7 +173,7 @@ pub fn install(
         list_registers_max: plan.knobs.list_registers_max,
         fault_at_start: plan.knobs.fault_at_start,
         reports_reset_cost: plan.knobs.report_reset_cost,
-        estate: Lock::new(estate),
+        estate,
     });
     for slot in &hypervisor.vms {
         slot.look(|vm| hypervisor.post(vm));

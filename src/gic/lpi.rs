@@ -13,6 +13,7 @@ use super::vdist::Net;
 use super::vredist::Vredist;
 use super::{Effects, SpiToken, Version};
 use crate::addr::{Address, Ipa};
+use crate::heap::{self, NoMemory};
 use crate::id::VcpuId;
 use crate::spec::gic::{BitRegister, gicr};
 use crate::spec::its::{LPI_FIRST, lpi};
@@ -68,13 +69,14 @@ impl Lpis {
         Self { banks: Box::default(), lpis: Box::default(), table: AtomicU64::new(NO_TABLE) }
     }
     /// Makes all of them, in the state after reset.
-    pub fn new() -> Self {
+    pub fn new() -> Result<Self, NoMemory> {
         let lpi = |_| Lpi { target: AtomicU8::new(NOBODY), holder: AtomicU8::new(NOBODY) };
-        Self {
-            banks: (0..WORDS).map(|_| Bank::new(u32::MAX, u32::MAX, Version::V3)).collect(),
-            lpis: (0..LPI_COUNT).map(lpi).collect(),
+        let bank = |_| Bank::new(u32::MAX, u32::MAX, Version::V3);
+        Ok(Self {
+            banks: heap::collect((0..WORDS).map(bank))?,
+            lpis: heap::collect((0..LPI_COUNT).map(lpi))?,
             table: AtomicU64::new(NO_TABLE),
-        }
+        })
     }
 
     /// Returns to the state after reset. All vCPUs have emptied their list registers before.
@@ -404,7 +406,7 @@ mod tests {
 
     #[test]
     fn t77_numbers_that_are_no_lpis_are_not_there() {
-        let lpis = Lpis::new();
+        let lpis = Lpis::new().unwrap();
         for intid in [0, 31, 32, 1019, 1020, 1024, 5120, 8191, 8192 + LPI_COUNT, u32::MAX] {
             assert!(!lpis.has(intid), "{intid}");
         }

@@ -10,10 +10,10 @@ mod registers;
 use super::bank::{Bank, Change, bit, bits_of};
 use super::{ConfigError, Effects, Version, Vgic, lpi};
 use crate::bits::Level;
+use crate::heap;
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid};
 use crate::spec::gic::{self, gicd};
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// The right to change SPIs. There is one for each VM; L3 keeps it inside the VM's lock.
@@ -98,7 +98,7 @@ impl Vdist {
     /// names those with a physical interrupt behind them.
     ///
     /// # Errors
-    /// When there are no such SPIs, or a link is not from SPI to SPI.
+    /// When there are no such SPIs, or a link is not from SPI to SPI, or there is no memory.
     pub fn new(
         spi_count: u32,
         links: &[(Vintid, Pintid)],
@@ -108,16 +108,12 @@ impl Vdist {
             return Err(ConfigError::Spis);
         }
         let words = spi_count.div_ceil(32);
-        let mut spis = Vec::new();
-        let mut banks = Vec::new();
-        for word in 1..=words {
-            // INTIDs 1020 to 1023 are not interrupts.
-            let implemented = if word == 31 { u32::MAX >> 4 } else { u32::MAX };
-            banks.push(Bank::new(implemented, 0, version));
-            for _ in 0..implemented.count_ones() {
-                spis.push(Spi::new());
-            }
-        }
+        // INTIDs 1020 to 1023 are not interrupts.
+        let implemented = |word| if word == 31 { u32::MAX >> 4 } else { u32::MAX };
+        let banks = (1..=words).map(|word| Bank::new(implemented(word), 0, version));
+        let banks = heap::collect(banks)?;
+        let spis_in = |word| implemented(word).count_ones();
+        let mut spis = heap::collect((0..(1..=words).map(spis_in).sum()).map(|_| Spi::new()))?;
         let spi = |intid: u32| usize::try_from(intid.checked_sub(gic::SPI_FIRST)?).ok();
         for &(vintid, pintid) in links {
             let slot = spi(vintid.get()).and_then(|index| spis.get_mut(index));
@@ -132,9 +128,9 @@ impl Vdist {
         let vdist = Self {
             ctlr: AtomicU32::new(0),
             typer: fixed | words,
-            banks: banks.into(),
-            spis: spis.into(),
-            linked: links.iter().map(|(vintid, _)| vintid.get()).collect(),
+            banks,
+            spis,
+            linked: heap::collect(links.iter().map(|(vintid, _)| vintid.get()))?,
         };
         Ok((vdist, SpiToken(())))
     }

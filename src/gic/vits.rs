@@ -16,6 +16,7 @@ use super::vdist::Net;
 use super::{Effects, IIDR, SpiToken, Vgic};
 use crate::addr::{Address, Ipa};
 use crate::bits::{MmioError, Width};
+use crate::heap::NoMemory;
 use crate::id::VcpuId;
 use crate::spec::gic::{PIDR2, PIDR2_GICV3};
 use crate::spec::its::{COMMAND_BYTES, Command, Event, GITS_BYTES, LPI_FIRST, Mapping, gits};
@@ -78,17 +79,19 @@ impl Register {
 
 impl Vits {
     /// Makes an ITS in the state after reset.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new() -> Result<Self, NoMemory> {
+        Ok(Self {
             is_enabled: false,
             is_stalled: false,
             cbaser: 0,
             write: 0,
             read: 0,
             basers: [0; 2],
-            tables: Tables::new(),
-        }
+            tables: Tables::new()?,
+        })
     }
 
     /// Returns to the state after reset.
@@ -328,12 +331,6 @@ impl Vits {
         let is_within = u64::from(collection) < self.entries(1);
         let found = u8::try_from(collection).ok().filter(|_| is_within);
         found.ok_or(CommandError::CollectionOutOfRange)
-    }
-}
-
-impl Default for Vits {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::addr::{AddrRange, Address, Ipa, IpaRange, Pa, PaRange};
+use crate::heap::{self, NoMemory};
 use crate::sort::sort_by_key;
 use alloc::vec::Vec;
 use core::fmt;
@@ -52,6 +53,15 @@ impl fmt::Display for BadChunk {
     }
 }
 
+/// Why memory cannot be laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LayOutError {
+    /// It passes the top of the address space.
+    Chunk(BadChunk),
+    /// The hypervisor has no memory for the list.
+    NoMemory,
+}
+
 /// All memory of one VM. Devices are not memory.
 #[derive(Debug, Default)]
 pub struct GuestMemory {
@@ -79,14 +89,14 @@ impl GuestMemory {
     /// Lays writable memory side by side from `start` on, in the order of `ranges`.
     ///
     /// # Errors
-    /// Names the chunk that would pass the top of the address space.
-    pub fn lay_out(start: Ipa, ranges: &[PaRange]) -> Result<Self, BadChunk> {
-        let mut chunks = Vec::with_capacity(ranges.len());
+    /// Names the chunk that would pass the top of the address space; or there is no memory.
+    pub fn lay_out(start: Ipa, ranges: &[PaRange]) -> Result<Self, LayOutError> {
+        let mut chunks = heap::list(ranges.len()).map_err(|NoMemory| LayOutError::NoMemory)?;
         let mut at = start;
         for range in ranges {
             let pa = range.start();
             let chunk = |ipa| Chunk { ipa, pa, access: Access::Write };
-            let wraps = || BadChunk(chunk(AddrRange::block(at, 2)));
+            let wraps = || LayOutError::Chunk(BadChunk(chunk(AddrRange::block(at, 2))));
             let ipa = IpaRange::new(at, range.size()).ok_or_else(wraps)?;
             chunks.push(chunk(ipa));
             at = ipa.end();

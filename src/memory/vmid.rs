@@ -52,6 +52,12 @@ impl<const LIVE: usize> Vmids<LIVE> {
         self.live.retain(|&live| live != vmid);
     }
 
+    /// Returns how many tags are in use.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
     /// Takes the next tag of this round.
     fn fresh(&mut self) -> Option<Vmid> {
         // 0 marks the end of the round, since `next` of the biggest tag is no number of 16 bits.

@@ -26,7 +26,7 @@ const RAM: core::ops::Range<u64> = 0x4000_0000..0x6000_0000;
 const MPIDRS: [u64; 4] = [0x000, 0x001, 0x100, 0x3_0000_0000];
 
 fn psci() -> Psci {
-    let psci = Psci::new(&MPIDRS.map(|mpidr| Mpidr::from_affinity(mpidr).unwrap()));
+    let psci = Psci::new(&MPIDRS.map(|mpidr| Mpidr::from_affinity(mpidr).unwrap())).unwrap();
     psci.boot(VcpuId::new(0), START).unwrap();
     assert_eq!(psci.started(VcpuId::new(0)), Some(START));
     psci
@@ -225,7 +225,7 @@ fn t90_last_vcpu_may_turn_off() {
 #[test]
 fn t90_exactly_the_last_one_is_told_so() {
     const ENDS: u64 = 2_000;
-    let psci = &Psci::new(&[0, 1].map(|n| Mpidr::from_affinity(n).unwrap()));
+    let psci = &Psci::new(&[0, 1].map(|n| Mpidr::from_affinity(n).unwrap())).unwrap();
     let (ends, wrong) = (&AtomicU64::new(0), &AtomicU64::new(0));
     let running = &AtomicU64::new(0);
     psci.boot(VcpuId::new(0), START).unwrap();
@@ -419,7 +419,7 @@ proptest! {
     fn t90_random_lives_follow_the_model(
         events in proptest::collection::vec((0usize..5, 0usize..4), 0..60)
     ) {
-        let psci = Psci::new(&MPIDRS.map(|mpidr| Mpidr::from_affinity(mpidr).unwrap()));
+        let psci = Psci::new(&MPIDRS.map(|mpidr| Mpidr::from_affinity(mpidr).unwrap())).unwrap();
         let mut model = [1i64; 4];
         for (event, n) in events {
             let vcpu = VcpuId::new(u8::try_from(n).unwrap());

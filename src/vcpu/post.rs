@@ -87,7 +87,7 @@ pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupt
                     }
                 });
                 if vcpu.get() == 0 {
-                    hypervisor.destroy(vm);
+                    hypervisor.destroy(vm, &mut || serve_own(hypervisor));
                 }
                 post.free();
             }
@@ -99,6 +99,11 @@ pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupt
 /// Sleeps until there is an interrupt, and serves the hypervisor's own.
 fn idle(hypervisor: &Hypervisor) {
     arch::wait_for_interrupt();
+    serve_own(hypervisor);
+}
+
+/// Serves the hypervisor's own interrupts.
+fn serve_own(hypervisor: &Hypervisor) {
     while let Some(pintid) = arch::take_interrupt() {
         arch::deactivate(pintid);
         match pintid {

@@ -13,10 +13,10 @@ use super::load::{Image, Loader};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, PaRange};
 use crate::arch::{self, HeapTables, HypMapError, HypMemory, Stage2Registers, Tlb};
 use crate::gic::{ConfigError, SpiToken, Version, Vgic, Vits};
-use crate::heap::NoMemory;
+use crate::heap::{self, NoMemory};
 use crate::hypervisor::Estate;
-use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
-use crate::memory::guest::{BadChunk, Chunk, GuestMemory};
+use crate::id::{Pintid, VcpuId, Vintid, VmId};
+use crate::memory::guest::{BadChunk, Chunk, GuestMemory, LayOutError};
 use crate::memory::mapper::MapError;
 use crate::memory::owners::{self, Owner};
 use crate::memory::stage2::Stage2;
@@ -63,11 +63,17 @@ pub enum BuildError {
     NoImage(Name),
 }
 
+impl From<NoMemory> for BuildError {
+    fn from(_: NoMemory) -> Self {
+        Self::NoMemory
+    }
+}
+
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRoom => f.write_str("there is no memory for it"),
-            Self::NoMemory => f.write_str("the hypervisor has no memory left for it"),
+            Self::NoMemory => NoMemory.fmt(f),
             Self::NoVmid => f.write_str("no VMID left"),
             Self::Geometry => f.write_str("stage 2 does not fit this machine"),
             Self::Wraps => f.write_str("a window of its devices wraps"),
@@ -84,7 +90,7 @@ impl fmt::Display for BuildError {
 /// Where an image of the bundle is, and its CRC32C.
 pub type Source = (HypMemory, u32);
 
-/// Makes a VM that is off; `find` has the bundle's images.
+/// Makes a VM that is off, with a `pause` now and then; `find` has the bundle's images.
 ///
 /// # Errors
 /// Says why not; everything is then as before.
@@ -92,31 +98,25 @@ pub fn build(
     id: VmId,
     plan: VmPlan,
     find: impl Fn(&str) -> Option<Source>,
-    estate: &mut Estate,
+    estate: &Lock<Estate>,
+    pause: &mut dyn FnMut(),
 ) -> Result<Vm, BuildError> {
     // First what needs nothing of the estate.
     let images = images(&plan, find)?;
-    let models = Models::new(&plan)?;
-    let mut made = Made { id, stage2: None, mapped: Vec::new() };
-    let memory = match made.make(&plan, estate) {
-        Ok(memory) => memory,
-        Err(error) => {
-            take_down(made, estate);
-            return Err(error);
-        }
-    };
-    let Made { stage2: Some(translation), mapped, .. } = made else {
-        return Err(BuildError::Geometry);
-    };
-    let Models { vgic, spis, psci, vits, links, capsule } = models;
+    let Models { vgic, spis, psci, vits, links, capsule } = Models::new(&plan)?;
+    let pcpus = heap::collect(plan.vcpus.iter().copied())?;
+    let kicks = heap::collect(pcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)))?;
+    let Share { memory, stage2, registers, gicv } = claim(id, &plan, &mut estate.acquire())?;
+    let mut made = Made { id, stage2, mapped: Vec::new() };
+    if let Err(error) = made.map(&plan, &memory, gicv, pause) {
+        take_down(made, estate, pause);
+        return Err(error);
+    }
+    let Made { stage2, mapped, .. } = made;
     Ok(Vm {
         id,
-        stage2: Stage2Registers {
-            vttbr: translation.vttbr_el2(),
-            vtcr: translation.vtcr_el2(),
-            encoding: estate.features.encoding,
-        },
-        translation,
+        translation: stage2,
+        stage2: registers,
         memory,
         psci,
         vgic,
@@ -128,106 +128,132 @@ pub fn build(
         lifecycle: Lifecycle::new(),
         fate: Fate::new(),
         capsule: Lock::new(capsule),
+        // It is full, so this moves nothing.
         loader: Loader::new(images, mapped.into()),
         counter_offset_ticks: AtomicU64::new(0),
         links,
-        pcpus: plan.vcpus.iter().copied().collect(),
-        kicks: plan.vcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)).collect(),
+        pcpus,
+        kicks,
         pa_range: ps(IPA_BITS),
         plan,
     })
 }
 
-/// Takes a VM apart that no core serves any more.
-pub fn destroy(vm: Vm, estate: &mut Estate) {
+/// Takes a VM apart that no core serves any more, with a `pause` now and then.
+pub fn destroy(vm: Vm, estate: &Lock<Estate>, pause: &mut dyn FnMut()) {
     let Vm { id, translation, loader, .. } = vm;
-    take_down(Made { id, stage2: Some(translation), mapped: loader.into_memory() }, estate);
+    take_down(Made { id, stage2: translation, mapped: loader.into_memory() }, estate, pause);
 }
 
-/// What of a VM has a counterpart in the estate.
+/// What a VM has of the estate: pages, registers of devices, a tag.
+struct Share {
+    memory: GuestMemory,
+    /// Maps nothing yet.
+    stage2: Stage2,
+    registers: Stage2Registers,
+    /// The machine's virtual CPU interfaces, where it has a GICv2.
+    gicv: Option<PaRange>,
+}
+
+/// Takes a VM's share of the estate, or nothing.
+fn claim(id: VmId, plan: &VmPlan, estate: &mut Estate) -> Result<Share, BuildError> {
+    let claimed = claim_all(id, plan, estate);
+    if claimed.is_err() {
+        estate.owners.release(Owner::Vm(id));
+    }
+    claimed
+}
+
+fn claim_all(id: VmId, plan: &VmPlan, estate: &mut Estate) -> Result<Share, BuildError> {
+    let owner = Owner::Vm(id);
+    // As few and as large pieces as there are.
+    let pieces =
+        estate.owners.place(plan.memory.size(), owner).map_err(|refusal| match refusal {
+            owners::Refusal::ListFull => BuildError::NoMemory,
+            _ => BuildError::NoRoom,
+        })?;
+    let memory =
+        GuestMemory::lay_out(plan.memory.start(), &pieces).map_err(|error| match error {
+            LayOutError::Chunk(chunk) => BuildError::Memory(chunk),
+            LayOutError::NoMemory => BuildError::NoMemory,
+        })?;
+    for (registers, _) in plan.devices.iter().flat_map(|device| device.regions.iter()) {
+        estate.owners.claim_device(*registers, owner).map_err(BuildError::Clash)?;
+    }
+    let gicv = match &estate.machine.gic {
+        Gic::V2 { gicv, .. } => *gicv,
+        Gic::V3 { .. } => None,
+    };
+    // Last, since it is undone by itself.
+    let geometry = Geometry::stage2(IPA_BITS.min(estate.features.pa_bits));
+    let geometry = geometry.ok_or(BuildError::Geometry)?;
+    let vmid = estate.vmids.allocate(arch::forget_all_vmids).ok_or(BuildError::NoVmid)?;
+    let stage2 = Stage2::allocate(&mut HeapTables, geometry, estate.features, vmid);
+    let stage2 = stage2.map_err(|error| {
+        estate.vmids.release(vmid);
+        BuildError::Map(error)
+    })?;
+    let (vttbr, vtcr) = (stage2.vttbr_el2(), stage2.vtcr_el2());
+    let registers = Stage2Registers { vttbr, vtcr, encoding: estate.features.encoding };
+    Ok(Share { memory, stage2, registers, gicv })
+}
+
+/// What of a VM has a counterpart outside of it.
 struct Made {
     id: VmId,
-    stage2: Option<Stage2>,
+    stage2: Stage2,
     /// EL2's own mapping of the memory.
     mapped: Vec<(Chunk, HypMemory)>,
 }
 
 /// Gives everything back. No core uses the VM's translations any more.
-fn take_down(made: Made, estate: &mut Estate) {
-    if let Some(stage2) = made.stage2 {
-        // The TLBs forget the VM before its tag and its pages are anybody else's (traps T10).
-        let vmid = stage2.dismantle(&mut HeapTables, &mut Tlb::default(), &mut || ());
-        estate.vmids.release(vmid);
-    }
+fn take_down(made: Made, estate: &Lock<Estate>, pause: &mut dyn FnMut()) {
+    // The TLBs forget the VM before its tag and its pages are anybody else's (traps T10).
+    let vmid = made.stage2.dismantle(&mut HeapTables, &mut Tlb::default(), pause);
     for (_, memory) in made.mapped {
-        // What is mapped can be unmapped.
-        let _ = arch::unmap_hyp(memory);
+        arch::unmap_memory(memory, pause);
     }
+    let mut estate = estate.acquire();
+    estate.vmids.release(vmid);
     estate.owners.release(Owner::Vm(made.id));
 }
 
 impl Made {
-    /// Finds memory and makes stage 2 map it, and EL2 too.
-    fn make(&mut self, plan: &VmPlan, estate: &mut Estate) -> Result<GuestMemory, BuildError> {
-        let memory = place(self.id, plan, estate)?;
-        self.translate(plan, &memory, estate)?;
-        for chunk in memory.chunks() {
-            let range = PaRange::new(chunk.pa, chunk.ipa.size()).ok_or(BuildError::Wraps)?;
-            let mapped = arch::map_hyp(range, HypAttributes::Data).map_err(BuildError::HypMap)?;
-            self.mapped.push((*chunk, mapped));
-        }
-        Ok(memory)
-    }
-
-    /// Makes stage 2 map that memory and the devices that the VM drives, and nothing else.
-    fn translate(
+    /// Makes stage 2 map the memory and the devices that the VM drives, and nothing else; and EL2
+    /// the memory.
+    fn map(
         &mut self,
         plan: &VmPlan,
         memory: &GuestMemory,
-        estate: &mut Estate,
+        gicv: Option<PaRange>,
+        pause: &mut dyn FnMut(),
     ) -> Result<(), BuildError> {
-        let stage2 = self.stage2.insert(empty_stage2(estate)?);
-        let mut tlb = Tlb::default();
         let mut map = |ipa, pa, attributes| {
-            stage2.map(&mut HeapTables, &mut tlb, ipa, pa, attributes).map_err(BuildError::Map)
+            let (tables, tlb) = (&mut HeapTables, &mut Tlb::default());
+            let mapped = self.stage2.map_in_pieces(tables, tlb, ipa, pa, attributes, pause);
+            mapped.map_err(BuildError::Map)
         };
         for chunk in memory.chunks() {
             map(chunk.ipa, chunk.pa, Stage2Attributes::Ram)?;
         }
-        for (registers, ipa) in plan.devices.iter().flat_map(|d| d.regions.iter()) {
-            let owner = Owner::Vm(self.id);
-            estate.owners.claim_device(*registers, owner).map_err(BuildError::Clash)?;
+        for (registers, ipa) in plan.devices.iter().flat_map(|device| device.regions.iter()) {
             let ipa = IpaRange::new(*ipa, registers.size()).ok_or(BuildError::Wraps)?;
             map(ipa, registers.start(), Stage2Attributes::Device)?;
         }
-        if let (VgicFrames::V2 { gicc }, Gic::V2 { gicv: Some(gicv), .. }) =
-            (plan.layout.vgic, &estate.machine.gic)
-        {
+        if let (VgicFrames::V2 { gicc }, Some(gicv)) = (plan.layout.vgic, gicv) {
             // The first page alone: GICV_DIR, in the second one, is answered by EL2 (ADR 9).
             let page = IpaRange::new(gicc, PAGE_SIZE).ok_or(BuildError::Wraps)?;
             map(page, gicv.start(), Stage2Attributes::Device)?;
         }
+        self.mapped = heap::list(memory.chunks().len())?;
+        for chunk in memory.chunks() {
+            let range = PaRange::new(chunk.pa, chunk.ipa.size()).ok_or(BuildError::Wraps)?;
+            let mapped = arch::map_memory(range, HypAttributes::Data, pause);
+            let mapped = mapped.map_err(BuildError::HypMap)?;
+            heap::push(&mut self.mapped, (*chunk, mapped))?;
+        }
         Ok(())
     }
-}
-
-/// Finds memory, as few and as large pieces as there are.
-fn place(id: VmId, plan: &VmPlan, estate: &mut Estate) -> Result<GuestMemory, BuildError> {
-    let pieces = estate.owners.place(plan.memory.size(), Owner::Vm(id));
-    let pieces = pieces.map_err(|_| BuildError::NoRoom)?;
-    GuestMemory::lay_out(plan.memory.start(), &pieces).map_err(BuildError::Memory)
-}
-
-/// Makes tables that map nothing, with a tag of their own.
-fn empty_stage2(estate: &mut Estate) -> Result<Stage2, BuildError> {
-    let geometry = Geometry::stage2(IPA_BITS.min(estate.features.pa_bits));
-    let geometry = geometry.ok_or(BuildError::Geometry)?;
-    let vmid = estate.vmids.allocate(arch::forget_all_vmids).ok_or(BuildError::NoVmid)?;
-    let stage2 = Stage2::allocate(&mut HeapTables, geometry, estate.features, vmid);
-    stage2.map_err(|error| {
-        estate.vmids.release(vmid);
-        BuildError::Map(error)
-    })
 }
 
 /// Finds the images that go into a VM's memory.
@@ -235,12 +261,14 @@ fn images(
     plan: &VmPlan,
     find: impl Fn(&str) -> Option<Source>,
 ) -> Result<Box<[Image]>, BuildError> {
-    let found = plan.images.iter().map(|image| {
+    let mut images = heap::list(plan.images.len())?;
+    for image in &plan.images {
         let (source, crc32c) =
             find(&image.name).ok_or_else(|| BuildError::NoImage(image.name.clone()))?;
-        Ok(Image { source, ipa: image.ipa, crc32c })
-    });
-    found.collect()
+        heap::push(&mut images, Image { source, ipa: image.ipa, crc32c })?;
+    }
+    // It is full, so this moves nothing.
+    Ok(images.into())
 }
 
 /// The models of a VM.
@@ -255,10 +283,10 @@ struct Models {
 
 impl Models {
     fn new(plan: &VmPlan) -> Result<Self, BuildError> {
-        let affinities: Vec<Mpidr> =
-            (0..).take(plan.vcpus.len()).map(|n| Vm::mpidr_of(VcpuId::new(n))).collect();
+        let vcpus = (0..).take(plan.vcpus.len());
+        let affinities = heap::collect(vcpus.map(|n| Vm::mpidr_of(VcpuId::new(n))))?;
         let spis = plan.devices.iter().flat_map(|d| d.interrupts.iter());
-        let mut links: Vec<_> = spis.map(|spi| (spi.vintid, spi.pintid)).collect();
+        let mut links = heap::collect(spis.map(|spi| (spi.vintid, spi.pintid)))?;
         sort_by_key(&mut links, |link| link.1.get().into());
         let (version, has_its) = match plan.layout.vgic {
             VgicFrames::V2 { .. } => (Version::V2, false),
@@ -267,12 +295,12 @@ impl Models {
         let vgic = Vgic::new(version, &affinities, SPI_COUNT, &links);
         let (vgic, spis) = vgic.map_err(BuildError::Interrupts)?;
         Ok(Self {
-            vgic: if has_its { vgic.with_lpis() } else { vgic },
+            vgic: if has_its { vgic.with_lpis()? } else { vgic },
             spis,
-            psci: Psci::new(&affinities),
-            vits: has_its.then(|| Lock::new(Vits::new())),
-            links: links.into(),
-            capsule: Capsule::new(affinities.len()).map_err(|NoMemory| BuildError::NoMemory)?,
+            psci: Psci::new(&affinities)?,
+            vits: if has_its { Some(Lock::new(Vits::new()?)) } else { None },
+            links,
+            capsule: Capsule::new(affinities.len())?,
         })
     }
 }

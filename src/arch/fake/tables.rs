@@ -37,6 +37,13 @@ struct FakeTables {
     heap: BTreeMap<u64, Vec<u8>>,
 }
 
+/// Makes this thread's machine one without tables, for another hypervisor.
+pub fn forget_tables() {
+    let fresh = FakeTables { memory: TableMemory::new(TABLES_AT), heap: BTreeMap::new() };
+    uncounted(|| drop(TABLES.replace(fresh)));
+    HYP_MAP.set(None);
+}
+
 /// Looks at the memory of tables and at the TLBs of other cores.
 pub fn with_tables<R>(look: impl FnOnce(&mut TableMemory) -> R) -> R {
     uncounted(|| TABLES.with_borrow_mut(|tables| look(&mut tables.memory)))

@@ -104,9 +104,9 @@ impl Bed {
     /// Makes one whose guest has set up nothing.
     fn bare(vcpus: usize, list_registers: usize) -> Self {
         let machine = Machine::new(vcpus, list_registers);
-        let machine = Machine { vgic: machine.vgic.with_lpis(), ..machine };
+        let machine = Machine { vgic: machine.vgic.with_lpis().unwrap(), ..machine };
         let memory = Memory { bytes: vec![0; 0x10_0000], reads: Cell::new(0) };
-        Self { machine, vits: Vits::new(), memory }
+        Self { machine, vits: Vits::new().unwrap(), memory }
     }
     /// Makes one whose guest has enabled ITS and LPIs, with collection n for vCPU n, and device 5
     /// with 16 events.

@@ -6,6 +6,7 @@
 //! know registers or LPIs' states.
 #![forbid(unsafe_code)]
 
+use crate::heap::{self, NoMemory};
 use crate::id::VcpuId;
 use crate::spec::its::Event;
 use alloc::boxed::Box;
@@ -79,12 +80,12 @@ pub struct Tables {
 
 impl Tables {
     /// Takes all memory that it will ever need.
-    pub fn new() -> Self {
-        Self {
-            devices: Vec::with_capacity(DEVICES_MAX),
-            events: Vec::with_capacity(EVENTS_MAX),
-            collections: core::iter::repeat_n(NOBODY, COLLECTIONS).collect(),
-        }
+    pub fn new() -> Result<Self, NoMemory> {
+        Ok(Self {
+            devices: heap::list(DEVICES_MAX)?,
+            events: heap::list(EVENTS_MAX)?,
+            collections: heap::collect(core::iter::repeat_n(NOBODY, COLLECTIONS))?,
+        })
     }
 
     /// Forgets all devices and their events.

@@ -108,6 +108,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         (GICR + 8, 1 << 4), // GICR_TYPER: the last one
     ];
     with(|core| core.devices.extend(devices));
+    arch::forget_tables();
     let distributor = Distributor::v3(Registers::new(pa_range(GICD, 0x1_0000))).unwrap();
     let names = plan.vms.iter().map(|vm| vm.name.clone()).collect();
     let config = Config {
@@ -119,17 +120,17 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
     };
     let uart = Uart::new(UartKind::Pl011, pa_range(UART, 0x1000));
     let console = HostConsole::new(Console::new(config, names), Some(uart));
-    let mut estate = estate();
+    let estate = Lock::new(estate());
     let slots: Box<[Slot<Vm>]> = (0..VMS_MAX).map(|_| Slot::new()).collect();
     for (vm, n) in plan.vms.iter().zip(0..) {
-        let vm = make_vm(n, vm, &mut estate);
+        let vm = make_vm(n, vm, &estate);
         vm.lifecycle.request(Request::Start).unwrap();
         slots[usize::from(n)].fill(vm);
     }
     let hypervisor = Hypervisor {
         vms: slots,
         posts: PCPUS.as_flattened().iter().map(|cpu| Post::new(affinity(*cpu))).collect(),
-        estate: Lock::new(estate),
+        estate,
         console,
         control: Control::default(),
         distributor: Lock::new(distributor),
@@ -162,12 +163,12 @@ fn estate() -> Estate {
 }
 
 /// Makes a VM of the machine.
-pub fn make_vm(n: u8, plan: &VmPlan, estate: &mut Estate) -> Vm {
+pub fn make_vm(n: u8, plan: &VmPlan, estate: &Lock<Estate>) -> Vm {
     let find = |name: &str| match name {
         "kernel" => Some(source(BUNDLE, &KERNEL)),
         _ => Some(source(BUNDLE + 0x10, &TREE)),
     };
-    build(VmId::new(n), plan.clone(), find, estate).unwrap()
+    build(VmId::new(n), plan.clone(), find, estate, &mut || ()).unwrap()
 }
 
 pub fn map(range: PaRange) -> HypMemory {

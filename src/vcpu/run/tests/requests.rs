@@ -161,11 +161,11 @@ fn t91_random_requests_do_what_a_model_does() {
     while model.borrow().steps_left > 0 {
         let served = slot.look(|vm| serve_with(hypervisor, vm, private));
         if served == Some(Served::Gone) {
-            hypervisor.destroy(VM);
+            hypervisor.destroy(VM, &mut || ());
             assert!(slot.look(|_| ()).is_none());
             assert_eq!((memory(Owner::Vm(VM)), memory(Owner::Free)), (0, 1));
             assert!(slot.take(), "the slot is free again");
-            slot.fill(make_vm(0, &plan.vms[0], &mut hypervisor.estate.acquire()));
+            slot.fill(make_vm(0, &plan.vms[0], &hypervisor.estate));
             model.borrow_mut().state = State::Off;
             lives += 1;
         }
