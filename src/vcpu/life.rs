@@ -3,7 +3,7 @@
 //! its cores leads.
 #![forbid(unsafe_code)]
 
-use super::interrupt::{HYP_TIMER, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
+use super::interrupt::{HYP_TIMER, PHYSICAL_TIMER, VIRTUAL_TIMER};
 use super::{Core, GO_ON, KICK, Next};
 use crate::arch;
 use crate::hypervisor::MachineEnd;
@@ -109,7 +109,7 @@ impl Core<'_> {
                 break;
             }
             arch::wait_for_interrupt();
-            let next = self.serve_any_interrupt();
+            let next = self.serve_apart();
             if next != Next::Enter {
                 return next;
             }
@@ -138,6 +138,7 @@ impl Core<'_> {
 
     /// Takes this core's part of the VM's interrupts down, and forgets the guest's state.
     pub(super) fn stop(&mut self, next: Next) -> Others {
+        self.keep_guest_counts();
         self.stop_interrupts(next);
         self.reset_guest();
         self.vm.psci.turned_off(self.vcpu)
@@ -220,7 +221,10 @@ impl Core<'_> {
     pub(super) fn serve_aside(&mut self) {
         let Some(pintid) = arch::take_interrupt() else { return };
         match pintid {
-            VIRTUAL_TIMER | PHYSICAL_TIMER | PMU => self.pass_private(pintid),
+            VIRTUAL_TIMER | PHYSICAL_TIMER => {
+                let turns = self.pass_private(pintid);
+                self.count_apart(turns);
+            }
             KICK => arch::deactivate(pintid),
             GO_ON | HYP_TIMER => {
                 arch::deactivate(pintid);
@@ -232,7 +236,8 @@ impl Core<'_> {
             }
             _ => {
                 // What is left is never about the VM's changes.
-                let _ = self.serve_rare(pintid);
+                let (_, turns) = self.serve_rare(pintid);
+                self.count_apart(turns);
             }
         }
         if self.vredist.has_work() {

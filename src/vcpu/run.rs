@@ -3,53 +3,77 @@
 #![forbid(unsafe_code)]
 
 use super::{Core, Next};
+use crate::addr::Address;
 use crate::arch::{self, Exit};
 use crate::spec::esr::{Cause, RareCause, Syndrome};
 use crate::spec::exception::{AbortOn, Exception};
-use crate::trace::ExitReason;
+use crate::trace::{self, LastExit, Turns};
 use crate::vm::crash::CrashCause;
 
-impl Core<'_> {
+impl<'a> Core<'a> {
     /// Runs the guest until its vCPU goes off or its VM changes.
     pub(super) fn run(&mut self) -> Next {
+        if self.vredist.has_work() {
+            self.reconcile_until_done();
+        }
         loop {
-            self.flush();
             let exit = arch::enter(&mut self.registers);
             let left_at = arch::counter();
-            let (next, reason) = match exit {
+            let all = self.turns;
+            let (next, turns) = match exit {
                 Exit::Synchronous(syndrome) => self.answer(syndrome),
-                Exit::Interrupt => (self.serve_interrupt(), ExitReason::Interrupt),
-                Exit::InterruptV2 => (self.serve_any_interrupt(), ExitReason::Interrupt),
-                Exit::SError => (self.pass_serror_on(), ExitReason::Fault),
+                Exit::Interrupt => self.serve_interrupt(),
+                Exit::InterruptV2 => self.serve_any_interrupt(),
+                Exit::SError => (self.pass_serror_on(), &all[trace::FAULT]),
             };
-            self.counters.count(reason, arch::counter().wrapping_sub(left_at));
+            let mut exits = &turns.plain;
             if next != Next::Enter {
+                exits.count(arch::counter().wrapping_sub(left_at));
                 return next;
             }
+            if self.vredist.has_work() {
+                exits = self.flush(turns, left_at);
+            }
+            exits.count(arch::counter().wrapping_sub(left_at));
         }
     }
 
     /// Answers what the guest did.
     #[inline(always)]
-    fn answer(&mut self, syndrome: Syndrome) -> (Next, ExitReason) {
+    fn answer(&mut self, syndrome: Syndrome) -> (Next, &'a Turns) {
+        let turns = self.turns;
         match syndrome.cause() {
-            Cause::Hvc(immediate) => (self.call(immediate), ExitReason::Call),
+            Cause::Hvc(immediate) => (self.call(immediate), &turns[trace::CALL]),
             Cause::Smc(immediate) => {
                 arch::skip_instruction();
-                (self.call(immediate), ExitReason::Call)
+                (self.call(immediate), &turns[trace::CALL])
             }
-            Cause::DataAbort(abort) => (self.data_abort(abort), ExitReason::Mmio),
+            Cause::DataAbort(abort) => (self.data_abort(abort), &turns[trace::MMIO]),
             Cause::SystemRegister(access) => {
-                (self.system_register(access), ExitReason::SystemRegister)
+                (self.system_register(access), &turns[trace::SYSTEM_REGISTER])
             }
-            Cause::Rare(syndrome) => (self.answer_rare(syndrome), ExitReason::Fault),
+            Cause::Rare(syndrome) => (self.answer_rare(syndrome), &turns[trace::FAULT]),
         }
+    }
+
+    /// Keeps what has made the guest leave, for who looks into a crash. Before the answer, which
+    /// moves the guest on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn keep_exit(&self) {
+        self.counters.last.keep(LastExit {
+            syndrome: arch::esr(),
+            pc: arch::elr(),
+            far: arch::far().get(),
+            at_ticks: arch::counter(),
+        });
     }
 
     /// Answers what a guest does by mistake.
     #[cold]
     #[inline(never)]
     fn answer_rare(&mut self, syndrome: Syndrome) -> Next {
+        self.keep_exit();
         match syndrome.rare_cause() {
             RareCause::InstructionAbort(abort) => {
                 let far = abort.has_address().then(arch::far);
@@ -69,16 +93,9 @@ impl Core<'_> {
 
     /// An SError while the guest ran is the guest's (traps T62).
     fn pass_serror_on(&mut self) -> Next {
+        self.keep_exit();
         arch::inject_serror();
         Next::Enter
-    }
-
-    /// Brings deliverable interrupts to the list registers.
-    #[inline(always)]
-    fn flush(&mut self) {
-        if self.vredist.has_work() {
-            self.flush_work();
-        }
     }
 }
 
