@@ -21,7 +21,7 @@ pub use frame::{Frame, Taken};
 pub use line::{Direction, Line, Seq, open};
 pub use refusal::Refusal;
 pub use request::{Action, Request, VERBS};
-pub use session::{Executor, Row, Rows, Session};
+pub use session::{Executor, Row, Rows, Session, StatsAt};
 
 /// The version of the protocol, the digit behind `C` and `R`.
 pub const VERSION: u8 = 1;

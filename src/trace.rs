@@ -105,20 +105,13 @@ impl Buckets {
         self.by_leading_zeros.iter().fold(0, |sum, bucket| sum.wrapping_add(bucket.get()))
     }
 
-    fn add_to(&self, histogram: &mut Histogram) {
-        for (bucket, zeros) in self.by_leading_zeros.iter().zip(0..) {
-            // 64 zeros are 0 ticks, which count as 1.
-            let n = 63_usize.saturating_sub(zeros);
-            if let Some(sum) = histogram.0.get_mut(n) {
-                *sum = sum.wrapping_add(bucket.get());
-            }
-        }
+    /// Returns how many took from 2^n up to 2^(n+1) ticks; 0 ticks count as 1.
+    fn get(&self, n: usize) -> u64 {
+        let with_zeros = |zeros: usize| self.by_leading_zeros.get(zeros).map_or(0, Counter::get);
+        let of_none = if n == 0 { with_zeros(64) } else { 0 };
+        63_usize.checked_sub(n).map_or(0, with_zeros).wrapping_add(of_none)
     }
 }
-
-/// How many exits took from 2^n up to 2^(n+1) ticks; 0 ticks count as 1.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Histogram(pub [u64; 64]);
 
 /// Exits of one reason that ended alike.
 #[derive(Debug)]
@@ -187,7 +180,7 @@ pub struct ExitCounters {
     /// [`AllTurns`], which are too large for a stack.
     turns: Box<[Turns]>,
     /// Those by a physical interrupt whose entry carries a virtual one that went another route.
-    late: Buckets,
+    late: Exits,
     /// The cycles that the guest has executed, 0 where its core does not count them. These two are
     /// of the last exit that looked for interrupts the long way or ended the run; where event
     /// counters have 32 bits, they are no more than 2^32 behind.
@@ -214,7 +207,7 @@ impl ExitCounters {
     fn new() -> Result<Self, NoMemory> {
         Ok(Self {
             turns: heap::collect((0..KINDS).map(|_| Turns::new()))?,
-            late: Buckets::new(),
+            late: Exits::new(),
             cycles: Counter::new(),
             instructions: Counter::new(),
             last: LastExits::default(),
@@ -245,28 +238,33 @@ impl ExitCounters {
         })
     }
 
-    /// Returns how long exits took, from behind the vector to before the entry.
+    /// Returns how many exits took from 2^n up to 2^(n+1) ticks, from behind the vector to before
+    /// the entry; 0 ticks count as 1.
     #[must_use]
-    pub fn at_el2(&self) -> Histogram {
-        Self::histogram(self.turns.iter().flat_map(|turns| [&turns.plain, &turns.with_sgi]))
+    pub fn at_el2(&self, n: usize) -> u64 {
+        let exits = self.turns.iter().flat_map(|turns| [&turns.plain, &turns.with_sgi]);
+        exits.map(|exits| exits.buckets.get(n)).fold(0, u64::wrapping_add)
     }
 
-    /// Returns how long it took from the exit by a physical interrupt to the entry that carries a
-    /// virtual one.
+    /// Returns how many times it took from 2^n up to 2^(n+1) ticks from the exit by a physical
+    /// interrupt to the entry that carries a virtual one.
     #[must_use]
-    pub fn to_entry(&self) -> Histogram {
+    pub fn to_entry(&self, n: usize) -> u64 {
+        self.carried().map(|exits| exits.buckets.get(n)).fold(0, u64::wrapping_add)
+    }
+
+    /// Returns the ticks that all of these took.
+    #[must_use]
+    pub fn to_entry_ticks(&self) -> u64 {
+        self.carried().map(|exits| exits.ticks.get()).fold(0, u64::wrapping_add)
+    }
+
+    /// Returns the exits by a physical interrupt whose entry carries a virtual one.
+    fn carried(&self) -> impl Iterator<Item = &Exits> {
         let quick = self
             .turns()
             .map(|turns| [&turns[PPI].plain, &turns[PPI].with_sgi, &turns[INTERRUPT].with_sgi]);
-        let mut histogram = Self::histogram(quick.into_iter().flatten());
-        self.late.add_to(&mut histogram);
-        histogram
-    }
-
-    fn histogram<'a>(exits: impl Iterator<Item = &'a Exits>) -> Histogram {
-        let mut histogram = Histogram([0; 64]);
-        exits.for_each(|exits| exits.buckets.add_to(&mut histogram));
-        histogram
+        quick.into_iter().flatten().chain([&self.late])
     }
 
     /// Counts an entry `ticks` after the exit of `turns` that carries an interrupt of the long
@@ -345,7 +343,7 @@ mod tests {
         for ticks in [0, 1, 2, 3, 4, 1 << 31, u64::MAX] {
             counters.turns[CALL].plain.count(ticks);
         }
-        let Histogram(histogram) = counters.at_el2();
+        let histogram: [u64; 64] = core::array::from_fn(|n| counters.at_el2(n));
         assert_eq!((histogram[0], histogram[1], histogram[2]), (2, 2, 1));
         assert_eq!((histogram[31], histogram[63]), (1, 1));
         assert_eq!(histogram.iter().sum::<u64>(), 7);
@@ -361,9 +359,11 @@ mod tests {
         counters.turns[PPI].with_sgi.count(1 << 7);
         counters.count_late(&counters.turns[INTERRUPT], 1 << 8);
         counters.count_late(&counters.turns[MMIO], 1 << 9);
-        let mut expected = [0; 64];
+        let mut expected = [0_u64; 64];
         expected[5..=8].fill(1);
-        assert_eq!(counters.to_entry(), Histogram(expected));
+        assert_eq!(core::array::from_fn(|n| counters.to_entry(n)), expected);
+        assert_eq!(counters.to_entry_ticks(), 0x1e0);
+        assert_eq!(counters.to_entry(64), 0);
         assert_eq!(counters.quick(InterruptKind::Sgi), 3);
         assert_eq!(counters.quick(InterruptKind::Ppi), 2);
         assert_eq!(counters.quick(InterruptKind::Spi), 0);

@@ -57,7 +57,7 @@ impl fmt::Display for Refusal {
             Self::TooLong => "a request has at most 512 bytes",
             Self::Version => "this is version 1: write C1",
             Self::Verb => {
-                "no such verb: write hello, list, start, stop, kill, reset, pause, \
+                "no such verb: write hello, list, stats, start, stop, kill, reset, pause, \
                            resume or destroy"
             }
             Self::Arguments(write) => {

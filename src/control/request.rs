@@ -13,6 +13,11 @@ pub enum Request<'a> {
     Hello,
     /// Which VMs there are, and what they do.
     List,
+    /// What has been counted.
+    Stats {
+        /// Of this VM alone.
+        vm: Option<&'a str>,
+    },
     /// Something for one VM.
     Change {
         /// The VM's name.
@@ -45,9 +50,10 @@ pub enum Action {
 }
 
 /// How each verb is written, behind its name.
-pub const VERBS: [(&str, &str); 9] = [
+pub const VERBS: [(&str, &str); 10] = [
     ("hello", "hello"),
     ("list", "list"),
+    ("stats", "stats [NAME]"),
     ("start", "start NAME"),
     ("stop", "stop NAME [deadline_ms=0..4294967295]"),
     ("kill", "kill NAME"),
@@ -70,6 +76,10 @@ impl<'a> Request<'a> {
         let request = match verb {
             "hello" => Self::Hello,
             "list" => Self::List,
+            "stats" => {
+                let vm = words.next();
+                Self::Stats { vm: if vm == Some("") { return Err(wrong) } else { vm } }
+            }
             _ => {
                 let vm = words.next().filter(|name| !name.is_empty()).ok_or(wrong)?;
                 Self::Change { vm, action: Action::parse(verb, &mut words).ok_or(wrong)? }
@@ -136,6 +146,8 @@ impl fmt::Display for Request<'_> {
         match self {
             Self::Hello => f.write_str("hello"),
             Self::List => f.write_str("list"),
+            Self::Stats { vm: None } => f.write_str("stats"),
+            Self::Stats { vm: Some(vm) } => write!(f, "stats {vm}"),
             Self::Change { vm, action } => {
                 write!(f, "{} {vm}", action.verb())?;
                 match action {

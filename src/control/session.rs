@@ -33,6 +33,21 @@ pub enum Rows {
     Hello,
     /// One for each VM: the first place that was not looked at.
     Vms(u8),
+    /// What has been counted of some VMs.
+    Stats(StatsAt),
+}
+
+/// Where among the rows of what is counted one is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StatsAt {
+    /// The VM's place.
+    pub place: u8,
+    /// The place behind the last VM that is asked for.
+    pub end: u8,
+    /// The vCPU.
+    pub vcpu: u8,
+    /// What of it.
+    pub part: u8,
 }
 
 /// Whether there was a row.

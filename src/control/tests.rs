@@ -21,6 +21,7 @@ impl Executor for Fake {
         match request {
             Request::Hello => Ok(Rows::Hello),
             Request::List => Ok(Rows::Vms(0)),
+            Request::Stats { .. } => Ok(Rows::None),
             Request::Change { vm: "a", .. } => Ok(Rows::None),
             Request::Change { .. } => Err(Refusal::NoVm),
         }
@@ -30,7 +31,7 @@ impl Executor for Fake {
         let (text, rest) = match *rows {
             Rows::Hello => ("x".repeat(300), Rows::None),
             Rows::Vms(next @ 0..2) => (format!("n{}", next + 1), Rows::Vms(next + 1)),
-            Rows::Vms(_) | Rows::None => return Row::End,
+            Rows::Vms(_) | Rows::Stats(_) | Rows::None => return Row::End,
         };
         *rows = rest;
         if write!(line, " name={text}").is_ok() { Row::Written } else { Row::TooLong }
@@ -209,7 +210,10 @@ fn refusals_fit_a_line_and_have_codes_of_their_own() {
 #[test]
 fn every_verb_is_as_its_usage_says() {
     for (verb, usage) in VERBS {
-        let filled = usage.replace("NAME", "a").replace(" [deadline_ms=0..4294967295]", "");
+        let filled = usage
+            .replace("NAME", "a")
+            .replace(" [deadline_ms=0..4294967295]", "")
+            .replace("[a]", "a");
         let request = Request::parse(&filled).unwrap();
         assert_eq!(request.to_string(), filled);
         assert!(filled.starts_with(verb) && Refusal::Verb.to_string().contains(verb));

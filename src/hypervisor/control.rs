@@ -6,17 +6,19 @@
 //! time, a line when there is room for it, and a bounded number of bytes in one visit.
 #![forbid(unsafe_code)]
 
+mod stats;
+
 use super::Hypervisor;
 use super::host_console::RECEIVE_MAX;
 use crate::arch;
 use crate::console::{Sent, SerialPort, Switch};
 use crate::control::{
-    Action, Executor, Line, MARK, Refusal, Request, Row, Rows, Session, Taken, VERSION,
+    Action, Executor, Line, MARK, Refusal, Request, Row, Rows, Session, StatsAt, Taken, VERSION,
 };
 use crate::drivers::uart::Uart;
 use crate::id::Pintid;
 use crate::plan::Name;
-use crate::sync::Lock;
+use crate::sync::{Lock, Slot};
 use crate::vcpu::FromCore;
 use crate::vm::{Vm, lifecycle};
 use core::fmt::Write;
@@ -215,6 +217,7 @@ impl Executor for Hypervisor {
         match request {
             Request::Hello => Ok(Rows::Hello),
             Request::List => Ok(Rows::Vms(0)),
+            Request::Stats { vm } => self.stats(vm),
             Request::Change { vm, action } => self.change(vm, action),
         }
     }
@@ -223,6 +226,10 @@ impl Executor for Hypervisor {
         let (written, rest) = match *rows {
             Rows::None => return Row::End,
             Rows::Hello => (self.write_hello(line), Rows::None),
+            Rows::Stats(mut at) => {
+                let Some(written) = self.write_stats(&mut at, line) else { return Row::End };
+                (written, Rows::Stats(at))
+            }
             Rows::Vms(next) => {
                 let slots = self.vms.iter().zip(1..).skip(next.into());
                 let mut vms = slots.filter_map(|(slot, behind)| {
@@ -238,6 +245,28 @@ impl Executor for Hypervisor {
 }
 
 impl Hypervisor {
+    /// Finds whose counters are asked for.
+    fn stats(&self, name: Option<&str>) -> Result<Rows, Refusal> {
+        let all = StatsAt { place: 0, end: u8::MAX, vcpu: 0, part: 0 };
+        let Some(name) = name else { return Ok(Rows::Stats(all)) };
+        let is_it = |slot: &Slot<Vm>| slot.look(|vm| vm.plan.name == name).unwrap_or(false);
+        let mut places = self.vms.iter().zip(0..);
+        let place = places.find_map(|(slot, place)| is_it(slot).then_some(place));
+        let place: u8 = place.ok_or(Refusal::NoVm)?;
+        Ok(Rows::Stats(StatsAt { place, end: place.saturating_add(1), ..all }))
+    }
+
+    fn write_stats(&self, at: &mut StatsAt, line: &mut Line) -> Option<core::fmt::Result> {
+        while at.place < at.end {
+            let slot = self.vms.get(usize::from(at.place))?;
+            if let Some(written) = slot.look(|vm| stats::write_next(vm, at, line)).flatten() {
+                return Some(written);
+            }
+            *at = StatsAt { place: at.place.saturating_add(1), vcpu: 0, part: 0, ..*at };
+        }
+        None
+    }
+
     fn write_hello(&self, line: &mut Line) -> core::fmt::Result {
         write!(
             line,

@@ -8,7 +8,7 @@
 //!
 //! then `RESULT benched=N`. `mode=compute` prints the cost of a computation that leaves the guest
 //! nowhere; `mode=reset` resets until told otherwise, see [`reset`]; `mode=paused` waits for a byte
-//! before it measures; `mode=sleep` prints `ASLEEP` and is a quiet neighbour from then on.
+//! before it measures; `mode=calls` makes 10,000 calls for each byte; `mode=sleep` prints `ASLEEP` and is a quiet neighbour from then on.
 #![no_std]
 #![no_main]
 
@@ -32,6 +32,7 @@ fn main() {
         Some("reset") => reset::run(),
         Some("compute") => compute(),
         Some("sleep") => sleep(),
+        Some("calls") => count_calls(),
         Some("paused") => {
             println!("READY");
             let _ = console::get();
@@ -76,6 +77,19 @@ fn exits() {
         count += between_vcpus();
     }
     println!("RESULT benched={count}");
+}
+
+/// Makes so many calls for each byte, and no others.
+fn count_calls() -> ! {
+    const CALLS: usize = 10_000;
+    println!("READY");
+    loop {
+        let _ = console::get();
+        for _ in 0..CALLS {
+            let _ = psci::call_by(Conduit::Hvc, [id::VERSION.into(), 0, 0, 0]);
+        }
+        println!("CALLED {CALLS}");
+    }
 }
 
 /// Calls: the conduit that the tree does not name may not exist.

@@ -26,6 +26,7 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     Explain(command::ExplainArgs),
     Vm(vm::VmArgs),
+    Export(vm::ExportArgs),
 }
 
 fn main() -> ExitCode {
@@ -40,5 +41,6 @@ fn main() -> ExitCode {
         Verb::Doctor(args) => run::finish(doctor::doctor(&args)).into(),
         Verb::Explain(args) => command::explain(&args).into(),
         Verb::Vm(args) => vm::vm(&args).into(),
+        Verb::Export(args) => vm::export(&args).into(),
     }
 }

@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod export;
 pub mod port;
+pub mod stats;
 
 use crate::command::Exit;
 use crate::expect;
@@ -13,6 +15,7 @@ use client::{Client, ClientError, Row};
 use cofferdam::control::{Action, Request};
 use port::{SystemPort, running};
 use serde::Serialize;
+use stats::Stats;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -40,6 +43,13 @@ enum Verb {
     Hello(LineArgs),
     /// Lists the VMs and what they do
     List(LineArgs),
+    /// Shows what each vCPU's exits cost and brought, which stops nobody
+    Stats {
+        /// The VM (default: all)
+        name: Option<String>,
+        #[command(flatten)]
+        line: LineArgs,
+    },
     /// Starts a VM that is off or has crashed
     Start(ChangeArgs),
     /// Asks a VM to go off, as by its power button; when its time is up it is turned off
@@ -187,7 +197,7 @@ fn first_seq() -> u32 {
 impl Verb {
     fn line(&self) -> &LineArgs {
         match self {
-            Self::Hello(line) | Self::List(line) => line,
+            Self::Hello(line) | Self::List(line) | Self::Stats { line, .. } => line,
             Self::Start(change)
             | Self::Kill(change)
             | Self::Reset(change)
@@ -205,6 +215,10 @@ impl Verb {
                 return Ok(Said::hello(rows.pop().unwrap_or_default()));
             }
             Self::List(_) => return Ok(Said::List { format: FORMAT, vms: list(client)? }),
+            Self::Stats { name, .. } => {
+                let stats = stats(client, name.as_deref())?;
+                return Ok(Said::Stats { format: FORMAT, stats });
+            }
             Self::Start(change) => (change, Action::Start),
             Self::Stop { change, deadline } => {
                 let ms = |deadline: Duration| u32::try_from(deadline.as_millis()).ok();
@@ -263,13 +277,72 @@ fn list(client: &mut Client<SystemPort>) -> Result<Vec<JsonVm>, ClientError> {
     rows.into_iter().map(JsonVm::new).collect()
 }
 
+/// Asks what is counted, of one VM or of all.
+///
+/// # Errors
+/// The machine did not answer as documented.
+pub fn stats(client: &mut Client<SystemPort>, vm: Option<&str>) -> Result<Stats, ClientError> {
+    let hello = client.ask(&Request::Hello.to_string(), PATIENCE)?.pop().unwrap_or_default();
+    let hz = hello.get("counter_hz").parse();
+    let hz = hz.map_err(|_| ClientError::Strange("a hello without counter_hz".to_owned()))?;
+    Stats::read(hz, client.ask(&Request::Stats { vm }.to_string(), PATIENCE)?)
+}
+
+/// Writes what a machine counts as OpenMetrics text
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The socket or serial device (default: that of the machine that coffer run has started)
+    #[arg(long, value_name = "PATH")]
+    port: Option<PathBuf>,
+    /// The speed of a serial device
+    #[arg(long, default_value_t = 115_200)]
+    baud: u32,
+}
+
+/// Carries out `coffer export`.
+#[must_use]
+pub fn export(args: &ExportArgs) -> Exit {
+    let line = LineArgs { port: args.port.clone(), baud: args.baud, json: false };
+    let stats = open(&line).and_then(|mut client| Ok(stats(&mut client, None)?));
+    let text = stats.and_then(|stats| {
+        let strange = |_| ClientError::Strange("numbers that are too large".to_owned());
+        Ok(export::to_open_metrics(&stats).map_err(strange)?)
+    });
+    match text {
+        Ok(text) => {
+            print!("{text}");
+            Exit::Done
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.exit()
+        }
+    }
+}
+
 /// What there is to say.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Said {
-    Hello { format: u32, hypervisor: BTreeMap<String, String> },
-    List { format: u32, vms: Vec<JsonVm> },
-    Changed { format: u32, vm: String, asked: &'static str, state: Option<String> },
+    Hello {
+        format: u32,
+        hypervisor: BTreeMap<String, String>,
+    },
+    List {
+        format: u32,
+        vms: Vec<JsonVm>,
+    },
+    Stats {
+        format: u32,
+        #[serde(flatten)]
+        stats: Stats,
+    },
+    Changed {
+        format: u32,
+        vm: String,
+        asked: &'static str,
+        state: Option<String>,
+    },
 }
 
 #[derive(Serialize)]
@@ -325,6 +398,7 @@ impl Said {
                 hypervisor.iter().map(|(key, value)| format!("{key:12} {value}\n")).collect()
             }
             Self::List { vms, .. } => table(vms),
+            Self::Stats { stats, .. } => stats::to_text(stats),
             Self::Changed { vm, asked, state: None, .. } => format!("{vm}: {asked} has begun\n"),
             Self::Changed { vm, state: Some(state), .. } => format!("{vm} is {state}\n"),
         }

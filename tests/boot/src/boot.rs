@@ -18,6 +18,7 @@ mod linux;
 mod machines;
 mod payloads;
 mod resets;
+mod stats;
 mod suite;
 
 use libtest_mimic::{Arguments, Trial};
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(MACHINES_MAX));
     let groups = [
         image::trials(),
+        stats::trials(),
         suite::trials(),
         machines::trials(),
         bundles::trials(),
