@@ -20,8 +20,8 @@ pub use crc::crc32c;
 pub use frame::{Frame, Taken};
 pub use line::{Direction, Line, Seq, open};
 pub use refusal::Refusal;
-pub use request::{Action, Request, VERBS};
-pub use session::{Executor, Row, Rows, Session, StatsAt};
+pub use request::{Action, READ_BYTES_MAX, Request, VERBS};
+pub use session::{Executor, ReadAt, Row, Rows, Session, StatsAt};
 
 /// The version of the protocol, the digit behind `C` and `R`.
 pub const VERSION: u8 = 1;

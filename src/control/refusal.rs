@@ -24,6 +24,12 @@ pub enum Refusal {
     NoVm,
     /// The VM is not in a state for this: which it is in.
     State(Action, &'static str),
+    /// The VM has not crashed.
+    NoCrash,
+    /// The VM is not held: what state it is in.
+    NotHeld(&'static str),
+    /// That is not the VM's memory.
+    NoMemory,
     /// This hypervisor cannot do it.
     NotSupported,
     /// A row of the reply did not fit a line, which is a mistake of the hypervisor's.
@@ -43,6 +49,9 @@ impl Refusal {
             Self::Arguments(_) => "arguments",
             Self::NoVm => "no-vm",
             Self::State(..) => "state",
+            Self::NoCrash => "no-crash",
+            Self::NotHeld(_) => "not-held",
+            Self::NoMemory => "no-memory",
             Self::NotSupported => "not-supported",
             Self::Row => "row",
         }
@@ -57,8 +66,8 @@ impl fmt::Display for Refusal {
             Self::TooLong => "a request has at most 512 bytes",
             Self::Version => "this is version 1: write C1",
             Self::Verb => {
-                "no such verb: write hello, list, stats, start, stop, kill, reset, pause, \
-                           resume or destroy"
+                "no such verb: write hello, list, stats, crash, read, start, stop, kill, reset, \
+                           pause, resume or destroy"
             }
             Self::Arguments(write) => {
                 f.write_str("write: ")?;
@@ -69,6 +78,11 @@ impl fmt::Display for Refusal {
                 let (verb, fits) = (action.verb(), action.fits());
                 return write!(f, "the VM is {state}; {verb} is for one that is {fits}");
             }
+            Self::NoCrash => "the VM has not crashed",
+            Self::NotHeld(state) => {
+                return write!(f, "the VM is {state}; write pause, or on_crash = \"preserve\"");
+            }
+            Self::NoMemory => "that is not the VM's memory: write crash for where that is",
             Self::NotSupported => "not supported",
             Self::Row => "a row did not fit",
         };

@@ -6,6 +6,9 @@ use super::Refusal;
 use super::line::number;
 use core::fmt;
 
+/// The most bytes of memory that one request reads.
+pub const READ_BYTES_MAX: u32 = 4096;
+
 /// What a client asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request<'a> {
@@ -17,6 +20,20 @@ pub enum Request<'a> {
     Stats {
         /// Of this VM alone.
         vm: Option<&'a str>,
+    },
+    /// Why a VM has crashed, and where it was.
+    Crash {
+        /// The VM's name.
+        vm: &'a str,
+    },
+    /// What is in the memory of a VM that is held.
+    Read {
+        /// The VM's name.
+        vm: &'a str,
+        /// Where, as the guest sees it.
+        at: u64,
+        /// How many bytes.
+        bytes: u32,
     },
     /// Something for one VM.
     Change {
@@ -50,10 +67,12 @@ pub enum Action {
 }
 
 /// How each verb is written, behind its name.
-pub const VERBS: [(&str, &str); 10] = [
+pub const VERBS: [(&str, &str); 12] = [
     ("hello", "hello"),
     ("list", "list"),
     ("stats", "stats [NAME]"),
+    ("crash", "crash NAME"),
+    ("read", "read NAME 0xADDRESS 1..4096"),
     ("start", "start NAME"),
     ("stop", "stop NAME [deadline_ms=0..4294967295]"),
     ("kill", "kill NAME"),
@@ -82,7 +101,16 @@ impl<'a> Request<'a> {
             }
             _ => {
                 let vm = words.next().filter(|name| !name.is_empty()).ok_or(wrong)?;
-                Self::Change { vm, action: Action::parse(verb, &mut words).ok_or(wrong)? }
+                match verb {
+                    "crash" => Self::Crash { vm },
+                    "read" => {
+                        let at = words.next().and_then(address).ok_or(wrong)?;
+                        let bytes = words.next().and_then(number);
+                        let bytes = bytes.filter(|n| (1..=READ_BYTES_MAX).contains(n));
+                        Self::Read { vm, at, bytes: bytes.ok_or(wrong)? }
+                    }
+                    _ => Self::Change { vm, action: Action::parse(verb, &mut words).ok_or(wrong)? },
+                }
             }
         };
         if words.next().is_some() { Err(wrong) } else { Ok(request) }
@@ -93,6 +121,14 @@ impl<'a> Request<'a> {
     pub const fn has_effect(&self) -> bool {
         matches!(self, Self::Change { .. })
     }
+}
+
+/// Reads an address as it is written: hexadecimal digits in lower case behind `0x`.
+fn address(word: &str) -> Option<u64> {
+    let digits = word.strip_prefix("0x")?;
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let reads = digits.bytes().all(is_digit) && (digits == "0" || !digits.starts_with('0'));
+    reads.then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
 impl Action {
@@ -148,6 +184,8 @@ impl fmt::Display for Request<'_> {
             Self::List => f.write_str("list"),
             Self::Stats { vm: None } => f.write_str("stats"),
             Self::Stats { vm: Some(vm) } => write!(f, "stats {vm}"),
+            Self::Crash { vm } => write!(f, "crash {vm}"),
+            Self::Read { vm, at, bytes } => write!(f, "read {vm} {at:#x} {bytes}"),
             Self::Change { vm, action } => {
                 write!(f, "{} {vm}", action.verb())?;
                 match action {

@@ -35,6 +35,19 @@ pub enum Rows {
     Vms(u8),
     /// What has been counted of some VMs.
     Stats(StatsAt),
+    /// What is kept of the last crash of the VM at this place, and the row's number.
+    Crash(u8, u16),
+    /// What is in the memory of the VM at this place.
+    Memory(u8, ReadAt),
+}
+
+/// What of a VM's memory is still to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReadAt {
+    /// The address, as the guest sees it.
+    pub at: u64,
+    /// How many bytes.
+    pub bytes: u32,
 }
 
 /// Where among the rows of what is counted one is.

@@ -21,7 +21,7 @@ impl Executor for Fake {
         match request {
             Request::Hello => Ok(Rows::Hello),
             Request::List => Ok(Rows::Vms(0)),
-            Request::Stats { .. } => Ok(Rows::None),
+            Request::Stats { .. } | Request::Crash { .. } | Request::Read { .. } => Ok(Rows::None),
             Request::Change { vm: "a", .. } => Ok(Rows::None),
             Request::Change { .. } => Err(Refusal::NoVm),
         }
@@ -31,7 +31,7 @@ impl Executor for Fake {
         let (text, rest) = match *rows {
             Rows::Hello => ("x".repeat(300), Rows::None),
             Rows::Vms(next @ 0..2) => (format!("n{}", next + 1), Rows::Vms(next + 1)),
-            Rows::Vms(_) | Rows::Stats(_) | Rows::None => return Row::End,
+            _ => return Row::End,
         };
         *rows = rest;
         if write!(line, " name={text}").is_ok() { Row::Written } else { Row::TooLong }
@@ -191,6 +191,9 @@ fn refusals_fit_a_line_and_have_codes_of_their_own() {
         Refusal::Verb,
         Refusal::NoVm,
         Refusal::State(Action::Kill, "off"),
+        Refusal::NoCrash,
+        Refusal::NotHeld("running"),
+        Refusal::NoMemory,
         Refusal::NotSupported,
         Refusal::Row,
     ];
@@ -213,7 +216,8 @@ fn every_verb_is_as_its_usage_says() {
         let filled = usage
             .replace("NAME", "a")
             .replace(" [deadline_ms=0..4294967295]", "")
-            .replace("[a]", "a");
+            .replace("[a]", "a")
+            .replace("0xADDRESS 1..4096", "0x40000000 4096");
         let request = Request::parse(&filled).unwrap();
         assert_eq!(request.to_string(), filled);
         assert!(filled.starts_with(verb) && Refusal::Verb.to_string().contains(verb));
@@ -289,10 +293,14 @@ fn every_cut_is_noticed() {
 fn requests() -> impl Strategy<Value = String> {
     let name = "[a-zA-Z0-9_-]{1,31}";
     let verb = prop::sample::select(VERBS.map(|(name, _)| name).to_vec());
-    let deadline = prop::option::of(any::<u32>());
-    (verb, name, deadline).prop_map(|(verb, name, deadline)| match (verb, deadline) {
+    let number = prop::option::of(any::<u32>());
+    (verb, name, number).prop_map(|(verb, name, number)| match (verb, number) {
         ("hello" | "list", _) => verb.to_string(),
         ("stop", Some(ms)) => format!("stop {name} deadline_ms={ms}"),
+        ("read", n) => {
+            let n = n.unwrap_or(0);
+            format!("read {name} {:#x} {}", u64::from(n) << 20, 1 + n % READ_BYTES_MAX)
+        }
         _ => format!("{verb} {name}"),
     })
 }
@@ -352,5 +360,30 @@ proptest! {
             prop_assert_eq!(frame.take(byte), expected);
             inside &= byte != b'\n';
         }
+    }
+}
+
+#[test]
+fn read_takes_an_address_and_up_to_a_page() {
+    let parse = |text| Request::parse(text).map(|request| request.to_string());
+    for text in ["crash a", "read a 0x40000000 4096", "read a 0x0 1"] {
+        assert_eq!(parse(text), Ok(text.into()));
+    }
+    let wrong = [
+        "crash",
+        "crash a b",
+        "read a",
+        "read a 0x40000000",
+        "read a 40000000 1",
+        "read a 0x 1",
+        "read a 0x01 1",
+        "read a 0xA 1",
+        "read a 0x10000000000000000 1",
+        "read a 0x0 0",
+        "read a 0x0 4097",
+        "read a 0x0 1 2",
+    ];
+    for text in wrong {
+        assert!(matches!(parse(text), Err(Refusal::Arguments(_))), "{text}");
     }
 }

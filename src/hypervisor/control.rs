@@ -6,6 +6,7 @@
 //! time, a line when there is room for it, and a bounded number of bytes in one visit.
 #![forbid(unsafe_code)]
 
+mod crash;
 mod stats;
 
 use super::Hypervisor;
@@ -13,10 +14,11 @@ use super::host_console::RECEIVE_MAX;
 use crate::arch;
 use crate::console::{Sent, SerialPort, Switch};
 use crate::control::{
-    Action, Executor, Line, MARK, Refusal, Request, Row, Rows, Session, StatsAt, Taken, VERSION,
+    Action, Executor, Line, MARK, ReadAt, Refusal, Request, Row, Rows, Session, StatsAt, Taken,
+    VERSION,
 };
 use crate::drivers::uart::Uart;
-use crate::id::Pintid;
+use crate::id::{Pintid, VmId};
 use crate::plan::Name;
 use crate::sync::{Lock, Slot};
 use crate::vcpu::FromCore;
@@ -218,6 +220,20 @@ impl Executor for Hypervisor {
             Request::Hello => Ok(Rows::Hello),
             Request::List => Ok(Rows::Vms(0)),
             Request::Stats { vm } => self.stats(vm),
+            Request::Crash { vm } => {
+                let place = self.place(vm)?;
+                let has_crashed = |vm: &Vm| vm.capsule.acquire().crash.is_some();
+                match self.with_vm(VmId::new(place), has_crashed) {
+                    Some(true) => Ok(Rows::Crash(place, 0)),
+                    _ => Err(Refusal::NoCrash),
+                }
+            }
+            Request::Read { vm, at, bytes } => {
+                let place = self.place(vm)?;
+                let check = |vm: &Vm| crash::check(vm, at, bytes);
+                self.with_vm(VmId::new(place), check).unwrap_or(Err(Refusal::NoVm))?;
+                Ok(Rows::Memory(place, ReadAt { at, bytes }))
+            }
             Request::Change { vm, action } => self.change(vm, action),
         }
     }
@@ -229,6 +245,18 @@ impl Executor for Hypervisor {
             Rows::Stats(mut at) => {
                 let Some(written) = self.write_stats(&mut at, line) else { return Row::End };
                 (written, Rows::Stats(at))
+            }
+            Rows::Crash(place, row) => {
+                let write = |vm: &Vm| crash::write_row(vm, row, line);
+                let written = self.with_vm(VmId::new(place), write).flatten();
+                let Some(written) = written else { return Row::End };
+                (written, Rows::Crash(place, row.saturating_add(1)))
+            }
+            Rows::Memory(place, mut at) => {
+                let write = |vm: &Vm| crash::write_memory(vm, &mut at, line);
+                let written = self.with_vm(VmId::new(place), write).flatten();
+                let Some(written) = written else { return Row::End };
+                (written, Rows::Memory(place, at))
             }
             Rows::Vms(next) => {
                 let slots = self.vms.iter().zip(1..).skip(next.into());
@@ -249,11 +277,15 @@ impl Hypervisor {
     fn stats(&self, name: Option<&str>) -> Result<Rows, Refusal> {
         let all = StatsAt { place: 0, end: u8::MAX, vcpu: 0, part: 0 };
         let Some(name) = name else { return Ok(Rows::Stats(all)) };
+        let place = self.place(name)?;
+        Ok(Rows::Stats(StatsAt { place, end: place.saturating_add(1), ..all }))
+    }
+
+    /// Finds a VM by its name.
+    fn place(&self, name: &str) -> Result<u8, Refusal> {
         let is_it = |slot: &Slot<Vm>| slot.look(|vm| vm.plan.name == name).unwrap_or(false);
         let mut places = self.vms.iter().zip(0..);
-        let place = places.find_map(|(slot, place)| is_it(slot).then_some(place));
-        let place: u8 = place.ok_or(Refusal::NoVm)?;
-        Ok(Rows::Stats(StatsAt { place, end: place.saturating_add(1), ..all }))
+        places.find_map(|(slot, place)| is_it(slot).then_some(place)).ok_or(Refusal::NoVm)
     }
 
     fn write_stats(&self, at: &mut StatsAt, line: &mut Line) -> Option<core::fmt::Result> {

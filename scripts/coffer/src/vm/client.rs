@@ -223,7 +223,10 @@ mod tests {
         fn carry_out(&self, request: Request<'_>) -> Result<Rows, Refusal> {
             match request {
                 Request::List => return Ok(Rows::Vms(0)),
-                Request::Hello | Request::Stats { .. } => return Ok(Rows::None),
+                Request::Hello
+                | Request::Stats { .. }
+                | Request::Crash { .. }
+                | Request::Read { .. } => return Ok(Rows::None),
                 Request::Change { vm: "a" | "b", .. } => {}
                 Request::Change { .. } => return Err(Refusal::NoVm),
             }

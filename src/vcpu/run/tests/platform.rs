@@ -6,13 +6,16 @@ use super::super::Next;
 use super::bed::*;
 use crate::arch::fake::machine::{Event, with};
 use crate::bits::Level;
+use crate::control::{Executor, Line, Refusal, Request, Row};
 use crate::id::Pintid;
 use crate::plan::{OnCrash, Plan};
 use crate::vcpu::FromCore;
 use crate::vm::crash::CrashCause;
 use crate::vm::lifecycle::Change::{Start, Stop};
 use crate::vm::lifecycle::State;
+use std::string::{String, ToString};
 use std::vec;
+use std::vec::Vec;
 
 const GPIO: u64 = 0x903_0000;
 const CONTROL: u64 = 0x904_0000;
@@ -62,7 +65,7 @@ fn asking() -> Event {
     Event::Sgi(Pintid::new(GO_ON), pcpu(0, 0))
 }
 
-fn pending(bed: &Bed) -> vec::Vec<u64> {
+fn pending(bed: &Bed) -> Vec<u64> {
     bed.state().into_iter().map(|lr| lr & 0xffff).collect()
 }
 
@@ -249,6 +252,52 @@ fn a_panic_is_the_end_behind_the_write() {
     assert_eq!(crash(OnCrash::Stop), (Some(Next::Out), Some(Stop), State::Stopping));
     // The core sleeps.
     assert_eq!(crash(OnCrash::Preserve), (None, None, State::Crashed));
+}
+
+/// Asks for something and returns the rows, without the space in front.
+fn ask(bed: &Bed, request: &str) -> Result<Vec<String>, Refusal> {
+    let hypervisor = bed.core.hypervisor;
+    let mut rows = hypervisor.carry_out(Request::parse(request).unwrap())?;
+    let mut lines = vec![];
+    loop {
+        let mut line = Line::default();
+        match hypervisor.next_row(&mut rows, &mut line) {
+            Row::Written => lines.push(line.as_str().trim_start().to_string()),
+            Row::End => return Ok(lines),
+            Row::TooLong => panic!("{request}: a row is too long"),
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_of_a_crash_is_told_and_so_is_memory() {
+    let mut plan = plan();
+    plan.vms.iter_mut().for_each(|vm| vm.policies.on_crash = OnCrash::Preserve);
+    let mut bed = Bed::on(hypervisor(&plan));
+    assert_eq!(ask(&bed, "crash a"), Err(Refusal::NoCrash));
+    assert_eq!(ask(&bed, "crash c"), Err(Refusal::NoVm));
+    assert_eq!(ask(&bed, "read a 0x40000000 4"), Err(Refusal::NotHeld("running")));
+    bed.core.registers.x = core::array::from_fn(|n| u64::MAX - n as u64);
+    bed.core.registers.x[3] = 1;
+    assert_eq!(bed.exit(store(PANIC, 0, 3)), None);
+    let rows = ask(&bed, "crash a").unwrap();
+    assert!(rows[0].starts_with("what=crash vm=a cause=panicked vcpu=0 at_ticks="), "{rows:?}");
+    assert!(rows[0].ends_with(" count=1 state=crashed ram=0x40000000 ram_bytes=0x4000"));
+    assert_eq!(rows.len(), 1 + 12, "one vCPU was on");
+    assert!(rows[1].starts_with("what=vcpu vcpu=0 pc=0x4000"), "{rows:?}");
+    let all = rows.join(" ");
+    for (n, x) in [(0, u64::MAX), (3, 1), (30, u64::MAX - 30)] {
+        assert!(all.contains(&std::format!(" x{n}={x:#x}")), "x{n}: {rows:?}");
+    }
+    // The kernel is at the start; what is zero is left out.
+    let memory = ask(&bed, "read a 0x40000000 4096").unwrap();
+    assert_eq!(memory.len(), 1);
+    assert!(memory[0].starts_with("at=0x40000000 bytes=6b726e0000"), "{memory:?}");
+    assert_eq!(ask(&bed, "read a 0x40003fff 1"), Ok(vec![]));
+    for (at, bytes) in [("0x40003fff", 2), ("0x3fffffff", 1), ("0xffffffffffffffff", 4096)] {
+        let request = std::format!("read a {at} {bytes}");
+        assert_eq!(ask(&bed, &request), Err(Refusal::NoMemory), "{request}");
+    }
 }
 
 #[test]
