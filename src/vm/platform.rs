@@ -23,9 +23,9 @@ use core::sync::atomic::Ordering;
 const POWER: Line = Line::new(3);
 /// The GPIO line that is high while a VM that this one depends on is gone.
 const DEPENDENCY_LOST: Line = Line::new(4);
-/// How long a press of the power button takes, as parts of a second: longer than the 5 ms for
-/// which Linux waits until a button has come to rest.
-const PRESS_PER_SECOND: u64 = 10;
+/// How long a press of the power button takes, in seconds: far longer than the 5 ms for which Linux
+/// waits until a button has come to rest, also on a core that is a busy host's.
+const PRESS_SECONDS: u64 = 1;
 
 /// One of the devices, by its registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,11 +121,11 @@ impl Vm {
         Ok(())
     }
 
-    /// Presses the power button and lets it go a tenth of a second later.
+    /// Presses the power button and lets it go a second later.
     pub fn press_power(&self, by: &FromCore<'_>) {
         let mut platform = self.platform.acquire();
         platform.gpio.drive(POWER, Level::High);
-        let press_ticks = arch::counter_frequency_hz() / PRESS_PER_SECOND;
+        let press_ticks = arch::counter_frequency_hz().saturating_mul(PRESS_SECONDS);
         platform.release_at = Some(self.now_ticks().wrapping_add(press_ticks));
         self.follow_platform(by, platform);
     }

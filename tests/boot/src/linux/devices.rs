@@ -74,12 +74,15 @@ fn panic_is_noticed() -> Result<()> {
     boot("linux-panic", &manifest(&vms, ""), &Machine::default(), &script).map(drop)
 }
 
-/// Reads so many key events, each with its SYN behind it, and shows type, code and value: with 64
+/// Opens the keys before anything is said of them: events from before are lost.
+const OPEN: &str = "exec 3</dev/input/event0";
+
+/// Reads so many key events from there, each with its SYN behind it, and shows type, code and value: with 64
 /// bits, an event is 24 bytes and the time takes 16 of them (Linux, include/uapi/linux/input.h).
 fn show_keys(count: usize) -> String {
     format!(
         "for n in $(seq {count}); do head -c 48 <&3 | head -c 24 | tail -c 8 | \
-         hexdump -e '8/1 \"%02x\" \"\\n\"'; done 3</dev/input/event0"
+         hexdump -e '8/1 \"%02x\" \"\\n\"'; done"
     )
 }
 
@@ -90,7 +93,7 @@ fn power_button() -> Result<()> {
     let request = format!("\x1e{request}*{:08x}\n", crc32c(request.as_bytes()));
     let script = script(End::Done, |script| {
         load(script, "a")?;
-        ask(script, "a", &format!("({}; poweroff -f) & echo waits\n", show_keys(2)))?;
+        ask(script, "a", &format!("{OPEN}; ({}; poweroff -f) & echo waits\n", show_keys(2)))?;
         script.expect("a", "^waits$")?.send("a", &request);
         // EV_KEY, KEY_POWER: 1 and 0.
         script.expect("a", "0100740001000000$")?.expect("a", "0100740000000000$")?;
@@ -109,10 +112,9 @@ fn dependency_lost() -> Result<()> {
     fetch()?;
     let script = script(End::Off, |script| {
         load(script, "a")?;
-        ask(script, "a", &format!("({}; poweroff -f) & echo waits\n", show_keys(2)))?;
+        ask(script, "a", &format!("{OPEN}; ({}; poweroff -f) & echo waits\n", show_keys(2)))?;
         script.expect("a", "^waits$")?;
         load(script, "b")?;
-        // Long enough for the other one to have opened its device.
         ask(
             script,
             "b",
