@@ -11,3 +11,4 @@ mod kicks;
 mod life;
 mod listed;
 mod platform;
+mod requests;
