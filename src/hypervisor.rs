@@ -2,6 +2,7 @@
 //! What all cores share: the VMs, the console, the physical distributor. Boot writes it once.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 mod control;
 mod estate;
 mod host_console;

@@ -4,7 +4,7 @@
 //! A core that holds several takes them in this order, and never two of one line:
 //!
 //! ```text
-//! port for requests → estate → VM console port → VM ITS → VM distributor → UART → console
+//! port for requests → VM console port → VM ITS → VM distributor → UART → console → estate
 //!   → physical distributor → EL2's map → heap
 //! ```
 //!

@@ -50,7 +50,7 @@ pub const TREE_AT: u64 = 0x1000;
 pub const SPI: (u32, u32) = (48, 40);
 
 /// Where the machine's devices are.
-const GICD: u64 = 0x1000_0000;
+pub const GICD: u64 = 0x1000_0000;
 /// Shows the line of [`SPI`], which is high unless a test lowers it.
 pub const GICD_ISPENDR1: u64 = GICD + 0x204;
 const GICR: u64 = 0x1100_0000;
@@ -152,7 +152,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
 }
 
 /// The machine that VMs are made of, with memory for both.
-fn estate() -> Estate {
+pub fn estate() -> Estate {
     let tree = virt();
     let machine = Machine::read(&Dtb::new(&tree).unwrap()).unwrap();
     let mut owners = Owners::new();
@@ -162,7 +162,7 @@ fn estate() -> Estate {
     Estate { machine, features, owners, vmids: Vmids::new(8) }
 }
 
-fn make_vm(n: u8, plan: &VmPlan, estate: &Lock<Estate>) -> Vm {
+pub fn make_vm(n: u8, plan: &VmPlan, estate: &Lock<Estate>) -> Vm {
     let find = |name: &str| match name {
         "kernel" => Some(source(BUNDLE, &KERNEL)),
         _ => Some(source(BUNDLE + 0x10, &TREE)),
