@@ -83,6 +83,7 @@ impl Hypervisor {
         for (_, pintid) in &vm.links {
             self.distributor.lock().release(*pintid);
         }
+        self.console.mux.detach(id);
         log::info!(target: "vm", "{} gone", vm.plan.name);
         build::destroy(vm, &self.estate, pause);
         slot.free();

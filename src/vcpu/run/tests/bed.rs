@@ -110,7 +110,6 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
     with(|core| core.devices.extend(devices));
     arch::forget_tables();
     let distributor = Distributor::v3(Registers::new(pa_range(GICD, 0x1_0000))).unwrap();
-    let names = plan.vms.iter().map(|vm| vm.name.clone()).collect();
     let config = Config {
         mode: Mode::Focus,
         escape: 0x1d,
@@ -119,11 +118,12 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         messages: TokenBucket::new(8, 1),
     };
     let uart = Uart::new(UartKind::Pl011, pa_range(UART, 0x1000));
-    let console = HostConsole::new(Console::new(config, names), Some(uart));
+    let console = HostConsole::new(Console::new(config, VMS_MAX).unwrap(), Some(uart));
     let estate = Lock::new(estate());
     let slots: Box<[Slot<Vm>]> = (0..VMS_MAX).map(|_| Slot::new()).collect();
     for (vm, n) in plan.vms.iter().zip(0..) {
         let vm = make_vm(n, vm, &estate);
+        console.mux.attach(vm.id, &vm.plan.name).unwrap();
         vm.lifecycle.request(Request::Start).unwrap();
         slots[usize::from(n)].fill(vm);
     }
