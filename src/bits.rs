@@ -47,13 +47,15 @@ impl Width {
     }
 }
 
-/// Why a device model does not answer an access. The caller decides what the guest gets.
+/// Why a guest does not go on behind an access. The caller decides what it gets instead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MmioError {
     /// No register takes an access of this width or alignment.
     Width,
     /// There is nothing at this offset.
     Unmapped,
+    /// The access is done, and was the guest's last one: it says that it has panicked.
+    Panicked,
 }
 
 /// What an interrupt line carries.

@@ -6,6 +6,7 @@
 //! - L0, vocabulary: [`addr`], [`bits`], [`heap`], [`id`], [`sort`], [`spec`];
 //! - L1, the machine and the only `unsafe`: [`arch`], [`mmio`], [`sync`], [`drivers`];
 //! - L2, models, plain state machines: [`memory`], [`gic`], [`psci`], [`smccc`], [`console`],
+//!   [`devices`], [`trace`], [`plan`];
 //!   [`trace`], [`plan`], [`control`];
 //! - L3, composition: [`vm`], [`vcpu`], [`hypervisor`], [`boot`].
 #![no_std]
@@ -31,6 +32,7 @@ pub mod sync;
 
 pub mod console;
 pub mod control;
+pub mod devices;
 pub mod gic;
 pub mod memory;
 pub mod plan;

@@ -185,6 +185,13 @@ pub struct Layout {
     pub vuart: Ipa,
     /// The virtual PL011's interrupt, an SPI.
     pub vuart_interrupt: Vintid,
+    /// The small devices, one every 64 KiB: GPIO controller, watchdog's control, watchdog's
+    /// refresh, panic port. A page of 64 KiB then maps one of them.
+    pub platform: Ipa,
+    /// The GPIO controller's interrupt, an SPI.
+    pub gpio_interrupt: Vintid,
+    /// The watchdog's interrupt, an SPI.
+    pub watchdog_interrupt: Vintid,
 }
 
 /// What a virtual GIC has beside its distributor.
@@ -229,6 +236,10 @@ pub struct SpiPlan {
 impl Layout {
     /// The bytes of the virtual PL011.
     pub const VUART_BYTES: u64 = 0x1000;
+    /// The bytes from one of the small devices to the next.
+    pub const PLATFORM_STRIDE: u64 = 0x1_0000;
+    /// The bytes of all the small devices.
+    pub const PLATFORM_BYTES: u64 = 4 * Self::PLATFORM_STRIDE;
 
     /// Returns where the virtual distributor stands; `None` when that wraps.
     #[must_use]
@@ -263,6 +274,11 @@ impl Layout {
     #[must_use]
     pub fn vuart_range(&self) -> Option<IpaRange> {
         IpaRange::new(self.vuart, Self::VUART_BYTES)
+    }
+    /// Returns where the small devices stand; `None` when that wraps.
+    #[must_use]
+    pub fn platform_range(&self) -> Option<IpaRange> {
+        IpaRange::new(self.platform, Self::PLATFORM_BYTES)
     }
 }
 

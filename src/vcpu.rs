@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod crash;
 mod interrupt;
 mod its;
 mod mmio;
@@ -36,7 +37,8 @@ pub const KICK: Pintid = Pintid::new(0);
 /// The hypervisor's own SGI: a core has faulted, halt.
 pub const HALT: Pintid = Pintid::new(arch::HALT_SGI);
 
-/// The hypervisor's own SGI, from a core to itself: go on with work that was too much for one exit.
+/// The hypervisor's own SGI: go on with work that was too much for one exit, or look at the small
+/// devices of the VM.
 pub const GO_ON: Pintid = Pintid::new(2);
 
 /// What one core owns, and which vCPU it serves.

@@ -6,8 +6,10 @@
 
 pub mod build;
 pub mod bus;
+pub mod crash;
 pub mod lifecycle;
 pub mod load;
+pub mod platform;
 pub mod serial;
 pub mod spis;
 mod tables;
@@ -28,6 +30,7 @@ use bus::Bus;
 use core::sync::atomic::{AtomicU64, Ordering};
 use lifecycle::{Change, Lifecycle, Request, State};
 use load::{Damaged, LoadCost, Loader};
+use platform::Platform;
 use serial::Serial;
 
 /// A VM.
@@ -52,6 +55,8 @@ pub struct Vm {
     pub vits: Option<Lock<Vits>>,
     /// Its console port.
     pub serial: Lock<Serial>,
+    /// Its watchdog, its GPIO controller.
+    pub platform: Lock<Platform>,
     /// Where its devices stand.
     pub bus: Bus,
     /// Whether it runs, and what it was asked to do next.
@@ -139,6 +144,7 @@ impl Vm {
     pub fn reset_models(&self, by: &FromCore<'_>) {
         self.psci.reset();
         self.reset_serial(by);
+        self.reset_platform(by);
         // First, so that nobody goes on with its commands.
         if let Some(vits) = &self.vits {
             vits.acquire().reset();
@@ -158,6 +164,7 @@ impl Vm {
     pub fn begin(&self) {
         // Guest time begins now, for all vCPUs alike and for as long as the VM runs (traps T57).
         self.counter_offset_ticks.store(arch::counter(), Ordering::Relaxed);
+        self.start_platform();
         self.lifecycle.finish(Change::Start);
         let start = Start { entry: self.plan.entry, context: self.plan.tree.get() };
         // Nobody else turns on a vCPU of a VM that has just begun.

@@ -186,6 +186,9 @@ fn vm_plan(vm: &str, first_cpu: u64, device: u64, pintid: u32) -> VmPlan {
             vgic: VgicFrames::V3 { vredist: Ipa::new(0x80a_0000), vits: Ipa::new(0x808_0000) },
             vuart: Ipa::new(0x900_0000),
             vuart_interrupt: Vintid::new(33),
+            platform: Ipa::new(0x903_0000),
+            gpio_interrupt: Vintid::new(39),
+            watchdog_interrupt: Vintid::new(40),
         },
         devices: list(vec![DevicePlan {
             path: name("/device"),

@@ -25,7 +25,7 @@ enum Layer {
 
 use Layer::{Composition, Machine, Models, Vocabulary};
 
-const ROOMS: [(&str, Layer); 22] = [
+const ROOMS: [(&str, Layer); 23] = [
     ("addr", Vocabulary),
     ("bits", Vocabulary),
     ("heap", Vocabulary),
@@ -38,6 +38,7 @@ const ROOMS: [(&str, Layer); 22] = [
     ("sync", Machine),
     ("console", Models),
     ("control", Models),
+    ("devices", Models),
     ("gic", Models),
     ("memory", Models),
     ("plan", Models),

@@ -156,7 +156,7 @@ fields_in_order! {
     Policies { on_crash, on_reboot, on_poweroff, on_loss, after, watchdog_ms, pause_time }
     Restarts { most, backoff_ms }
     ImagePlan { name, ipa, size_bytes }
-    Layout { vdist, vgic, vuart, vuart_interrupt }
+    Layout { vdist, vgic, vuart, vuart_interrupt, platform, gpio_interrupt, watchdog_interrupt }
     DevicePlan { path, regions, interrupts }
     SpiPlan { pintid, vintid, trigger }
     Knobs { list_registers_max, vmid_bits_max, mitigations_off, report_reset_cost, fault_at_start }

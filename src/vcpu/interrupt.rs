@@ -98,9 +98,15 @@ impl Core<'_> {
         arch::deactivate(pintid);
         match pintid {
             HALT => arch::halt(),
-            GO_ON => self.work_on_vits(),
+            GO_ON => {
+                self.work_on_vits();
+                return self.serve_platform();
+            }
             MAINTENANCE => self.vredist.look_again(),
-            HYP_TIMER => self.hypervisor.serve_timer(),
+            HYP_TIMER => {
+                self.hypervisor.serve_timer();
+                return self.serve_platform();
+            }
             // Or nobody's: its enable bit is off, so this one was on its way before that.
             _ => self.hypervisor.serve_own(pintid),
         }

@@ -11,6 +11,7 @@ use crate::spec::esr::{Access, DataAbort, Direction};
 use crate::spec::exception::{AbortOn, Exception};
 use crate::spec::gicv2::INTID;
 use crate::vm::bus::{Target, TargetV2};
+use crate::vm::crash::CrashCause;
 
 /// What became of an access to a GICv2.
 enum V2<T> {
@@ -37,6 +38,10 @@ impl Core<'_> {
                 Next::Enter
             }
             Err(MmioError::Width | MmioError::Unmapped) => self.external_abort(abort),
+            Err(MmioError::Panicked) => {
+                arch::skip_instruction();
+                self.report_crash(CrashCause::Panicked)
+            }
         }
     }
 
@@ -102,13 +107,16 @@ impl Core<'_> {
         }
     }
 
-    /// Reads from an ITS or from a GICv2, where there is one.
+    /// Reads from what guests seldom use: an ITS, the small devices, a GICv2.
     #[cold]
     #[inline(never)]
     fn read_rare(&mut self, ipa: Ipa, width: Width) -> Result<V2<u64>, MmioError> {
         let vm = self.vm;
         if let Some(offset) = vm.bus.find_vits(ipa) {
             return Ok(V2::Done(self.read_vits(offset, width)?));
+        }
+        if let Some(register) = vm.bus.find_platform(ipa) {
+            return Ok(V2::Done(vm.read_platform(&self.effects(), register, width)?));
         }
         let home = match vm.bus.find_v2(ipa).ok_or(MmioError::Unmapped)? {
             TargetV2::Vdist(offset) => gic::home(self.vcpu, offset, width)?,
@@ -125,13 +133,16 @@ impl Core<'_> {
         })
     }
 
-    /// Writes to an ITS or to a GICv2, where there is one.
+    /// Writes to the same.
     #[cold]
     #[inline(never)]
     fn write_rare(&mut self, ipa: Ipa, width: Width, value: u64) -> Result<V2<()>, MmioError> {
         let vm = self.vm;
         if let Some(offset) = vm.bus.find_vits(ipa) {
             return Ok(V2::Done(self.write_vits(offset, width, value)?));
+        }
+        if let Some(register) = vm.bus.find_platform(ipa) {
+            return Ok(V2::Done(vm.write_platform(&self.effects(), register, width, value)?));
         }
         let home = match vm.bus.find_v2(ipa).ok_or(MmioError::Unmapped)? {
             TargetV2::Vdist(offset) => gic::home_of_write(self.vcpu, offset, width)?,

@@ -147,8 +147,12 @@ impl Core<'_> {
     /// Waits for something to do: interrupts are masked, yet end WFI.
     fn wait(&mut self) {
         arch::wait_for_interrupt();
-        // The vCPU is off, so the VM's changes are not its business.
-        let _ = self.serve_any_interrupt();
+        // The vCPU is off, so the VM's changes are not its business, unless it brings them about:
+        // the watchdog of all vCPUs is served by the core of one.
+        let change = self.serve_any_interrupt().change();
+        if let Some(change) = change.filter(|change| self.begins(*change)) {
+            self.lead(change);
+        }
     }
 
     /// Sleeps as a machine that is suspended, until the guest has an interrupt to take, whatever
@@ -205,6 +209,9 @@ impl Core<'_> {
             self.serve_aside();
         }
         lifecycle.go_on();
+        if self.vcpu.get() == 0 {
+            self.vm.resume_platform(&self.effects());
+        }
         if lifecycle.wants_out() { Next::Out } else { Next::Enter }
     }
 

@@ -121,6 +121,7 @@ pub fn build(
         spis: OpenLock::new(spis),
         vits,
         serial: Lock::default(),
+        platform: Lock::default(),
         bus: Bus::new(&plan.layout, plan.vcpus.len()),
         lifecycle: Lifecycle::new(),
         // It is full, so this moves nothing.

@@ -2,7 +2,9 @@
 //! Which device model stands at an address.
 #![forbid(unsafe_code)]
 
+use super::platform::Device;
 use crate::addr::{Address, Ipa};
+use crate::devices::watchdog::Frame;
 use crate::plan::{Layout, VgicFrames};
 use crate::spec::gicv2::{GICD_BYTES, gicc};
 use crate::spec::its::GITS_BYTES;
@@ -28,6 +30,7 @@ pub struct Bus {
     vredist: Ipa,
     vredist_bytes: u64,
     vuart: Ipa,
+    platform: Ipa,
     vits: Option<Ipa>,
     vdist_v2: Ipa,
     dir_v2: Ipa,
@@ -62,6 +65,7 @@ impl Bus {
             vredist: HIDDEN_VREDIST,
             vredist_bytes: VREDIST_BYTES.saturating_mul(vcpu_count as u64),
             vuart: layout.vuart,
+            platform: layout.platform,
             vdist_v2: HIDDEN,
             dir_v2: HIDDEN,
             vits: None,
@@ -99,6 +103,19 @@ impl Bus {
     #[must_use]
     pub fn find_vits(&self, ipa: Ipa) -> Option<u64> {
         within(ipa, self.vits?, GITS_BYTES)
+    }
+
+    /// Finds which of the small devices an address is of, likewise.
+    #[must_use]
+    pub fn find_platform(&self, ipa: Ipa) -> Option<(Device, u64)> {
+        let offset = within(ipa, self.platform, Layout::PLATFORM_BYTES)?;
+        let device = match offset / Layout::PLATFORM_STRIDE {
+            0 => Device::Gpio,
+            1 => Device::Watchdog(Frame::Control),
+            2 => Device::Watchdog(Frame::Refresh),
+            _ => Device::Panic,
+        };
+        Some((device, offset % Layout::PLATFORM_STRIDE))
     }
 
     /// Returns where a register stands that a GICv2 guest reaches elsewhere: [`Self::find`] finds
@@ -145,6 +162,9 @@ mod tests {
             vgic,
             vuart: Ipa::at(0x0900_0000),
             vuart_interrupt: Vintid::new(33),
+            platform: Ipa::at(0x0903_0000),
+            gpio_interrupt: Vintid::new(39),
+            watchdog_interrupt: Vintid::new(40),
         };
         Bus::new(&layout, 2)
     }
@@ -184,6 +204,19 @@ mod tests {
         assert_eq!(find_vits(0x0809_ffff), Some(0x1_ffff));
         assert_eq!(find_vits(0x080a_0000), None);
         assert_eq!(find(u64::MAX), None);
+    }
+
+    #[test]
+    fn each_small_device_has_64_kib() {
+        let find = |ipa| bus().find_platform(Ipa::at(ipa));
+        assert_eq!(find(0x0902_ffff), None);
+        assert_eq!(find(0x0903_0000), Some((Device::Gpio, 0)));
+        assert_eq!(find(0x0903_ffff), Some((Device::Gpio, 0xffff)));
+        assert_eq!(find(0x0904_0008), Some((Device::Watchdog(Frame::Control), 8)));
+        assert_eq!(find(0x0905_0000), Some((Device::Watchdog(Frame::Refresh), 0)));
+        assert_eq!(find(0x0906_0000), Some((Device::Panic, 0)));
+        assert_eq!(find(0x0906_ffff), Some((Device::Panic, 0xffff)));
+        assert_eq!([0x0907_0000, 0x0900_0000, 0x0800_0000, 0].map(find), [None; 4]);
     }
 
     #[test]

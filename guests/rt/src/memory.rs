@@ -64,6 +64,30 @@ fn word_in(word: u64, start: u64, size: u64) -> bool {
     word.wrapping_sub(start) < size
 }
 
+/// Returns the address of word `n` of the few, at the end of memory, that are kept over resets.
+fn kept_word(n: u64) -> u64 {
+    let end = tree::machine().memory.last().map_or(0, |(start, size)| start + size);
+    end - 4096 + 8 * (n % 512)
+}
+
+/// Writes a word that a reset keeps.
+pub fn keep(n: u64, value: u64) {
+    let address = kept_word(n);
+    // SAFETY: as in `mark_all`: the last page of memory is no part of the program.
+    unsafe { asm!("str {}, [{}]", in(reg) value, in(reg) address, options(nostack)) };
+}
+
+/// Reads such a word: 0 where none was written, since memory comes to a guest as zeros.
+#[must_use]
+pub fn kept(n: u64) -> u64 {
+    let value: u64;
+    // SAFETY: as in `keep`, and a load changes nothing.
+    unsafe {
+        asm!("ldr {}, [{}]", out(reg) value, in(reg) kept_word(n), options(nostack, readonly));
+    }
+    value
+}
+
 /// Returns whether the program's data are as in its file.
 #[must_use]
 pub fn is_image_pristine() -> bool {

@@ -40,10 +40,27 @@ pub struct Machine {
     pub conduit: Conduit,
     /// The interrupts of the generic timers: secure physical, physical, virtual, hypervisor.
     pub timers: [u32; 4],
+    /// A PL061 and its interrupt.
+    pub gpio: Option<(Device, u32)>,
+    /// A generic watchdog.
+    pub watchdog: Option<Watchdog>,
+    /// The port on which a panic is reported.
+    pub panic_port: Option<Device>,
     /// A PL031 clock and its interrupt.
     pub rtc: Option<(Device, u32)>,
     /// The arguments.
     pub bootargs: String<512>,
+}
+
+/// A generic watchdog.
+#[derive(Clone, Copy, Debug)]
+pub struct Watchdog {
+    /// The control frame.
+    pub control: Device,
+    /// The refresh frame.
+    pub refresh: Device,
+    /// The interrupt of WS0.
+    pub intid: u32,
 }
 
 static MACHINE: Once<Machine> = Once::new();
@@ -92,6 +109,7 @@ pub(crate) fn read(address: u64) {
     let mut gic_regions = gic.into_iter().flat_map(regions);
     let uart = tree.find_compatible(&["arm,pl011"]);
     let rtc = tree.find_compatible(&["arm,pl031"]);
+    let gpio = tree.find_compatible(&["arm,pl061"]);
     let timer = tree.find_compatible(&["arm,armv8-timer"]);
     let chosen = tree.find_node("/chosen");
     let machine = Machine {
@@ -107,6 +125,9 @@ pub(crate) fn read(address: u64) {
         devices: devices(&tree),
         conduit: conduit(&tree),
         timers: [0, 1, 2, 3].map(|n| timer.map_or(0, |node| intid(node, n))),
+        gpio: gpio.and_then(|node| Some((device(node)?, intid(node, 0)))),
+        watchdog: tree.find_compatible(&["arm,sbsa-gwdt"]).and_then(watchdog),
+        panic_port: tree.find_compatible(&["qemu,pvpanic-mmio"]).and_then(device),
         rtc: rtc.and_then(|node| Some((device(node)?, intid(node, 0)))),
         bootargs: chosen
             .and_then(|node| node.property("bootargs")?.as_str())
@@ -139,6 +160,12 @@ fn to_device((base, size): Range) -> Device {
 
 fn device(node: FdtNode<'_, '_>) -> Option<Device> {
     regions(node).next().map(to_device)
+}
+
+fn watchdog(node: FdtNode<'_, '_>) -> Option<Watchdog> {
+    let mut frames = regions(node).map(to_device);
+    let (control, refresh) = (frames.next()?, frames.next()?);
+    Some(Watchdog { control, refresh, intid: intid(node, 0) })
 }
 
 /// Returns cell `index` of a property.

@@ -5,7 +5,7 @@
 //!
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
 //! `mode=list` prints the names, `mode=reset` see [`reset`],
-//! `mode=ledger` see [`ledger`], `mode=off` ends by CPU_OFF alone,
+//! `mode=ledger` see [`ledger`], `mode=hang` see [`hang`], `mode=off` ends by CPU_OFF alone,
 //! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
@@ -19,12 +19,14 @@ mod gic;
 mod gic_remote;
 mod gic_state;
 mod gicv2;
+mod hang;
 mod inject;
 mod insn;
 mod its;
 mod ledger;
 mod lines;
 mod mmio;
+mod platform;
 mod power;
 mod reset;
 mod sgi;
@@ -56,6 +58,7 @@ const GROUPS: &[&[Test]] = &[
     gicv2::TESTS,
     sgi::TESTS,
     lines::TESTS,
+    platform::TESTS,
     its::TESTS,
     timer::TESTS,
     timer_edges::TESTS,
@@ -68,6 +71,7 @@ fn main() {
         Some("list") => test::list_all(GROUPS),
         Some("reset") => reset::run(),
         Some("ledger") => ledger::run(),
+        Some("hang") => hang::run(),
         Some("payload") => end_as_payload(),
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),

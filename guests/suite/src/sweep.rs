@@ -4,7 +4,7 @@
 //!
 //! Bytes and halfwords stop at 4 KiB of each frame unless the arguments have `full`.
 
-use crate::gicv3;
+use crate::{gicv3, platform};
 use guest_rt::device::{Device, Width};
 use guest_rt::gic::{self, reg};
 use guest_rt::test::{Outcome, Test};
@@ -14,9 +14,11 @@ pub const TESTS: &[Test] = tests![
     t36_every_read_of_gicd,
     t36_every_read_of_gicr,
     t36_every_read_of_uart,
+    t36_every_read_of_small_devices,
     t36_every_write_of_gicd,
     t36_every_write_of_gicr,
     t36_every_write_of_uart,
+    t36_every_write_of_small_devices,
     t36_doubleword_is_two_words,
     t37_reserved_reads_zero,
     t74_redistributors_match_vcpus,
@@ -78,6 +80,21 @@ fn t36_every_read_of_uart() -> Outcome {
     read_all(console::device(), 0x1000)
 }
 
+/// The PL061, both frames of the watchdog and the panic port, as far as there are.
+fn small_devices() -> impl Iterator<Item = Device> {
+    let machine = tree::machine();
+    let watchdog = machine.watchdog.into_iter();
+    let gpio = machine.gpio.map(|(gpio, _)| gpio);
+    gpio.into_iter().chain(watchdog.flat_map(|watchdog| [watchdog.control, watchdog.refresh]))
+}
+
+fn t36_every_read_of_small_devices() -> Outcome {
+    for device in small_devices() {
+        read_all(device, device.size())?;
+    }
+    tree::machine().panic_port.map_or(Ok(()), |port| read_all(port, port.size()))
+}
+
 /// The registers that say what a block is, which no write may change.
 fn identity(device: Device, offsets: &[u64]) -> [u32; 6] {
     let mut words = [0; 6];
@@ -131,6 +148,23 @@ fn t36_every_write_of_uart() -> Outcome {
     result?;
     check_eq!(identity(uart, &read_only), before, "the UART's identification");
     Ok(())
+}
+
+fn t36_every_write_of_small_devices() -> Outcome {
+    let machine = tree::machine();
+    let control = machine.watchdog.map(|watchdog| watchdog.control);
+    for device in small_devices() {
+        let read_only = [0xfcc, 0xfe0, 0xfe4, 0xfe8, 0xff0, 0xff4];
+        let before = identity(device, &read_only);
+        // Turned on, the watchdog would end this run.
+        let result = write_all(device, device.size(), |at| Some(device) == control && at < 4);
+        platform::quiet();
+        result?;
+        check_eq!(identity(device, &read_only), before, "identification");
+    }
+    // A panic that is reported would too.
+    let port = machine.panic_port;
+    port.map_or(Ok(()), |port| write_all(port, port.size(), |offset| offset < 1))
 }
 
 fn t36_doubleword_is_two_words() -> Outcome {

@@ -48,6 +48,7 @@ read! {
     read_mpamidr = "s3_0_c10_c4_4";
     read_pmcr = "pmcr_el0";
     read_hcr = "hcr_el2";
+    cnthp_cval = "cnthp_cval_el2";
     read_currentel = "currentel";
 }
 

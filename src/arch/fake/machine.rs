@@ -436,9 +436,12 @@ pub fn counter() -> u64 {
 pub fn counter_frequency_hz() -> u64 {
     1_000_000_000
 }
-/// Arms EL2's timer.
+/// Arms EL2's timer, unless it fires before.
 pub fn arm_hyp_timer(deadline_ticks: u64) {
-    with(|core| core.hyp_timer = Some(deadline_ticks));
+    with(|core| {
+        let earlier = core.hyp_timer.filter(|armed| *armed <= deadline_ticks);
+        core.hyp_timer = earlier.or(Some(deadline_ticks));
+    });
 }
 /// Silences EL2's timer.
 pub fn cancel_hyp_timer() {

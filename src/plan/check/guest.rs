@@ -5,7 +5,7 @@
 use super::{Claim, Limits, Part, Refusal};
 use crate::addr::{Address, Ipa, IpaRange, PAGE_SIZE, PaRange};
 use crate::heap;
-use crate::plan::{VgicFrames, VmPlan};
+use crate::plan::{Layout, VgicFrames, VmPlan};
 use alloc::vec::Vec;
 
 /// Interrupts that can be shared by PEs (IHI 0069, section 2.2).
@@ -61,6 +61,7 @@ fn check_address_space<'a>(vm: &'a VmPlan, limits: Limits) -> Check<'a> {
         add(Part::Vits, vm.layout.vits_range(), FRAME_ALIGN)?;
     }
     add(Part::Vuart, vm.layout.vuart_range(), PAGE_SIZE)?;
+    add(Part::Platform, vm.layout.platform_range(), PAGE_SIZE)?;
     for device in &vm.devices {
         let part = Part::Device(&device.path);
         for (registers, ipa) in &device.regions {
@@ -124,7 +125,9 @@ fn check_addresses<'a>(vm: &'a VmPlan) -> Check<'a> {
 fn check_interrupts<'a>(vm: &'a VmPlan) -> Check<'a> {
     let mut seen = Vec::new();
     let devices = vm.devices.iter().flat_map(|device| &device.interrupts);
-    for vintid in devices.map(|spi| spi.vintid).chain([vm.layout.vuart_interrupt]) {
+    let Layout { vuart_interrupt, gpio_interrupt, watchdog_interrupt, .. } = vm.layout;
+    let own = [vuart_interrupt, gpio_interrupt, watchdog_interrupt];
+    for vintid in devices.map(|spi| spi.vintid).chain(own) {
         if !SPIS.contains(&vintid.get()) {
             return Err(Refusal::NoVirtualSpi(vintid));
         }

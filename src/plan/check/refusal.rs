@@ -142,6 +142,8 @@ pub enum Part<'a> {
     VcpuInterface,
     /// The virtual PL011.
     Vuart,
+    /// The small virtual devices.
+    Platform,
     /// Registers of the device at this path.
     Device(&'a str),
     /// The image of this name.
@@ -254,6 +256,7 @@ impl fmt::Display for Part<'_> {
             Self::Vits => write!(f, "virtual ITS"),
             Self::VcpuInterface => write!(f, "virtual CPU interface"),
             Self::Vuart => write!(f, "virtual UART"),
+            Self::Platform => write!(f, "virtual platform"),
             Self::Device(path) => write!(f, "device {path}"),
             Self::Image(name) => write!(f, "image {name}"),
             Self::Entry => write!(f, "entry point"),

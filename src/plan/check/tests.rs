@@ -6,7 +6,7 @@ use crate::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use crate::id::{Mpidr, Pintid, Vintid};
 use crate::plan::machine::samples::{pi4, virt, virt_but};
 use crate::plan::samples::{IMAGE_BYTES, device, list, name, two_vms};
-use crate::plan::{UartClaim, VgicFrames, is_name};
+use crate::plan::{Layout, UartClaim, VgicFrames, is_name};
 use crate::spec::dtb::Dtb;
 use proptest::prelude::*;
 use std::string::{String, ToString};
@@ -372,7 +372,16 @@ fn interrupts_are_checked() {
     let seen = |vintid| said_after(|b| b.devices[0].interrupts[0].vintid = Vintid::new(vintid));
     assert_eq!(seen(27), "\"b\": its interrupt 27 is no SPI");
     assert_eq!(seen(1020), "\"b\": its interrupt 1020 is no SPI");
-    assert_eq!(seen(33), "\"b\" has two interrupts of number 33");
+    for own in [33, 39, 40] {
+        assert_eq!(seen(own), format!("\"b\" has two interrupts of number {own}"));
+    }
+    let own = |change: fn(&mut Layout)| said_after(|b| change(&mut b.layout));
+    let gpio = own(|layout| layout.gpio_interrupt = Vintid::new(31));
+    assert_eq!(gpio, "\"b\": its interrupt 31 is no SPI");
+    let watchdog = own(|layout| layout.watchdog_interrupt = Vintid::new(39));
+    assert_eq!(watchdog, "\"b\" has two interrupts of number 39");
+    let platform = own(|layout| layout.platform = Ipa::new(u64::MAX << 12));
+    assert_eq!(platform, "\"b\": virtual platform is beyond 40 bits of address");
 }
 
 /// The machine with a second UART, and a plan that has requests come in there.
@@ -522,7 +531,7 @@ proptest! {
     /// Two things at the same place of one guest are refused, whatever they are.
     #[test]
     fn any_overlap_in_a_guest_is_refused(
-        which in 0_usize..4, onto in 0_usize..5, page in 0_u64..16
+        which in 0_usize..5, onto in 0_usize..6, page in 0_u64..16
     ) {
         let mut plan = two_vms();
         let vm = &mut plan.vms[1];
@@ -531,6 +540,7 @@ proptest! {
             vm.layout.vgic_range(vm.vcpus.len()).unwrap(),
             vm.layout.vuart_range().unwrap(),
             IpaRange::new(vm.devices[0].regions[0].1, 0x1000).unwrap(),
+            vm.layout.platform_range().unwrap(),
             vm.memory,
         ];
         prop_assume!(which != onto);
@@ -542,6 +552,7 @@ proptest! {
                 vm.layout.vgic = VgicFrames::V3 { vredist, vits };
             }
             2 => vm.layout.vuart = target,
+            4 => vm.layout.platform = target,
             _ => vm.devices[0].regions[0].1 = target,
         }
         let said = said(&plan);

@@ -11,3 +11,4 @@ mod interrupts;
 mod kicks;
 mod life;
 mod listed;
+mod platform;

@@ -7,6 +7,7 @@
 
 mod bench;
 mod bundles;
+mod crashes;
 mod faults;
 mod harness;
 mod image;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         bundles::trials(),
         faults::trials(),
         resets::trials(),
+        crashes::trials(),
         ledger::trials(),
         linux::trials(),
         payloads::trials(),

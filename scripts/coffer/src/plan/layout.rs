@@ -11,6 +11,10 @@
 //! | 0x0808_0000 | vits of a GICv3, 128 KiB |
 //! | 0x080a_0000 | vredist of a GICv3, 128 KiB for each vCPU |
 //! | 0x0900_0000 | PL011, 4 KiB, INTID 33 |
+//! | 0x0903_0000 | PL061, 4 KiB, INTID 39 |
+//! | 0x0904_0000 | watchdog, 4 KiB for control, INTID 40 |
+//! | 0x0905_0000 | watchdog, 4 KiB for the refresh |
+//! | 0x0906_0000 | panic port |
 //! | 0x1000_0000 to 0x4000_0000 | physical devices, INTIDs from 64 |
 //! | 0x4000_0000 | RAM: device tree, 2 MiB on the kernel, behind it the ramdisk |
 #![forbid(unsafe_code)]
@@ -46,6 +50,9 @@ pub fn virtual_devices(gic_version: u32) -> Layout {
         vgic,
         vuart: Ipa::at(0x0900_0000),
         vuart_interrupt: Vintid::new(33),
+        platform: Ipa::at(0x0903_0000),
+        gpio_interrupt: Vintid::new(39),
+        watchdog_interrupt: Vintid::new(40),
     }
 }
 

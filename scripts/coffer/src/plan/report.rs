@@ -11,7 +11,7 @@ use crate::bundle::Bundle;
 use crate::message::{JsonMessage, bytes};
 use crate::plan::layout::VUART_BYTES;
 use cofferdam::addr::{Address, Ipa};
-use cofferdam::plan::{ConsoleMode, SpiPlan, VgicFrames, VmPlan};
+use cofferdam::plan::{ConsoleMode, Layout, SpiPlan, VgicFrames, VmPlan};
 use policies::JsonPolicies;
 use serde::Serialize;
 use std::fmt::Write;
@@ -119,6 +119,9 @@ impl Planned {
         }));
         let interrupt = format!("PL011, INTID {}", layout.vuart_interrupt);
         rows.push(row("vuart", layout.vuart, VUART_BYTES, &interrupt));
+        let (gpio, watchdog) = (layout.gpio_interrupt, layout.watchdog_interrupt);
+        let small = format!("PL061, INTID {gpio}; watchdog, INTID {watchdog}; panic port");
+        rows.push(row("platform", layout.platform, Layout::PLATFORM_BYTES, &small));
         for device in &vm.devices {
             let interrupt = |SpiPlan { pintid, vintid, .. }: &SpiPlan| {
                 format!(", SPI {} as INTID {vintid}", pintid.get().wrapping_sub(32))

@@ -5,6 +5,8 @@
 //! Documentation/devicetree/bindings for the nodes), so that kernels meet what they know.
 #![forbid(unsafe_code)]
 
+mod platform;
+
 use crate::plan::layout::VUART_BYTES;
 use cofferdam::addr::{Address, Ipa, IpaRange};
 use cofferdam::plan::{Layout, VgicFrames};
@@ -62,6 +64,7 @@ const EMPTY: &[u8] = &[];
 const GIC_PHANDLE: u32 = 1;
 const APB_CLOCK_PHANDLE: u32 = 2;
 const ITS_PHANDLE: u32 = 3;
+const GPIO_PHANDLE: u32 = 4;
 const APB_CLOCK_HZ: u32 = 24_000_000;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
@@ -105,6 +108,7 @@ pub fn write(guest: &Guest<'_>) -> Vec<u8> {
         root.add_child(clock(&format!("clock-{hz}"), *phandle, *hz));
     }
     root.add_child(vuart(&uart, guest.layout));
+    platform::nodes(guest.layout).into_iter().for_each(|node| root.add_child(node));
     for device in guest.devices {
         root.add_child(assigned(device, &extra_clocks));
     }
@@ -257,7 +261,7 @@ fn extra_clocks(devices: &[GuestDevice]) -> Vec<(u32, u32)> {
     let mut frequencies: Vec<u32> = all.filter(|hz| *hz != APB_CLOCK_HZ).collect();
     frequencies.sort_unstable();
     frequencies.dedup();
-    frequencies.into_iter().zip(ITS_PHANDLE + 1..).collect()
+    frequencies.into_iter().zip(GPIO_PHANDLE + 1..).collect()
 }
 
 fn assigned(device: &GuestDevice, extra_clocks: &[(u32, u32)]) -> DeviceTreeNode {

@@ -84,12 +84,14 @@ little  vdist     0x08000000..0x08010000       64K  GICv3
 little  vredist   0x080a0000..0x080e0000      256K
 little  vits      0x08080000..0x080a0000      128K
 little  vuart     0x09000000..0x09001000        4K  PL011, INTID 33
+little  platform  0x09030000..0x09070000      256K  PL061, INTID 39; watchdog, INTID 40; panic port
 big     memory    0x40000000..0x48000000      128M
 big     kernel    0x40200000..0x40201000        4K  Image: Image
 big     vdist     0x08000000..0x08010000       64K  GICv3
 big     vredist   0x080a0000..0x080e0000      256K
 big     vits      0x08080000..0x080a0000      128K
 big     vuart     0x09000000..0x09001000        4K  PL011, INTID 33
+big     platform  0x09030000..0x09070000      256K  PL061, INTID 39; watchdog, INTID 40; panic port
 big     device    0x10000000..0x10001000        4K  /soc/rtc@1000 at 0xf0001000, SPI 2 as INTID 64, no DMA
 ";
     let report = Bed::new().planned(TWO);
@@ -185,6 +187,37 @@ fn a_guests_tree_says_what_it_has() {
     assert_eq!(tree.registers(gic), Some(vec![(0x800_0000, 0x1_0000), (0x80a_0000, 0x4_0000)]));
     assert_eq!(tree.interrupts(at("/pl011@9000000")), Some(vec![(gic, vec![0, 1, 4])]));
     assert!(tree.find("/pmu").is_some());
+}
+
+#[test]
+fn every_guest_has_a_watchdog_keys_and_a_panic_port() {
+    let built = Built::new(&Bed::new(), TWO);
+    for vm in ["little-tree", "big-tree"] {
+        let tree = Tree::parse(built.image(vm)).unwrap();
+        let at = |path: &str| tree.find(path).unwrap_or_else(|| panic!("{path}"));
+        let (gic, gpio) = (at("/intc@8000000"), at("/pl061@9030000"));
+        let watchdog = at("/watchdog@9040000");
+        assert!(tree.is_compatible(gpio, "arm,pl061") && tree.is_compatible(gpio, "arm,primecell"));
+        assert_eq!(tree.registers(gpio), Some(vec![(0x903_0000, 0x1000)]));
+        assert_eq!(tree.interrupts(gpio), Some(vec![(gic, vec![0, 7, 4])]));
+        assert_eq!(tree.text(gpio, "clock-names"), Some("apb_pclk"));
+        let clock = tree.by_phandle(tree.u32(gpio, "clocks").unwrap());
+        assert_eq!(clock, tree.find("/apb-pclk"));
+        assert!(tree.is_compatible(at("/gpio-keys"), "gpio-keys"));
+        for (key, line, code) in [("poweroff", 3, 116), ("dependency-lost", 4, 256)] {
+            let key = at(&format!("/gpio-keys/{key}"));
+            let gpios = tree.cells(key, "gpios");
+            assert_eq!(tree.by_phandle(gpios[0]), Some(gpio));
+            assert_eq!((&gpios[1..], tree.u32(key, "linux,code")), (&[line, 0][..], Some(code)));
+        }
+        assert!(tree.is_compatible(watchdog, "arm,sbsa-gwdt"));
+        let frames = vec![(0x904_0000, 0x1000), (0x905_0000, 0x1000)];
+        assert_eq!(tree.registers(watchdog), Some(frames), "control, then refresh");
+        assert_eq!(tree.interrupts(watchdog), Some(vec![(gic, vec![0, 8, 4])]));
+        let panic = at("/pvpanic@9060000");
+        assert!(tree.is_compatible(panic, "qemu,pvpanic-mmio"));
+        assert_eq!(tree.registers(panic), Some(vec![(0x906_0000, 2)]));
+    }
 }
 
 #[test]

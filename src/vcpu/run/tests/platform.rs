@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The small devices of a VM: watchdog, GPIO lines, panic port, and the timer behind them.
+#![forbid(unsafe_code)]
+
+use super::super::Next;
+use super::bed::*;
+use crate::arch::fake::machine::{Event, with};
+use crate::bits::Level;
+use crate::id::Pintid;
+use crate::plan::{OnCrash, Plan};
+use crate::vcpu::FromCore;
+use crate::vm::lifecycle::Change::{Start, Stop};
+use std::vec;
+
+const GPIO: u64 = 0x903_0000;
+const CONTROL: u64 = 0x904_0000;
+const REFRESH: u64 = 0x905_0000;
+const PANIC: u64 = 0x906_0000;
+const GPIO_SPI: u64 = 39;
+const WATCHDOG_SPI: u64 = 40;
+/// EL2's timer.
+const TIMER: u32 = 26;
+/// The SGI that makes a core look at the devices.
+const GO_ON: u32 = 2;
+const MS: u64 = 1_000_000;
+
+/// Makes a plan whose VMs have watchdogs that are armed.
+fn watched(timeout_ms: u32) -> Plan {
+    let mut plan = plan();
+    plan.vms.iter_mut().for_each(|vm| vm.policies.watchdog_ms = Some(timeout_ms));
+    plan
+}
+
+fn timer() -> Option<u64> {
+    with(|core| core.hyp_timer)
+}
+
+fn set_counter(ticks: u64) {
+    with(|core| core.counter = ticks);
+}
+
+/// Lets EL2's timer fire when it is due.
+fn fire(bed: &mut Bed) -> Option<Next> {
+    let due = timer().expect("nothing is armed");
+    set_counter(due);
+    bed.interrupt(TIMER)
+}
+
+fn by(bed: &Bed) -> FromCore<'static> {
+    bed.core.effects()
+}
+
+/// Makes a core of VM 1 act on VM 0.
+fn from_outside(bed: &Bed) -> FromCore<'static> {
+    FromCore { own: None, ..bed.core.effects() }
+}
+
+/// What asks the core of vCPU 0 of VM 0 to look.
+fn asking() -> Event {
+    Event::Sgi(Pintid::new(GO_ON), pcpu(0, 0))
+}
+
+fn pending(bed: &Bed) -> vec::Vec<u64> {
+    bed.state().into_iter().map(|lr| lr & 0xffff).collect()
+}
+
+#[test]
+fn a_watchdog_that_nobody_refreshes_ends_the_run() {
+    let mut bed = Bed::on(hypervisor(&watched(200)));
+    // The leader of the start asks the core of vCPU 0 to arm its timer.
+    let begun = bed.vm.counter_offset_ticks.load(core::sync::atomic::Ordering::Relaxed);
+    assert_eq!(bed.interrupt(GO_ON), None);
+    assert_eq!(timer(), Some(begun + 100 * MS + 1));
+    bed.enable(0, 1 << (WATCHDOG_SPI - 32));
+    assert_eq!(fire(&mut bed), None);
+    assert_eq!(pending(&bed), [WATCHDOG_SPI], "the warning");
+    assert_eq!(timer(), Some(begun + 200 * MS + 2));
+    assert_eq!(fire(&mut bed), Some(Next::Change(Start)));
+    assert_eq!(timer(), None);
+}
+
+#[test]
+fn a_refresh_moves_the_end_away() {
+    let mut bed = Bed::on(hypervisor(&watched(200)));
+    assert_eq!(bed.interrupt(GO_ON), None);
+    for _ in 0..50 {
+        let armed = timer().unwrap();
+        set_counter(armed - 10 * MS);
+        bed.write(REFRESH, 0);
+        // The timer is left alone, fires too early and is armed again.
+        assert_eq!(timer(), Some(armed));
+        assert_eq!(fire(&mut bed), None);
+        assert!(timer().unwrap() > armed + 80 * MS);
+    }
+    assert_eq!(bed.read(CONTROL), 1);
+}
+
+#[test]
+fn a_watchdog_is_off_until_the_guest_turns_it_on() {
+    let mut bed = Bed::new();
+    assert_eq!((bed.read(CONTROL), timer()), (0, None));
+    bed.write(CONTROL + 8, 1000);
+    assert_eq!(timer(), None);
+    bed.write(CONTROL, 1);
+    assert!(timer().is_some());
+    assert_eq!(fire(&mut bed), None);
+    assert_eq!(bed.read(CONTROL), 0b11);
+    // Off again: what is armed still fires, and does nothing.
+    bed.write(CONTROL, 0);
+    assert_eq!(fire(&mut bed), None);
+    assert_eq!((bed.read(CONTROL), timer()), (0, None));
+}
+
+#[test]
+fn another_vcpu_asks_the_first_ones_core_to_keep_time() {
+    let bed = Bed::new();
+    let mut other = Bed { vm: bed.vm, core: core(bed.core.hypervisor, 0, 1) };
+    with(|core| core.hyp_timer = None);
+    other.write(CONTROL + 8, 1000);
+    clear_events();
+    other.write(CONTROL, 1);
+    let asked = || {
+        let is_ask = |event: &&Event| **event == asking();
+        with(|core| core.events.iter().filter(is_ask).count())
+    };
+    assert_eq!((timer(), asked()), (None, 1));
+    // What comes later needs no asking; what comes earlier does.
+    other.write(REFRESH, 0);
+    assert_eq!(asked(), 1);
+    other.write(CONTROL + 8, 10);
+    assert_eq!(asked(), 2);
+    // Its own timer says nothing to it.
+    assert_eq!(other.interrupt(TIMER), None);
+    assert_eq!(timer(), None);
+    let mut bed = bed;
+    assert_eq!(bed.interrupt(GO_ON), None);
+    assert!(timer().is_some());
+}
+
+#[test]
+fn the_console_does_not_put_the_watchdog_off() {
+    let mut bed = Bed::on(hypervisor(&watched(200)));
+    assert_eq!(bed.interrupt(GO_ON), None);
+    let armed = timer();
+    // Output whose line is not complete waits for a time.
+    bed.write(0x900_0000, u64::from(b'x'));
+    bed.core.hypervisor.console.send();
+    assert!(timer() <= armed);
+    bed.core.hypervisor.serve_timer();
+    assert_eq!(bed.interrupt(TIMER), None);
+    assert!(timer().is_some() && timer() <= armed);
+    set_counter(armed.unwrap());
+    assert_eq!(bed.interrupt(TIMER), None);
+    assert_eq!(bed.read(CONTROL), 0b11);
+}
+
+#[test]
+fn the_power_button_is_pressed_and_let_go() {
+    let mut bed = Bed::new();
+    bed.enable(0, 1 << (GPIO_SPI - 32));
+    // Both edges of line 3.
+    bed.write(GPIO + 0x408, 8);
+    bed.write(GPIO + 0x410, 8);
+    bed.vm.press_power(&by(&bed));
+    assert_eq!(bed.interrupt(0), None);
+    assert_eq!((pending(&bed), bed.read(GPIO + 0x3fc)), (vec![GPIO_SPI], 8));
+    bed.write(GPIO + 0x41c, 8);
+    assert_eq!(bed.read(GPIO + 0x414), 0);
+    let pressed = timer().unwrap();
+    assert_eq!(fire(&mut bed), None);
+    assert_eq!((bed.read(GPIO + 0x3fc), bed.read(GPIO + 0x414)), (0, 8));
+    assert_eq!(timer(), None);
+    // Pressed again, from elsewhere: the core of vCPU 0 is asked.
+    clear_events();
+    bed.vm.press_power(&from_outside(&bed));
+    assert_eq!((timer(), bed.read(GPIO + 0x3fc)), (None, 8));
+    assert!(events().contains(&asking()));
+    assert_eq!(bed.interrupt(GO_ON), None);
+    assert!(timer().unwrap() >= pressed + 100 * MS);
+}
+
+#[test]
+fn a_lost_dependency_is_told_again_after_a_reset() {
+    let mut bed = Bed::new();
+    bed.vm.set_dependency_lost(&from_outside(&bed), Level::High);
+    assert_eq!(bed.read(GPIO + 0x3fc), 16);
+    bed.write(GPIO + 0x400, 0xff);
+    bed.vm.press_power(&by(&bed));
+    bed.vm.reset_models(&by(&bed));
+    assert_eq!((bed.read(GPIO + 0x400), bed.read(GPIO + 0x3fc)), (0, 16));
+    bed.vm.set_dependency_lost(&from_outside(&bed), Level::Low);
+    assert_eq!(bed.read(GPIO + 0x3fc), 0);
+}
+
+#[test]
+fn t91_a_reset_takes_watchdog_and_lines_down() {
+    let mut bed = Bed::on(hypervisor(&watched(200)));
+    assert_eq!(bed.interrupt(GO_ON), None);
+    bed.enable(0, 1 << (WATCHDOG_SPI - 32));
+    assert_eq!(fire(&mut bed), None);
+    assert_eq!(bed.read(CONTROL), 0b11);
+    bed.vm.reset_models(&by(&bed));
+    assert_eq!(bed.read(CONTROL), 0, "not before its time begins");
+    // What is armed still is of the run before, and ends nothing.
+    assert_eq!(fire(&mut bed), None);
+    bed.enable(0, 1 << (WATCHDOG_SPI - 32));
+    assert_eq!(bed.interrupt(0), None);
+    assert_eq!(pending(&bed), [0; 0]);
+}
+
+#[test]
+fn time_in_which_the_guest_was_held_does_not_count() {
+    let mut bed = Bed::on(hypervisor(&watched(200)));
+    assert_eq!(bed.interrupt(GO_ON), None);
+    let armed = timer().unwrap();
+    with(|core| core.hyp_timer = None);
+    set_counter(armed + 1000 * MS);
+    bed.vm.resume_platform(&by(&bed));
+    assert_eq!(bed.read(CONTROL), 1);
+    assert!(timer().unwrap() > armed + 1099 * MS);
+}
+
+#[test]
+fn a_panic_is_the_end_behind_the_write() {
+    let crash = |on_crash| {
+        let mut plan = plan();
+        plan.vms.iter_mut().for_each(|vm| vm.policies.on_crash = on_crash);
+        let mut bed = Bed::on(hypervisor(&plan));
+        assert_eq!(bed.read(PANIC), 3);
+        bed.write(PANIC, 2);
+        bed.core.registers.x[3] = 1;
+        let before = elr();
+        let next = bed.exit(store(PANIC, 0, 3));
+        assert_eq!(elr(), before + 4);
+        next
+    };
+    assert_eq!(crash(OnCrash::default()), Some(Next::Change(Start)));
+    assert_eq!(crash(OnCrash::Stop), Some(Next::Change(Stop)));
+}
+
+#[test]
+fn t36_what_no_device_takes_is_an_external_abort() {
+    let mut bed = Bed::new();
+    for (ipa, size) in [(GPIO, 3), (GPIO + 1, 1), (CONTROL, 1), (REFRESH, 3), (GPIO + 0x1000, 2)] {
+        for access in [store(ipa, size, 3), load(ipa, Load { size, ..WORD })] {
+            with(|core| core.esr_el1 = 0);
+            assert_eq!(bed.exit(access), None);
+            // A synchronous external abort (DDI 0487, ESR_EL1.ISS.DFSC).
+            assert_eq!(with(|core| core.esr_el1) & 0x3f, 0b01_0000, "{ipa:#x} {size}");
+        }
+    }
+}
