@@ -62,11 +62,7 @@ impl Hypervisor {
     fn single(&self, number: usize) -> u64 {
         let estate = self.estate.acquire();
         match number {
-            0 => estate
-                .owners
-                .regions()
-                .iter()
-                .fold(SEED, |digest, region| fold_region(digest, region)),
+            0 => estate.owners.regions().iter().fold(SEED, fold_region),
             1 => estate.owners.free_bytes(),
             2 => arch::heap_bytes() as u64,
             3 => estate.vmids.live() as u64,
