@@ -26,7 +26,7 @@ pub mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use delivery::{Delivery, Flush, ListRegisters};
+pub use delivery::{Delivery, Flush, Injected, ListRegisters};
 pub use listed::{
     Frame, changes_list_registers, changes_own_list_registers, only_adds, shows_list_registers,
 };

@@ -21,7 +21,7 @@ use crate::gic::{Delivery, Effects, Vredist};
 use crate::hypervisor::Hypervisor;
 use crate::id::{Pintid, VcpuId};
 use crate::spec::exception::Exception;
-use crate::trace::ExitCounters;
+use crate::trace::{AllTurns, ExitCounters};
 use crate::vm::Vm;
 
 use interrupt::OWN_PPIS;
@@ -44,8 +44,9 @@ pub const GO_ON: Pintid = Pintid::new(2);
 /// What one core owns, and which vCPU it serves.
 pub struct Core<'a> {
     registers: GuestRegisters,
-    /// Counts this vCPU's exits.
-    pub counters: ExitCounters,
+    /// Counts this vCPU's exits; the VM owns it.
+    turns: &'a AllTurns,
+    counters: &'a ExitCounters,
     hypervisor: &'a Hypervisor,
     vm: &'a Vm,
     vcpu: VcpuId,
@@ -140,9 +141,11 @@ impl<'a> Core<'a> {
         private_interrupts: &'a mut PrivateInterrupts,
     ) -> Option<Self> {
         let list_registers = ListRegisterFile::new(hypervisor.list_registers_max);
+        let counters = vm.counters.get(vcpu.index())?;
         Some(Self {
             registers: GuestRegisters::new(hypervisor.mitigations),
-            counters: ExitCounters::default(),
+            turns: counters.turns()?,
+            counters,
             hypervisor,
             vm,
             vcpu,

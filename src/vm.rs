@@ -24,6 +24,7 @@ use crate::plan::VmPlan;
 use crate::psci::Psci;
 use crate::psci::Start;
 use crate::sync::{Lock, OpenLock};
+use crate::trace::ExitCounters;
 use crate::vcpu::FromCore;
 use alloc::boxed::Box;
 use bus::Bus;
@@ -71,6 +72,8 @@ pub struct Vm {
     pub pcpus: Box<[Mpidr]>,
     /// The same as targets of kicks.
     pub kicks: Box<[arch::SgiTarget]>,
+    /// What the exits of each vCPU cost and brought.
+    pub counters: Box<[ExitCounters]>,
     /// What a guest sees of physical address bits: ID_AA64MMFR0_EL1.PARange.
     pub pa_range: u64,
 }

@@ -13,6 +13,7 @@ mod guest;
 mod heap;
 mod layout;
 mod mmu;
+mod pmu;
 mod smc;
 mod stage2;
 mod start;
@@ -31,7 +32,7 @@ pub use gic::{
     reset_virtual_interface, send_sgi, take_interrupt, take_interrupt_v3, use_gicv2,
 };
 pub use guest::{
-    GuestRegisters, elr, far, hpfar, id_register, inject, inject_serror, reset_guest,
+    GuestRegisters, elr, esr, far, hpfar, id_register, inject, inject_serror, reset_guest,
     skip_instruction, start_guest, stop_timers,
 };
 pub use heap::{Heap, heap_bytes};
@@ -40,6 +41,7 @@ pub use mmu::{
     HypMapError, HypMemory, boot_map, map_constant, map_hyp, map_memory, regime, tree_size,
     unmap_hyp, unmap_memory, unmapped,
 };
+pub use pmu::{GuestCounts, Overflow, pmu_overflow, take_guest_counts};
 pub use smc::{HostPsci, mitigate};
 pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids, leave};
 pub use start::{SecondaryBoot, publish_to_uncached, release_from_spin_table, secondary_entry};

@@ -20,6 +20,7 @@ use super::{SpiToken, Vgic};
 use crate::bits::Level;
 use crate::id::{Pintid, VcpuId, Vintid};
 use crate::spec::gic::{Lr, ich_hcr};
+use crate::trace::InterruptKind;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// The most list registers that the architecture has.
@@ -65,8 +66,21 @@ pub trait ListRegisters {
 pub enum Flush {
     /// Nothing: the guest can be entered.
     Done,
+    /// Nothing either, and the first SGI that went into a list register is not counted in
+    /// [`Vredist::injections`].
+    Sgi,
     /// [`Delivery::reconcile`], under the VM's lock.
     Reconcile,
+}
+
+/// What has become of a PPI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Injected {
+    /// It is in a list register, and not counted in [`Vredist::injections`].
+    Now,
+    /// The next [`Delivery::flush`] is about it.
+    Later,
 }
 
 /// Delivery to one vCPU. Its core owns it.
@@ -166,12 +180,14 @@ impl Delivery {
         vintid: Vintid,
         pintid: Pintid,
         lrs: &mut L,
-    ) {
+    ) -> Injected {
         let intid = vintid.get() & 31;
         let is_quick = self.quick & bit(intid) != 0 && own.has_sgis_only();
-        if !is_quick || !self.place_quickly(own, intid, lrs) {
-            self.inject_later(own, intid, pintid);
+        if is_quick && self.place_quickly(own, intid, lrs) {
+            return Injected::Now;
         }
+        self.inject_later(own, intid, pintid);
+        Injected::Later
     }
 
     /// Leaves a linked PPI for `reconcile`, or for when it is enabled.
@@ -190,18 +206,38 @@ impl Delivery {
     #[inline(always)]
     pub fn flush<L: ListRegisters>(&mut self, own: &Vredist, lrs: &mut L) -> Flush {
         let work = own.take_work();
-        let mut raised = work.raised();
+        let raised = work.raised();
         if work.is_within(self.quick) {
-            loop {
-                if raised == 0 {
-                    return Flush::Done;
-                }
-                if !self.place_quickly(own, raised.trailing_zeros(), lrs) {
-                    break;
-                }
-                raised &= raised.wrapping_sub(1);
+            if raised == 0 {
+                return Flush::Done;
+            }
+            if self.place_quickly(own, raised.trailing_zeros(), lrs) {
+                let left = raised & raised.wrapping_sub(1);
+                return if left == 0 { Flush::Sgi } else { self.place_more(own, work, left, lrs) };
             }
         }
+        self.keep(own, work, raised)
+    }
+
+    /// Delivers SGIs that have become pending at once with one that is in a list register now.
+    #[cold]
+    #[inline(never)]
+    fn place_more<L: ListRegisters>(
+        &mut self,
+        own: &Vredist,
+        work: Work,
+        mut raised: u32,
+        lrs: &mut L,
+    ) -> Flush {
+        while self.place_quickly(own, raised.trailing_zeros(), lrs) {
+            own.injections.count(InterruptKind::Sgi, 1);
+            raised &= raised.wrapping_sub(1);
+            if raised == 0 {
+                return Flush::Sgi;
+            }
+        }
+        // The first one too, since the answer does not tell of it.
+        own.injections.count(InterruptKind::Sgi, 1);
         self.keep(own, work, raised)
     }
 

@@ -62,6 +62,8 @@ pub struct FakeCpu {
     pub deactivated: Vec<Pintid>,
     /// The PPIs whose lines are low; all others are high.
     pub low_lines: Vec<Pintid>,
+    /// How many interrupts of each kind became pending in a list register: SGIs, PPIs, SPIs, LPIs.
+    pub filled: [u64; 4],
 }
 
 impl FakeCpu {
@@ -78,6 +80,7 @@ impl FakeCpu {
             eoi_mode: EoiMode::DropAndDeactivate,
             deactivated: Vec::new(),
             low_lines: Vec::new(),
+            filled: [0; 4],
         }
     }
 
@@ -181,7 +184,12 @@ impl ListRegisters for FakeCpu {
             assert!(lr.vintid().get() < 1020 || is_lpi && !lr.has_eoi(), "{lr:?}");
             assert!(lr.pintid().is_none_or(|pintid| (16..1020).contains(&pintid.get())), "{lr:?}");
         }
-        self.lrs[slot] = lr;
+        let was = core::mem::replace(&mut self.lrs[slot], lr);
+        let intid = lr.vintid().get();
+        if lr.is_pending() && !(was.is_pending() && was.vintid().get() == intid) {
+            let kind = [16, 32, 8192].into_iter().filter(|&first| intid >= first).count();
+            self.filled[kind] += 1;
+        }
     }
     fn empty(&self) -> u32 {
         let is_empty = |lr: &Lr| lr.state() == LrState::Invalid && !lr.has_eoi();

@@ -14,6 +14,7 @@ mod vits;
 use super::fake::{Dir, FakeCpu, Recorder};
 use super::*;
 use crate::spec::gic::{GICR_BYTES, GICR_SGI_BASE};
+use crate::trace::InterruptKind;
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
@@ -35,6 +36,8 @@ struct Machine {
     effects: Recorder,
     physical_ppis: BTreeSet<(usize, u32)>,
     physical_spis: BTreeSet<u32>,
+    /// The SGIs and PPIs of each core that went the quick route: what its loop counts.
+    quick: Vec<[u64; 2]>,
 }
 
 impl Machine {
@@ -51,7 +54,8 @@ impl Machine {
         let cores = cores.collect();
         let (physical_ppis, physical_spis) = Default::default();
         let effects = Recorder::default();
-        let mut machine = Self { vgic, token, cores, effects, physical_ppis, physical_spis };
+        let quick = std::vec![[0; 2]; vcpus];
+        let mut machine = Self { vgic, token, cores, effects, physical_ppis, physical_spis, quick };
         machine.write(0, 3);
         machine
     }
@@ -140,7 +144,8 @@ impl Machine {
         }
         let own = self.vgic.vredist(VcpuId::new(u8::try_from(vcpu).unwrap())).unwrap();
         let (delivery, cpu) = &mut self.cores[vcpu];
-        delivery.inject_private(own, Vintid::new(TIMER), Pintid::new(TIMER), cpu);
+        let injected = delivery.inject_private(own, Vintid::new(TIMER), Pintid::new(TIMER), cpu);
+        self.quick[vcpu][1] += u64::from(injected == Injected::Now);
         true
     }
     /// The physical interrupt behind an SPI fires, unless it is active still.
@@ -163,8 +168,15 @@ impl Machine {
     fn flush_without_maintenance(&mut self, vcpu: usize) {
         let own = self.vgic.vredist(VcpuId::new(u8::try_from(vcpu).unwrap())).unwrap();
         let (delivery, cpu) = &mut self.cores[vcpu];
-        if own.has_work() && delivery.flush(own, cpu) == Flush::Reconcile {
-            delivery.reconcile(&self.vgic, &mut self.token, cpu, &self.effects);
+        if !own.has_work() {
+            return;
+        }
+        match delivery.flush(own, cpu) {
+            Flush::Done => {}
+            Flush::Sgi => self.quick[vcpu][0] += 1,
+            Flush::Reconcile => {
+                delivery.reconcile(&self.vgic, &mut self.token, cpu, &self.effects);
+            }
         }
     }
     /// Does what a core does before its guest's read of pending or active bits.
@@ -186,7 +198,7 @@ impl Machine {
             due.extend(self.effects.kicks.borrow_mut().drain(..).map(VcpuId::index));
             due.extend((0..self.cores.len()).filter(|&n| self.cores[n].1.wants_maintenance()));
             self.account_for_deactivations();
-            let Some(next) = due.pop_first() else { return };
+            let Some(next) = due.pop_first() else { return self.check_counts() };
             self.flush(next);
             if self.own(next).has_work() {
                 due.insert(next);
@@ -197,6 +209,16 @@ impl Machine {
     /// Settles everybody.
     fn settle_all(&mut self) {
         (0..self.cores.len()).for_each(|vcpu| self.settle(vcpu));
+    }
+
+    /// What is counted is what went into list registers.
+    fn check_counts(&self) {
+        for (vcpu, ((_, cpu), [sgis, ppis])) in self.cores.iter().zip(&self.quick).enumerate() {
+            let mut counted = InterruptKind::ALL.map(|kind| self.own(vcpu).injections.get(kind));
+            counted[0] += sgis;
+            counted[1] += ppis;
+            assert_eq!(counted, cpu.filled, "vCPU {vcpu}");
+        }
     }
 
     fn account_for_deactivations(&mut self) {

@@ -12,6 +12,7 @@ use super::{Effects, IIDR, Version};
 use crate::bits::{Level, MmioError, Width};
 use crate::id::{Mpidr, VcpuId, Vintid};
 use crate::spec::gic::{self, BitRegister, gicd, gicr};
+use crate::trace::Injections;
 use core::sync::atomic::{
     AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
     Ordering::SeqCst,
@@ -55,6 +56,12 @@ pub struct Vredist {
     pub(super) bank: Bank,
     pub(super) lpi: LpiRegisters,
     pub(super) looks: Looks,
+    /// What the owner has put into list registers, but for what [`Flush::Sgi`] and
+    /// [`Injected::Now`] tell of.
+    ///
+    /// [`Flush::Sgi`]: super::Flush::Sgi
+    /// [`Injected::Now`]: super::Injected::Now
+    pub injections: Injections,
     /// For each SGI the vCPUs that have sent it and whose SGI is not in a list register: GICv2
     /// tells them apart.
     sources: [AtomicU8; SGI_COUNT],
@@ -84,6 +91,7 @@ impl Vredist {
             lpi: LpiRegisters::default(),
             sources: [const { AtomicU8::new(0) }; SGI_COUNT],
             looks: Looks::default(),
+            injections: Injections::default(),
             waker: AtomicU32::new(ASLEEP),
             typer: u64::from(affinity.packed()) << gicr::TYPER_AFFINITY_SHIFT | number | last,
             id,

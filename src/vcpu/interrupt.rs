@@ -3,10 +3,11 @@
 #![forbid(unsafe_code)]
 
 use super::{Core, GO_ON, HALT, KICK, Next};
-use crate::arch;
+use crate::arch::{self, GuestCounts, Overflow};
 use crate::bits::{MmioError, Width};
-use crate::gic::{self, Flush, Frame, SgiRegister};
+use crate::gic::{self, Flush, Frame, Injected, SgiRegister};
 use crate::id::{Pintid, Vintid};
+use crate::trace::{self, Exits, InterruptKind, Turns};
 
 /// The virtual interface wants maintenance.
 pub const MAINTENANCE: Pintid = Pintid::new(25);
@@ -22,18 +23,18 @@ pub const PHYSICAL_TIMER: Pintid = Pintid::new(30);
 /// These three, a bit each.
 pub const OWN_PPIS: u32 = 1 << 23 | 1 << 27 | 1 << 30;
 
-impl Core<'_> {
+impl<'a> Core<'a> {
     /// Serves one physical interrupt of a GICv3; more come back at once after the entry.
     #[inline(always)]
-    pub(super) fn serve_interrupt(&mut self) -> Next {
-        let Some(pintid) = arch::take_interrupt_v3() else { return Next::Enter };
-        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
-            self.pass_private(pintid);
-            return Next::Enter;
+    pub(super) fn serve_interrupt(&mut self) -> (Next, &'a Turns) {
+        let turns = &self.turns[trace::INTERRUPT];
+        let Some(pintid) = arch::take_interrupt_v3() else { return (Next::Enter, turns) };
+        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
+            return (Next::Enter, self.pass_private(pintid));
         }
         if pintid == KICK {
             arch::deactivate_v3(pintid);
-            return self.after_kick();
+            return (self.after_kick(), turns);
         }
         self.serve_rare(pintid)
     }
@@ -41,31 +42,47 @@ impl Core<'_> {
     /// Does the same with either GIC.
     #[cold]
     #[inline(never)]
-    pub(super) fn serve_any_interrupt(&mut self) -> Next {
-        let Some(pintid) = arch::take_interrupt() else { return Next::Enter };
-        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
-            self.pass_private(pintid);
-            return Next::Enter;
+    pub(super) fn serve_any_interrupt(&mut self) -> (Next, &'a Turns) {
+        let turns = &self.turns[trace::INTERRUPT];
+        let Some(pintid) = arch::take_interrupt() else { return (Next::Enter, turns) };
+        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
+            return (Next::Enter, self.pass_private(pintid));
         }
         if pintid == KICK {
             arch::deactivate(pintid);
-            return self.after_kick();
+            return (self.after_kick(), turns);
         }
         self.serve_rare(pintid)
+    }
+
+    /// Serves an interrupt that ends no exit.
+    pub(super) fn serve_apart(&mut self) -> Next {
+        let (next, turns) = self.serve_any_interrupt();
+        self.count_apart(turns);
+        next
+    }
+
+    /// Counts what has come the quick way without an exit that would be counted.
+    fn count_apart(&self, turns: &Turns) {
+        if core::ptr::eq(turns, &raw const self.turns[trace::PPI]) {
+            self.vredist.injections.count(InterruptKind::Ppi, 1);
+        }
     }
 
     /// Serves an interrupt of a core that stands aside: its vCPU does not run, but answers those
     /// who ask what its list registers hold.
     pub(super) fn serve_aside(&mut self) {
         let Some(pintid) = arch::take_interrupt() else { return };
-        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER | PMU) {
-            return self.pass_private(pintid);
+        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
+            let turns = self.pass_private(pintid);
+            return self.count_apart(turns);
         }
         if pintid == KICK {
             arch::deactivate(pintid);
         } else {
             // Nothing of this is about the VM's own changes.
-            let _ = self.serve_rare(pintid);
+            let (_, turns) = self.serve_rare(pintid);
+            self.count_apart(turns);
         }
         if self.vredist.has_work() {
             self.reconcile_until_done();
@@ -75,9 +92,13 @@ impl Core<'_> {
     /// Passes a PPI on to the guest; it stays active until the guest deactivates it (traps T71,
     /// T81).
     #[inline(always)]
-    fn pass_private(&mut self, pintid: Pintid) {
+    fn pass_private(&mut self, pintid: Pintid) -> &'a Turns {
         let vintid = Vintid::new(pintid.get());
-        self.delivery.inject_private(self.vredist, vintid, pintid, &mut self.list_registers);
+        let own = self.vredist;
+        match self.delivery.inject_private(own, vintid, pintid, &mut self.list_registers) {
+            Injected::Now => &self.turns[trace::PPI],
+            Injected::Later => &self.turns[trace::INTERRUPT],
+        }
     }
 
     /// Looks at what a kick can be for; virtual interrupts are looked at before every entry.
@@ -86,7 +107,38 @@ impl Core<'_> {
         if self.vm.lifecycle.wants_out() { self.stand_aside() } else { Next::Enter }
     }
 
-    fn serve_rare(&mut self, pintid: Pintid) -> Next {
+    #[inline(never)]
+    fn serve_rare(&mut self, pintid: Pintid) -> (Next, &'a Turns) {
+        let turns = &self.turns[trace::INTERRUPT];
+        if pintid == PMU {
+            return (Next::Enter, self.serve_pmu());
+        }
+        (self.serve_shared(pintid), turns)
+    }
+
+    /// Keeps what the guest has executed, where that is what the PMU's interrupt is about; else
+    /// passes it on.
+    fn serve_pmu(&mut self) -> &'a Turns {
+        let overflow = arch::pmu_overflow();
+        self.keep_guest_counts();
+        match overflow {
+            Overflow::Guest => self.pass_private(PMU),
+            Overflow::Own => {
+                arch::deactivate(PMU);
+                &self.turns[trace::INTERRUPT]
+            }
+        }
+    }
+
+    /// Adds what the guest has executed to what others read. That takes a while, so only the
+    /// longer routes do it.
+    pub(super) fn keep_guest_counts(&self) {
+        let GuestCounts { cycles, instructions } = arch::take_guest_counts();
+        self.counters.cycles.add(cycles);
+        self.counters.instructions.add(instructions);
+    }
+
+    fn serve_shared(&mut self, pintid: Pintid) -> Next {
         let vm = self.vm;
         if let Some(vintid) = vm.link(pintid) {
             // Stays active until the guest deactivates it.
@@ -116,10 +168,25 @@ impl Core<'_> {
     /// Brings work to the list registers. What others add meanwhile has its kick; what this core
     /// adds for itself when it compares has none, so it looks again.
     #[inline(always)]
-    pub(super) fn flush_work(&mut self) {
-        if self.delivery.flush(self.vredist, &mut self.list_registers) == Flush::Reconcile {
-            self.reconcile_until_done();
+    pub(super) fn flush(&mut self, turns: &'a Turns, left_at: u64) -> &'a Exits {
+        match self.delivery.flush(self.vredist, &mut self.list_registers) {
+            Flush::Done => &turns.plain,
+            Flush::Sgi => &turns.with_sgi,
+            Flush::Reconcile => self.flush_late(turns, left_at),
         }
+    }
+
+    /// Brings work to the list registers the long way, after the exit of `turns` at `left_at`.
+    #[cold]
+    #[inline(never)]
+    fn flush_late(&mut self, turns: &'a Turns, left_at: u64) -> &'a Exits {
+        self.keep_guest_counts();
+        let before = self.vredist.injections.all();
+        self.reconcile_until_done();
+        if self.vredist.injections.all() != before {
+            self.counters.count_late(turns, arch::counter().wrapping_sub(left_at));
+        }
+        &turns.plain
     }
 
     /// Compares while there is work, a few times and then at the next exit.

@@ -57,6 +57,7 @@ impl Core<'_> {
     }
 
     fn external_abort(&mut self, abort: DataAbort) -> Next {
+        self.keep_exit();
         let far = abort.abort().has_address().then(arch::far);
         let on = if abort.abort().is_stage1_walk() { AbortOn::Walk } else { AbortOn::Access };
         let direction = if abort.is_write() { Direction::Write } else { Direction::Read };

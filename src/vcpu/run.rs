@@ -3,19 +3,20 @@
 #![forbid(unsafe_code)]
 
 use super::{Core, Next};
+use crate::addr::Address;
 use crate::arch::{self, Exit};
 use crate::id::VcpuId;
 use crate::plan::FaultKind;
 use crate::psci::{Others, Start};
 use crate::spec::esr::{Cause, RareCause, Syndrome};
 use crate::spec::exception::{AbortOn, Exception};
-use crate::trace::ExitReason;
+use crate::trace::{self, LastExit, Turns};
 use crate::vm::Vm;
 use crate::vm::lifecycle::{Change, Entry, Leadership, State};
 use crate::vm::load::Damaged;
 use core::sync::atomic::Ordering;
 
-impl Core<'_> {
+impl<'a> Core<'a> {
     /// Serves this core's vCPU for as long as its VM exists: waits until it is turned on, runs it
     /// until it is off.
     pub fn serve(&mut self) {
@@ -79,44 +80,67 @@ impl Core<'_> {
 
     /// Runs the guest until its vCPU goes off or its VM changes.
     fn run(&mut self) -> Next {
+        if self.vredist.has_work() {
+            self.reconcile_until_done();
+        }
         loop {
-            self.flush();
             let exit = arch::enter(&mut self.registers);
             let left_at = arch::counter();
-            let (next, reason) = match exit {
+            let all = self.turns;
+            let (next, turns) = match exit {
                 Exit::Synchronous(syndrome) => self.answer(syndrome),
-                Exit::Interrupt => (self.serve_interrupt(), ExitReason::Interrupt),
-                Exit::InterruptV2 => (self.serve_any_interrupt(), ExitReason::Interrupt),
-                Exit::SError => (self.pass_serror_on(), ExitReason::Fault),
+                Exit::Interrupt => self.serve_interrupt(),
+                Exit::InterruptV2 => self.serve_any_interrupt(),
+                Exit::SError => (self.pass_serror_on(), &all[trace::FAULT]),
             };
-            self.counters.count(reason, arch::counter().wrapping_sub(left_at));
+            let mut exits = &turns.plain;
             if next != Next::Enter {
+                exits.count(arch::counter().wrapping_sub(left_at));
                 return next;
             }
+            if self.vredist.has_work() {
+                exits = self.flush(turns, left_at);
+            }
+            exits.count(arch::counter().wrapping_sub(left_at));
         }
     }
 
     /// Answers what the guest did.
     #[inline(always)]
-    fn answer(&mut self, syndrome: Syndrome) -> (Next, ExitReason) {
+    fn answer(&mut self, syndrome: Syndrome) -> (Next, &'a Turns) {
+        let turns = self.turns;
         match syndrome.cause() {
-            Cause::Hvc(immediate) => (self.call(immediate), ExitReason::Call),
+            Cause::Hvc(immediate) => (self.call(immediate), &turns[trace::CALL]),
             Cause::Smc(immediate) => {
                 arch::skip_instruction();
-                (self.call(immediate), ExitReason::Call)
+                (self.call(immediate), &turns[trace::CALL])
             }
-            Cause::DataAbort(abort) => (self.data_abort(abort), ExitReason::Mmio),
+            Cause::DataAbort(abort) => (self.data_abort(abort), &turns[trace::MMIO]),
             Cause::SystemRegister(access) => {
-                (self.system_register(access), ExitReason::SystemRegister)
+                (self.system_register(access), &turns[trace::SYSTEM_REGISTER])
             }
-            Cause::Rare(syndrome) => (self.answer_rare(syndrome), ExitReason::Fault),
+            Cause::Rare(syndrome) => (self.answer_rare(syndrome), &turns[trace::FAULT]),
         }
+    }
+
+    /// Keeps what has made the guest leave, for who looks into a crash. Before the answer, which
+    /// moves the guest on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn keep_exit(&self) {
+        self.counters.last.keep(LastExit {
+            syndrome: arch::esr(),
+            pc: arch::elr(),
+            far: arch::far().get(),
+            at_ticks: arch::counter(),
+        });
     }
 
     /// Answers what a guest does by mistake.
     #[cold]
     #[inline(never)]
     fn answer_rare(&mut self, syndrome: Syndrome) -> Next {
+        self.keep_exit();
         match syndrome.rare_cause() {
             RareCause::InstructionAbort(abort) => {
                 let far = abort.has_address().then(arch::far);
@@ -132,16 +156,9 @@ impl Core<'_> {
 
     /// An SError while the guest ran is the guest's (traps T62).
     fn pass_serror_on(&mut self) -> Next {
+        self.keep_exit();
         arch::inject_serror();
         Next::Enter
-    }
-
-    /// Brings deliverable interrupts to the list registers.
-    #[inline(always)]
-    fn flush(&mut self) {
-        if self.vredist.has_work() {
-            self.flush_work();
-        }
     }
 
     /// Waits for something to do: interrupts are masked, yet end WFI.
@@ -149,7 +166,7 @@ impl Core<'_> {
         arch::wait_for_interrupt();
         // The vCPU is off, so the VM's changes are not its business, unless it brings them about:
         // the watchdog of all vCPUs is served by the core of one.
-        let change = self.serve_any_interrupt().change();
+        let change = self.serve_apart().change();
         if let Some(change) = change.filter(|change| self.begins(*change)) {
             self.lead(change);
         }
@@ -164,7 +181,7 @@ impl Core<'_> {
                 break;
             }
             arch::wait_for_interrupt();
-            let next = self.serve_any_interrupt();
+            let next = self.serve_apart();
             if next != Next::Enter {
                 return next;
             }
@@ -193,6 +210,7 @@ impl Core<'_> {
 
     /// Takes this core's part of the VM's interrupts down, and forgets the guest's state.
     fn stop(&mut self, next: Next) -> Others {
+        self.keep_guest_counts();
         self.stop_interrupts(next);
         self.reset_guest();
         self.vm.psci.turned_off(self.vcpu)
@@ -219,7 +237,7 @@ impl Core<'_> {
     /// about others' output. What is for this VM waits in the models until the guest enables it.
     fn serve_others(&mut self) {
         // The VM is about to change already.
-        let _ = self.serve_any_interrupt();
+        let _ = self.serve_apart();
     }
 
     /// Leads the change of the VM that this core has begun.

@@ -24,6 +24,7 @@ use crate::psci::Psci;
 use crate::sort::sort_by_key;
 use crate::spec::vmsa::{Geometry, HypAttributes, Stage2Attributes, ps};
 use crate::sync::{Lock, OpenLock};
+use crate::trace::ExitCounters;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -104,6 +105,7 @@ pub fn build(
     let Models { vgic, spis, psci, vits, links } = Models::new(&plan)?;
     let pcpus = heap::collect(plan.vcpus.iter().copied())?;
     let kicks = heap::collect(pcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)))?;
+    let counters = ExitCounters::of_vcpus(plan.vcpus.len())?;
     let Share { memory, stage2, registers, gicv } = claim(id, &plan, &mut estate.acquire())?;
     let mut made = Made { id, stage2, mapped: Vec::new() };
     if let Err(error) = made.map(&plan, &memory, gicv, pause) {
@@ -130,6 +132,7 @@ pub fn build(
         links,
         pcpus,
         kicks,
+        counters,
         pa_range: ps(IPA_BITS),
         plan,
     })

@@ -4,7 +4,8 @@
 //! A [`manifest`] and a [`board`] make a [`plan`]; the plan and the guests' files make a
 //! [`bundle`]; [`build`] does it all and builds the hypervisor's image too. [`run`] boots the
 //! result in [`qemu`], for a person, an [`expect`]ation, a [`demo`] or a [`mod@bench`];
-//! [`symbolize`] and [`doctor`] read what a machine has left behind, [`vm`] asks one that runs.
+//! [`symbolize`], [`crash`] and [`doctor`] read what a machine has left behind, [`vm`] asks one that
+//! runs.
 #![forbid(unsafe_code)]
 
 pub mod bench;
@@ -12,6 +13,7 @@ pub mod board;
 pub mod build;
 pub mod bundle;
 pub mod command;
+pub mod crash;
 pub mod demo;
 pub mod doctor;
 pub mod elf;

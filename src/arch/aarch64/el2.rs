@@ -32,6 +32,8 @@ mod cptr {
 
 /// MDCR_EL2.
 mod mdcr {
+    /// EL2's own event counters count.
+    pub const HPME: u64 = 1 << 7;
     /// Accesses to the debug ROM address registers.
     pub const TDRA: u64 = 1 << 11;
     /// Accesses to the statistical profiling extension.
@@ -42,6 +44,8 @@ mod mdcr {
     pub const TTRF: u64 = 1 << 19;
     /// No cycle counting at EL2.
     pub const HCCD: u64 = 1 << 23;
+    /// EL2's own event counters overflow at 64 bits.
+    pub const HLP: u64 = 1 << 26;
 }
 
 /// HDFGRTR_EL2.
@@ -142,12 +146,17 @@ impl CoreFeatures {
     pub(super) fn watchpoint_count(self) -> usize {
         usize::try_from(field(self.dfr0, 20) + 1).unwrap_or(0)
     }
+    /// Returns whether event counters have 64 bits (FEAT_PMUv3p5).
+    pub(super) fn has_long_event_counters(self) -> bool {
+        self.has_pmu() && field(self.dfr0, 8) >= 6
+    }
+    /// Returns how many event counters there are.
+    pub(super) fn event_counter_count(self) -> u64 {
+        if self.has_pmu() { read_pmcr() >> 11 & 0x1f } else { 0 }
+    }
     /// Returns how many event counters the guest has: all but the two that EL2 keeps.
     pub(super) fn guest_event_counter_count(self) -> u64 {
-        if !self.has_pmu() {
-            return 0;
-        }
-        let all = read_pmcr() >> 11 & 0x1f;
+        let all = self.event_counter_count();
         all.saturating_sub(2).max(u64::from(all > 0))
     }
 }
@@ -279,9 +288,14 @@ fn set_traps(features: CoreFeatures) {
     }
     let mut mdcr = mdcr::TDRA | mdcr::TPMS | mdcr::TTRF | features.guest_event_counter_count();
     if features.has_pmu() {
-        mdcr |= mdcr::HPMD | mdcr::HCCD;
+        mdcr |= mdcr::HPMD | mdcr::HCCD | mdcr::HPME;
+    }
+    if features.has_long_event_counters() {
+        mdcr |= mdcr::HLP;
     }
     set_mdcr(mdcr);
+    barrier::isb(barrier::SY);
+    super::pmu::set_up();
     // Every extension that HCRX_EL2 would give a guest stays off: LS64, MOPS, TCR2, SCTLR2, GCS.
     // TALLINT alone takes something away: writes of ALLINT (FEAT_NMI).
     if field(features.mmfr1, 40) != 0 {

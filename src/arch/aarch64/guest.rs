@@ -7,6 +7,7 @@
 
 use super::el2::features;
 use super::gic::has_gicv2;
+use super::pmu::guest_mask;
 use super::sysreg::{
     set_afsr0, set_afsr1, set_amair, set_contextidr, set_csselr, set_dbgclaimclr, set_mdccint,
     set_mdscr, set_osdlr, set_oslar, set_pmccfiltr, set_pmccntr, set_pmcntenclr, set_pmcr,
@@ -59,6 +60,12 @@ pub fn far() -> Gva {
 pub fn hpfar() -> Ipa {
     // FIPA is bits 47:4 and holds IPA bits 55:12 (DDI 0487, HPFAR_EL2).
     Ipa::new((HPFAR_EL2.get() & 0xffff_ffff_fff0) << 8)
+}
+
+/// Returns the syndrome of the last synchronous exit or SError.
+#[inline(always)]
+pub fn esr() -> u64 {
+    ESR_EL2.get()
 }
 
 /// Returns where the guest goes on.
@@ -166,8 +173,8 @@ pub fn stop_timers() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
     if features().has_pmu() {
-        set_pmintenclr(u64::from(u32::MAX));
-        set_pmovsclr(u64::from(u32::MAX));
+        set_pmintenclr(guest_mask());
+        set_pmovsclr(guest_mask());
     }
     barrier::isb(barrier::SY);
 }
@@ -200,9 +207,9 @@ fn reset_pmu() {
     if !features().has_pmu() {
         return;
     }
-    set_pmcntenclr(u64::from(u32::MAX));
-    set_pmintenclr(u64::from(u32::MAX));
-    set_pmovsclr(u64::from(u32::MAX));
+    set_pmcntenclr(guest_mask());
+    set_pmintenclr(guest_mask());
+    set_pmovsclr(guest_mask());
     set_pmuserenr(0);
     for counter in 0..features().guest_event_counter_count() {
         set_pmselr(counter);

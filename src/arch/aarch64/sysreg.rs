@@ -47,6 +47,11 @@ read! {
     read_aidr = "aidr_el1";
     read_mpamidr = "s3_0_c10_c4_4";
     read_pmcr = "pmcr_el0";
+    read_pmceid0 = "pmceid0_el0";
+    read_pmselr = "pmselr_el0";
+    read_pmxevcntr = "pmxevcntr_el0";
+    read_pmovsclr = "pmovsclr_el0";
+    read_pmintenset = "pmintenset_el1";
     read_hcr = "hcr_el2";
     cnthp_cval = "cnthp_cval_el2";
     read_currentel = "currentel";
@@ -76,7 +81,9 @@ write! {
     set_afsr1 = "afsr1_el1";
     set_amair = "amair_el1";
     set_pmcr = "pmcr_el0";
+    set_pmcntenset = "pmcntenset_el0";
     set_pmcntenclr = "pmcntenclr_el0";
+    set_pmintenset = "pmintenset_el1";
     set_pmintenclr = "pmintenclr_el1";
     set_pmovsclr = "pmovsclr_el0";
     set_pmuserenr = "pmuserenr_el0";

@@ -122,6 +122,10 @@ pub struct FakeCore {
     pub counter: u64,
     /// By how much.
     pub counter_step: u64,
+    /// What the guest has executed.
+    pub guest_counts: GuestCounts,
+    /// Whose overflow the PMU's interrupt is about.
+    pub overflow: Overflow,
     /// What happens when it sends an SGI.
     pub on_sgi: Hook,
     current: Scripted,
@@ -147,6 +151,8 @@ impl Default for FakeCore {
             hyp_timer: None,
             counter: 0,
             counter_step: 1,
+            guest_counts: GuestCounts::default(),
+            overflow: Overflow::default(),
             on_sgi: Hook::default(),
             current: Scripted { kind: ExitKind::Interrupt, esr: 0, far: 0, ipa: 0 },
         }
@@ -254,6 +260,14 @@ pub fn enter(_registers: &mut GuestRegisters) -> Exit {
     exit.unwrap_or_else(|| std::panic::resume_unwind(std::boxed::Box::new("end of script")))
 }
 
+/// Returns the syndrome of the last exit.
+pub fn esr() -> u64 {
+    with(|core| core.current.esr)
+}
+/// Returns where the guest goes on.
+pub fn elr() -> u64 {
+    with(|core| core.elr)
+}
 /// Returns the virtual address of the last abort.
 pub fn far() -> Gva {
     with(|core| Gva::new(core.current.far))
@@ -299,6 +313,31 @@ pub fn residue() -> u32 {
         let is_listed = core.list_registers.iter().any(|lr| *lr != Lr::EMPTY);
         u32::from(core.vttbr != 0) << 2 | u32::from(is_listed) << 3
     })
+}
+/// What a guest has executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GuestCounts {
+    /// Cycles.
+    pub cycles: u64,
+    /// Instructions.
+    pub instructions: u64,
+}
+/// Whose overflow an interrupt of the PMU is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Overflow {
+    /// EL2's alone.
+    Own,
+    /// The guest's, or nobody's any more.
+    #[default]
+    Guest,
+}
+/// Returns what the guest has executed since the last time.
+pub fn take_guest_counts() -> GuestCounts {
+    with(|core| core::mem::take(&mut core.guest_counts))
+}
+/// Returns whose overflow the PMU's interrupt is about.
+pub fn pmu_overflow() -> Overflow {
+    with(|core| core.overflow)
 }
 /// Silences the guest's timers.
 pub fn stop_timers() {

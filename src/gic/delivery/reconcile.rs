@@ -20,8 +20,9 @@ use crate::gic::vdist::{Net, Spi};
 use crate::gic::vredist::Vredist;
 use crate::gic::{Effects, Version};
 use crate::id::{Pintid, Vintid};
-use crate::spec::gic::{Lr, LrState, SPI_FIRST, ich_hcr};
+use crate::spec::gic::{Lr, LrState, PPI_FIRST, SPI_FIRST, ich_hcr};
 use crate::spec::its::LPI_FIRST;
+use crate::trace::InterruptKind;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 /// One run of `reconcile`: what it looks at, and what it has seen.
@@ -63,6 +64,15 @@ impl Listing<'_> {
     /// Returns whether the interrupt has no memory of its own but follows its line.
     pub fn is_level(self) -> bool {
         self.bank.edge() & self.bit == 0
+    }
+    /// Returns what kind of interrupt it is.
+    pub fn kind(self) -> InterruptKind {
+        match self.intid {
+            ..PPI_FIRST => InterruptKind::Sgi,
+            PPI_FIRST..SPI_FIRST => InterruptKind::Ppi,
+            SPI_FIRST..LPI_FIRST => InterruptKind::Spi,
+            _ => InterruptKind::Lpi,
+        }
     }
     /// Makes the value of a list register with the interrupt pending, without link.
     pub fn pending(self) -> Lr {
@@ -163,6 +173,16 @@ impl<'a, L: ListRegisters, E: Effects> Pass<'a, L, E> {
             ..SPI_FIRST => self.lrs.deactivate(pintid),
             _ => self.net.effects.deactivate(pintid),
         }
+    }
+    /// Writes what a list register holds of its interrupt where that has changed.
+    fn rewrite(&mut self, on: Listing<'_>, was: Lr, now: Lr) {
+        if now.is_pending() && !was.is_pending() {
+            self.own.injections.count(on.kind(), 1);
+        }
+        if now != was {
+            self.write(on.slot, now);
+        }
+        self.note(on.slot, now);
     }
     /// Writes a list register.
     #[inline(never)]
@@ -313,10 +333,7 @@ impl Delivery {
         if now.is_active() && on.intid < SPI_FIRST {
             pass.show_line(on, now);
         }
-        if now != was {
-            pass.write(slot, now);
-        }
-        pass.note(slot, now);
+        pass.rewrite(on, was, now);
     }
 
     /// Compares one list register that holds an SGI of GICv2 with the model. There it is of one
@@ -343,10 +360,7 @@ impl Delivery {
             return self.retire(pass, on, was);
         };
         on.show(now);
-        if now != was {
-            pass.write(on.slot, now);
-        }
-        pass.note(on.slot, now);
+        pass.rewrite(on, was, now);
     }
 
     /// Returns what a list register holds that is active: without link where that cannot be, and

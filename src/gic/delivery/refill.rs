@@ -155,6 +155,7 @@ impl Delivery {
         }
         on.bank.list(on.bit);
         on.show(lr);
+        pass.own.injections.count(on.kind(), 1);
         pass.write(slot, lr);
         true
     }

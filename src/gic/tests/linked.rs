@@ -150,7 +150,7 @@ fn t81_linked_timer_whose_line_is_low_is_withdrawn() {
     write(0x1_0100, 1 << 27);
     for is_listed in [true, false] {
         delivery.reconcile(&vgic, &mut token, &mut lrs, &());
-        delivery.inject_private(own, Vintid::new(27), Pintid::new(27), &mut lrs);
+        let _ = delivery.inject_private(own, Vintid::new(27), Pintid::new(27), &mut lrs);
         if is_listed {
             delivery.reconcile(&vgic, &mut token, &mut lrs, &());
             assert!(lrs.find(27).is_some_and(Lr::is_pending), "high: it stays");

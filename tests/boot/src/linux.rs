@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Unmodified Debian kernels.
 
+mod devices;
+
 use crate::harness::{self, Result, Vm, boot, hold, manifest, refused, script, text};
 use coffer::board::project_root;
 use coffer::build::Options;
@@ -22,7 +24,8 @@ const WARNINGS: &str = "dmesg -r | grep '^<[0-4]>'; echo END OF DMESG\n";
 const OF_A_BUSY_HOST: &str = "hrtimer: interrupt took # ns";
 
 pub fn trials() -> Vec<Trial> {
-    vec![
+    let mut trials = devices::trials();
+    trials.extend([
         harness::test("linux::two_debians_side_by_side", || two_debians("linux-demo", None)),
         harness::test("linux::two_debians_with_a_gicv2", || {
             two_debians("linux-demo-gicv2", Some(Gic::V2))
@@ -40,7 +43,8 @@ pub fn trials() -> Vec<Trial> {
         harness::test("linux::no_warning_of_6_12_that_bare_qemu_does_not_give", || {
             warnings("6.12")
         }),
-    ]
+    ]);
+    trials
 }
 
 /// Returns where a file lies that was fetched.

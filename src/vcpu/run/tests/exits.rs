@@ -4,8 +4,10 @@
 
 use super::super::Next;
 use super::bed::*;
-use crate::arch::fake::machine::{Event, ExitKind, Scripted, with};
-use crate::trace::ExitReason;
+use crate::arch::fake::machine::{Event, ExitKind, GuestCounts, Overflow, Scripted, with};
+use crate::id::{Pintid, VcpuId};
+use crate::spec::gic::Lr;
+use crate::trace::{ExitReason, Histogram, InterruptKind};
 use std::vec::Vec;
 
 const NOT_SUPPORTED: u64 = u64::MAX;
@@ -384,4 +386,120 @@ fn exits_are_counted_by_their_reason() {
     let counted: Vec<_> = count(&bed).iter().zip(before).map(|(now, was)| now - was).collect();
     // Calls, system registers, devices, interrupts, faults.
     assert_eq!(counted, [2, 1, 1, 1, 1]);
+}
+
+/// 2^n ticks are in bucket n.
+fn sum(histogram: Histogram) -> u64 {
+    histogram.0.iter().sum()
+}
+
+#[test]
+fn interrupts_are_counted_by_kind_and_so_is_how_long_they_take() {
+    const VTIMER: u32 = 27;
+    let mut bed = Bed::new();
+    bed.enable(0xffff | 1 << VTIMER, 1 << (SPI.1 - 32));
+    let injected = |bed: &Bed| {
+        let vredist = bed.vm.vgic.vredist(VcpuId::new(0)).unwrap();
+        let counters = &bed.vm.counters[0];
+        InterruptKind::ALL.map(|kind| counters.quick(kind) + vredist.injections.get(kind))
+    };
+    let entries = |bed: &Bed| sum(bed.vm.counters[0].to_entry());
+    assert_eq!((injected(&bed), entries(&bed)), ([0; 4], 0));
+    // To itself: INTID 5 in bits 27:24, a list of targets in bits 15:0.
+    bed.core.registers.x[1] = 5 << 24 | 1;
+    for expected in [1, 2] {
+        let _ = bed.exit(msr(ICC_SGI1R_EL1, 1));
+        assert_eq!((injected(&bed), entries(&bed)), ([expected, 0, 0, 0], 0));
+        with(|core| core.list_registers.fill(Lr::EMPTY));
+    }
+    let _ = bed.interrupt(VTIMER);
+    assert_eq!((injected(&bed), entries(&bed)), ([2, 1, 0, 0], 1), "the long way");
+    set_inactive();
+    let _ = bed.interrupt(VTIMER);
+    assert_eq!((injected(&bed), entries(&bed)), ([2, 2, 0, 0], 2), "the quick way");
+    let _ = bed.interrupt(SPI.0);
+    assert_eq!((injected(&bed), entries(&bed)), ([2, 2, 1, 0], 3));
+    let _ = bed.interrupt(0);
+    assert_eq!((injected(&bed), entries(&bed)), ([2, 2, 1, 0], 3), "a kick for nothing");
+}
+
+/// The guest has taken and ended what is in its list registers.
+fn set_inactive() {
+    with(|core| {
+        for lr in &mut core.list_registers {
+            *lr = Lr::from_register(lr.get() & !(3 << 62));
+        }
+    });
+}
+
+#[test]
+fn each_exit_is_in_the_histogram_once() {
+    let mut bed = Bed::new();
+    let all = |bed: &Bed| -> u64 {
+        ExitReason::ALL.iter().map(|&reason| bed.vm.counters[0].get(reason).0).sum()
+    };
+    for _ in 0..10 {
+        bed.hvc([PSCI_VERSION]);
+        bed.read(VDIST + 8);
+        let _ = bed.interrupt(27);
+        assert_eq!(all(&bed), sum(bed.vm.counters[0].at_el2()));
+    }
+    assert_eq!(all(&bed), 30);
+    // A fake counter moves on by one with each look: at the exit, and at its end.
+    assert!(ExitReason::ALL.iter().all(|&r| {
+        let (count, ticks) = bed.vm.counters[0].get(r);
+        ticks >= count
+    }));
+}
+
+#[test]
+fn a_reset_leaves_the_counters_as_they_are() {
+    let mut bed = Bed::new();
+    for _ in 0..3 {
+        bed.hvc([PSCI_VERSION]);
+    }
+    let _ = bed.exit(synchronous(0, 0));
+    let before = bed.vm.counters[0].get(ExitReason::Call);
+    bed.vm.reset_models(&bed.core.effects());
+    assert_eq!(bed.vm.counters[0].get(ExitReason::Call), before);
+    assert_eq!(before.0, 3);
+    assert_eq!(bed.vm.counters[0].last.iter().count(), 1);
+}
+
+#[test]
+fn aborts_and_hidden_instructions_are_remembered_as_they_were() {
+    let mut bed = Bed::new();
+    with(|core| core.elr = RAM + 0x40);
+    let abort = load(0x7777_0000, WORD);
+    let _ = bed.exit(abort);
+    with(|core| core.elr = RAM + 0x80);
+    let hidden = synchronous(0, 0);
+    let _ = bed.exit(hidden);
+    bed.hvc([PSCI_VERSION]);
+    let last: Vec<_> = bed.vm.counters[0].last.iter().map(|e| (e.syndrome, e.pc)).collect();
+    assert_eq!(last, [(abort.esr, RAM + 0x40), (hidden.esr, RAM + 0x80)]);
+}
+
+const PMU: u32 = 23;
+
+#[test]
+fn overflow_of_el2s_own_counters_is_kept_from_the_guest() {
+    let mut bed = Bed::new();
+    bed.enable(1 << PMU, 0);
+    with(|core| {
+        core.guest_counts = GuestCounts { cycles: 1 << 32, instructions: 7 };
+        core.overflow = Overflow::Own;
+    });
+    let _ = bed.interrupt(PMU);
+    assert_eq!(bed.state(), []);
+    let pmu = Pintid::new(PMU);
+    assert_eq!(events(), [Event::Enter, Event::PriorityDrop(pmu), Event::Deactivate(pmu)]);
+    let counters = &bed.vm.counters[0];
+    assert_eq!((counters.cycles.get(), counters.instructions.get()), (1 << 32, 7));
+    with(|core| core.guest_counts = GuestCounts { cycles: 3, instructions: 2 });
+    with(|core| core.overflow = Overflow::Guest);
+    let _ = bed.interrupt(PMU);
+    assert_eq!(bed.state().len(), 1, "the guest's own");
+    let counters = &bed.vm.counters[0];
+    assert_eq!((counters.cycles.get(), counters.instructions.get()), ((1 << 32) + 3, 9));
 }
