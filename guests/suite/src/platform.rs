@@ -58,6 +58,38 @@ pub fn quiet() {
     }
 }
 
+/// Returns whether the devices are in their reset state.
+pub fn are_fresh() -> Outcome {
+    if let Some((gpio, _)) = tree::machine().gpio {
+        for register in [DATA, DIR, IS, IBE, IEV, IE, RIS] {
+            check_eq!(gpio.read32(register), 0, "GPIO at {register:#x}");
+        }
+    }
+    let Some(Watchdog { control, .. }) = tree::machine().watchdog else { return Ok(()) };
+    for register in [WCS, WOR, WOR + 4, WCV, WCV + 4] {
+        check_eq!(control.read32(register), 0, "watchdog at {register:#x}");
+    }
+    Ok(())
+}
+
+/// Leaves the devices with interrupts that are pending.
+pub fn tangle() {
+    if let Some((gpio, intid)) = tree::machine().gpio {
+        gpio.write32(DIR, 0xe0);
+        gpio.write32(DATA, 0xff);
+        for register in [IEV, IBE] {
+            gpio.write32(register, 0x55);
+        }
+        gpio.write32(IS, 0xff);
+        gpio.write32(IE, 0xff);
+        gic::enable(intid);
+    }
+    if let Some(watchdog) = tree::machine().watchdog {
+        warn_in(watchdog, 0);
+        gic::enable(watchdog.intid);
+    }
+}
+
 fn gpio() -> Result<(Device, u32), Verdict> {
     let Some(gpio) = tree::machine().gpio else { skip!("there is no PL061") };
     quiet();

@@ -6,12 +6,13 @@
 //! BOOT                         at every start
 //! TEST <name>: …               the state it has found
 //! READY                        now it reads one byte
-//! r → DIRTY, then a reset:     all memory marked, timers armed, interrupts pending and active,
-//!                              the ITS and the other vCPUs busy; so BOOT comes next
+//! r → DIRTY, then a reset:     all memory marked, timers and the watchdog armed, interrupts
+//!                              pending and active, the ITS and the other vCPUs busy; so BOOT
+//!                              comes next
 //! q → RESULT …                 and the end, as in the other mode
 //! ```
 
-use crate::{boot, lines, under_hypervisor};
+use crate::{boot, lines, platform, under_hypervisor};
 use core::iter;
 use guest_rt::device::Device;
 use guest_rt::gic::{self, reg};
@@ -34,6 +35,7 @@ pub fn run() -> ! {
     tally.report("t84_its_is_in_its_reset_state", its_is_fresh());
     tally.report("t81_timers_are_off", timers_are_off());
     tally.report("t91_other_vcpus_are_off", others_are_off());
+    tally.report("t91_small_devices_are_in_their_reset_state", platform::are_fresh());
     tally.report("t109_image_is_copied_again", image_is_fresh());
     tally.report("t109_console_is_in_its_reset_state", console_is_fresh());
     tally.report("t02_memory_holds_nothing_foreign", memory_is_own());
@@ -192,6 +194,7 @@ fn reset() -> ! {
     if let Ok((clock, intid)) = lines::clock() {
         let _ = lines::raise_clock(clock, intid);
     }
+    platform::tangle();
     tangle();
     timer::delay(2000);
     println!("DIRTY");
