@@ -29,3 +29,30 @@ pub enum Exit {
     /// By a physical interrupt, on a machine with a GICv2.
     InterruptV2,
 }
+
+/// Where a guest is that was held, and what its system registers hold, in the order of
+/// [`NAMES`](Self::NAMES).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestState(pub [u64; 16]);
+
+impl GuestState {
+    /// The names: where it goes on and its PSTATE, then system registers.
+    pub const NAMES: [&str; 16] = [
+        "pc",
+        "pstate",
+        "sp_el0",
+        "sp_el1",
+        "sctlr_el1",
+        "tcr_el1",
+        "ttbr0_el1",
+        "ttbr1_el1",
+        "mair_el1",
+        "vbar_el1",
+        "esr_el1",
+        "far_el1",
+        "elr_el1",
+        "spsr_el1",
+        "contextidr_el1",
+        "tpidr_el1",
+    ];
+}

@@ -257,9 +257,9 @@ impl Console {
         drop(guest);
         let name = self.name(vm);
         if kept_back > 0 {
-            self.log(format_args!("{name}: {kept_back} messages dropped"));
+            self.log(format_args!("[vm!] {name}: {kept_back} messages dropped"));
         }
-        self.log(format_args!("{name}: {message}"));
+        self.log(format_args!("[vm!] {name} {message}"));
     }
 
     /// Takes a byte of input from the serial port.

@@ -4,6 +4,7 @@
 
 pub mod audit;
 mod control;
+mod dependents;
 mod estate;
 mod host_console;
 
@@ -60,6 +61,15 @@ pub struct Hypervisor {
     pub fault_at_start: Option<FaultKind>,
 }
 
+/// How a machine ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MachineEnd {
+    /// It goes off.
+    Off,
+    /// It starts again.
+    Reset,
+}
+
 impl Hypervisor {
     /// Looks at a VM, where there is one of that identity.
     pub fn with_vm<R>(&self, id: VmId, look: impl FnOnce(&Vm) -> R) -> Option<R> {
@@ -93,6 +103,7 @@ impl Hypervisor {
     pub fn vm_has_begun(&self, vm: &Vm, cost: LoadCost, asked_at_ticks: u64) {
         self.console.mux.started(vm.id);
         self.console.send();
+        self.vm_is_there(vm);
         if self.reports_reset_cost {
             let LoadCost { scrub_ticks, hash_ticks, copy_ticks, clean_ticks, .. } = cost;
             let LoadCost { image_bytes, memory_bytes, .. } = cost;
@@ -119,25 +130,32 @@ impl Hypervisor {
         self.console.mux.stopped(vm.id);
         // Who has the focus now may have bytes that waited for it.
         self.console.send();
+        self.vm_is_lost(vm);
         let is_off =
             |slot: &Slot<Vm>| slot.look(|vm| vm.lifecycle.state() == State::Off).unwrap_or(true);
         if self.vms.iter().all(is_off) && !self.control.keeps_on() {
             log::info!(target: "vm", "all off");
-            self.console.send_all();
-            self.power_off();
+            self.end_machine(MachineEnd::Off);
         }
     }
 
-    /// Turns the machine off. Where nothing does, the core halts.
-    fn power_off(&self) -> ! {
+    /// Ends the machine, with all VMs. Where nothing does, the core halts.
+    pub fn end_machine(&self, end: MachineEnd) -> ! {
+        self.console.send_all();
         if let Some(firmware) = self.firmware {
-            firmware.system_off();
+            match end {
+                MachineEnd::Off => firmware.system_off(),
+                MachineEnd::Reset => firmware.system_reset(),
+            }
         }
         let Some(power) = &self.power else {
             log::error!(target: "vm", "nothing turns the machine off");
             arch::halt()
         };
-        power.power_off();
+        match end {
+            MachineEnd::Off => power.power_off(),
+            MachineEnd::Reset => power.reset(),
+        }
         arch::halt()
     }
 

@@ -5,9 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod call;
-mod crash;
 mod interrupt;
 mod its;
+mod life;
 mod mmio;
 mod post;
 pub mod run;

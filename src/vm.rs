@@ -7,6 +7,7 @@
 pub mod build;
 pub mod bus;
 pub mod crash;
+pub mod fate;
 pub mod lifecycle;
 pub mod load;
 pub mod platform;
@@ -29,6 +30,8 @@ use crate::vcpu::FromCore;
 use alloc::boxed::Box;
 use bus::Bus;
 use core::sync::atomic::{AtomicU64, Ordering};
+use crash::Capsule;
+use fate::Fate;
 use lifecycle::{Change, Lifecycle, Request, State};
 use load::{Damaged, LoadCost, Loader};
 use platform::Platform;
@@ -62,6 +65,10 @@ pub struct Vm {
     pub bus: Bus,
     /// Whether it runs, and what it was asked to do next.
     pub lifecycle: Lifecycle,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// What is kept of its last crash.
+    pub capsule: Lock<Capsule>,
     /// What goes into its memory at a start.
     pub loader: Loader,
     /// CNTVOFF_EL2 of all its vCPUs.
@@ -131,6 +138,21 @@ impl Vm {
     pub fn request(&self, request: Request) -> Result<(), State> {
         self.lifecycle.request(request)?;
         self.kick_each(self.all_vcpus());
+        Ok(())
+    }
+
+    /// Asks the guest to turn itself off, as by its power button, and has it turned off when it has
+    /// not done so `within_ticks`.
+    ///
+    /// # Errors
+    /// Returns the state of a VM that does not run; nothing has changed.
+    pub fn stop(&self, by: &FromCore<'_>, within_ticks: u64) -> Result<(), State> {
+        let state = self.lifecycle.state();
+        if state != State::Running {
+            return Err(state);
+        }
+        self.fate.kill_at(arch::counter().saturating_add(within_ticks));
+        self.press_power(by);
         Ok(())
     }
 

@@ -32,8 +32,8 @@ pub use gic::{
     reset_virtual_interface, send_sgi, take_interrupt, take_interrupt_v3, use_gicv2,
 };
 pub use guest::{
-    GuestRegisters, elr, esr, far, hpfar, id_register, inject, inject_serror, reset_guest,
-    skip_instruction, start_guest, stop_timers,
+    GuestRegisters, elr, esr, far, guest_state, hpfar, id_register, inject, inject_serror,
+    is_at_own_vector, reset_guest, skip_instruction, start_guest, stop_timers,
 };
 pub use heap::{Heap, heap_bytes};
 pub use layout::{Image, image};

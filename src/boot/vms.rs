@@ -23,7 +23,6 @@ use crate::spec::vmsa::HypAttributes;
 use crate::sync::{Lock, Slot};
 use crate::vm::Vm;
 use crate::vm::build::{self, BuildError};
-use crate::vm::lifecycle::Request;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -178,11 +177,8 @@ pub fn install(
         estate,
     });
     for slot in &hypervisor.vms {
-        slot.look(|vm| {
-            // It is off, so this fits.
-            let _ = vm.lifecycle.request(Request::Start);
-            hypervisor.post(vm);
-        });
+        slot.look(|vm| hypervisor.post(vm));
     }
+    hypervisor.start_all();
     Ok(hypervisor)
 }

@@ -438,11 +438,11 @@ fn t114_messages_that_a_guest_causes_are_limited_and_counted() {
     console.log_for(B, 0, format_args!("mine"));
     let (text, _) = drained(&console, 0);
     assert_eq!(text.lines().count(), 4);
-    assert!(text.contains("\x1elinux-b: mine\r\n"), "another VM has its own measure");
+    assert!(text.contains("\x1e[vm!] linux-b mine\r\n"), "another VM has its own measure");
     console.log_for(A, 100, format_args!("again"));
     assert_eq!(
         drained(&console, 0).0,
-        "\x1elinux-a: 997 messages dropped\r\n\x1elinux-a: again\r\n"
+        "\x1e[vm!] linux-a: 997 messages dropped\r\n\x1e[vm!] linux-a again\r\n"
     );
     assert_eq!(console.counters(None).dropped, 0);
 }

@@ -39,6 +39,11 @@ impl Bcm2835Pm {
     pub fn power_off(&self) {
         let status = self.registers.read32(RSTS) & !(0xff << 24);
         self.registers.write32(RSTS, PASSWORD | status | RSTS_PARTITION_63);
+        self.reset();
+    }
+
+    /// Starts the machine again, in a moment.
+    pub fn reset(&self) {
         self.registers.write32(WDOG, PASSWORD | SOON_TICKS);
         let control = self.registers.read32(RSTC) & !(0xff << 24) & !RSTC_CONFIGURATION;
         self.registers.write32(RSTC, PASSWORD | control | RSTC_FULL_RESET);

@@ -17,12 +17,15 @@ use crate::drivers::uart::Uart;
 use crate::id::Pintid;
 use crate::plan::Name;
 use crate::sync::Lock;
+use crate::vcpu::FromCore;
 use crate::vm::{Vm, lifecycle};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// How many bytes of replies one visit sends.
 const SEND_BUDGET_BYTES: usize = 256;
+/// How long a guest may take to turn itself off, in milliseconds, where a request does not say.
+const STOP_MS: u32 = 30_000;
 /// How many lines of replies one visit puts on the log.
 const LINES_MAX: usize = 4;
 
@@ -201,7 +204,7 @@ impl Hypervisor {
 
     /// Has the VM of this name changed.
     fn change(&self, name: &str, action: Action) -> Result<Rows, Refusal> {
-        let change = |vm: &Vm| (vm.plan.name == name).then(|| change(vm, action));
+        let change = |vm: &Vm| (vm.plan.name == name).then(|| change(self, vm, action));
         let changed = self.vms.iter().find_map(|slot| slot.look(change)?);
         changed.unwrap_or(Err(Refusal::NoVm))
     }
@@ -255,11 +258,16 @@ fn write_vm(vm: &Vm, line: &mut Line) -> core::fmt::Result {
 }
 
 /// Has a VM changed.
-fn change(vm: &Vm, action: Action) -> Result<Rows, Refusal> {
+fn change(hypervisor: &Hypervisor, vm: &Vm, action: Action) -> Result<Rows, Refusal> {
     let request = match action {
+        Action::Stop { deadline_ms } => {
+            let ms = u64::from(deadline_ms.unwrap_or(STOP_MS));
+            let ticks = ms.saturating_mul(arch::counter_frequency_hz()) / 1000;
+            let by = FromCore { vm, own: None, hypervisor };
+            vm.stop(&by, ticks).map_err(|state| Refusal::State(action, state.name()))?;
+            return Ok(Rows::None);
+        }
         Action::Start => lifecycle::Request::Start,
-        // There is no button to press yet.
-        Action::Stop { .. } => return Err(Refusal::NotSupported),
         Action::Kill => lifecycle::Request::Kill,
         Action::Reset => lifecycle::Request::Reset,
         Action::Pause => lifecycle::Request::Pause,

@@ -4,6 +4,7 @@
 
 use super::{Core, Next};
 use crate::arch;
+use crate::hypervisor::MachineEnd;
 use crate::plan::OnEnd;
 use crate::psci::{Action, Reset};
 use crate::smccc::{self, Call, Workaround};
@@ -60,10 +61,20 @@ impl Core<'_> {
                 self.return_to_guest(SUCCESS)
             }
             Action::SystemSuspend(start) => self.suspend_system(start),
-            Action::SystemOff => Next::Change(at_end(self.vm.plan.policies.on_poweroff)),
+            Action::SystemOff => self.end(self.vm.plan.policies.on_poweroff, MachineEnd::Off),
             Action::SystemReset(Reset::Cold | Reset::Warm) => {
-                Next::Change(at_end(self.vm.plan.policies.on_reboot))
+                self.end(self.vm.plan.policies.on_reboot, MachineEnd::Reset)
             }
+        }
+    }
+
+    /// Does what a policy says with a VM that has come to its end.
+    #[cold]
+    fn end(&self, policy: OnEnd, of_machine: MachineEnd) -> Next {
+        match policy {
+            OnEnd::Restart => Next::Change(Change::Start),
+            OnEnd::Stop => Next::Change(Change::Stop),
+            OnEnd::Machine => self.hypervisor.end_machine(of_machine),
         }
     }
 
@@ -72,14 +83,5 @@ impl Core<'_> {
     fn mitigate(&mut self, workaround: Workaround) -> Next {
         arch::mitigate(workaround);
         self.return_to_guest(SUCCESS)
-    }
-}
-
-/// Returns what becomes of a VM that ends so. Where the machine is to end with it, the VM at least
-/// does.
-fn at_end(policy: OnEnd) -> Change {
-    match policy {
-        OnEnd::Restart => Change::Start,
-        OnEnd::Stop | OnEnd::Machine => Change::Stop,
     }
 }

@@ -63,36 +63,16 @@ impl<'a> Core<'a> {
     }
 
     /// Counts what has come the quick way without an exit that would be counted.
-    fn count_apart(&self, turns: &Turns) {
+    pub(super) fn count_apart(&self, turns: &Turns) {
         if core::ptr::eq(turns, &raw const self.turns[trace::PPI]) {
             self.vredist.injections.count(InterruptKind::Ppi, 1);
-        }
-    }
-
-    /// Serves an interrupt of a core that stands aside: its vCPU does not run, but answers those
-    /// who ask what its list registers hold.
-    pub(super) fn serve_aside(&mut self) {
-        let Some(pintid) = arch::take_interrupt() else { return };
-        if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
-            let turns = self.pass_private(pintid);
-            return self.count_apart(turns);
-        }
-        if pintid == KICK {
-            arch::deactivate(pintid);
-        } else {
-            // Nothing of this is about the VM's own changes.
-            let (_, turns) = self.serve_rare(pintid);
-            self.count_apart(turns);
-        }
-        if self.vredist.has_work() {
-            self.reconcile_until_done();
         }
     }
 
     /// Passes a PPI on to the guest; it stays active until the guest deactivates it (traps T71,
     /// T81).
     #[inline(always)]
-    fn pass_private(&mut self, pintid: Pintid) -> &'a Turns {
+    pub(super) fn pass_private(&mut self, pintid: Pintid) -> &'a Turns {
         let vintid = Vintid::new(pintid.get());
         let own = self.vredist;
         match self.delivery.inject_private(own, vintid, pintid, &mut self.list_registers) {
@@ -108,7 +88,7 @@ impl<'a> Core<'a> {
     }
 
     #[inline(never)]
-    fn serve_rare(&mut self, pintid: Pintid) -> (Next, &'a Turns) {
+    pub(super) fn serve_rare(&mut self, pintid: Pintid) -> (Next, &'a Turns) {
         let turns = &self.turns[trace::INTERRUPT];
         if pintid == PMU {
             return (Next::Enter, self.serve_pmu());
@@ -152,12 +132,12 @@ impl<'a> Core<'a> {
             HALT => arch::halt(),
             GO_ON => {
                 self.work_on_vits();
-                return self.serve_platform();
+                return self.serve_vm();
             }
             MAINTENANCE => self.vredist.look_again(),
             HYP_TIMER => {
                 self.hypervisor.serve_timer();
-                return self.serve_platform();
+                return self.serve_vm();
             }
             // Or nobody's: its enable bit is off, so this one was on its way before that.
             _ => self.hypervisor.serve_own(pintid),

@@ -40,7 +40,7 @@ impl Core<'_> {
             Err(MmioError::Width | MmioError::Unmapped) => self.external_abort(abort),
             Err(MmioError::Panicked) => {
                 arch::skip_instruction();
-                self.report_crash(CrashCause::Panicked)
+                self.crash(CrashCause::Panicked)
             }
         }
     }

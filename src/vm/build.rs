@@ -6,6 +6,8 @@
 
 use super::Vm;
 use super::bus::Bus;
+use super::crash::Capsule;
+use super::fate::Fate;
 use super::lifecycle::Lifecycle;
 use super::load::{Image, Loader};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, PaRange};
@@ -102,7 +104,7 @@ pub fn build(
 ) -> Result<Vm, BuildError> {
     // First what needs nothing of the estate.
     let images = images(&plan, find)?;
-    let Models { vgic, spis, psci, vits, links } = Models::new(&plan)?;
+    let Models { vgic, spis, psci, vits, links, capsule } = Models::new(&plan)?;
     let pcpus = heap::collect(plan.vcpus.iter().copied())?;
     let kicks = heap::collect(pcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)))?;
     let counters = ExitCounters::of_vcpus(plan.vcpus.len())?;
@@ -126,6 +128,8 @@ pub fn build(
         platform: Lock::default(),
         bus: Bus::new(&plan.layout, plan.vcpus.len()),
         lifecycle: Lifecycle::new(),
+        fate: Fate::new(),
+        capsule: Lock::new(capsule),
         // It is full, so this moves nothing.
         loader: Loader::new(images, mapped.into()),
         counter_offset_ticks: AtomicU64::new(0),
@@ -277,6 +281,7 @@ struct Models {
     psci: Psci,
     vits: Option<Lock<Vits>>,
     links: Box<[(Vintid, Pintid)]>,
+    capsule: Capsule,
 }
 
 impl Models {
@@ -298,6 +303,7 @@ impl Models {
             psci: Psci::new(&affinities)?,
             vits: if has_its { Some(Lock::new(Vits::new()?)) } else { None },
             links,
+            capsule: Capsule::new(affinities.len())?,
         })
     }
 }

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Why a VM cannot go on.
+//! What is kept of a VM that cannot go on: why, and where each vCPU was.
 #![forbid(unsafe_code)]
 
+use crate::arch::GuestState;
+use crate::heap::{self, NoMemory};
+use crate::id::VcpuId;
+use alloc::boxed::Box;
 use core::fmt;
 
 /// Why a VM cannot go on.
@@ -11,6 +15,20 @@ pub enum CrashCause {
     Panicked,
     /// Its watchdog has not been refreshed, nor has its warning been answered.
     Watchdog,
+    /// A vCPU cannot fetch the first instruction of its exception vector, for ever.
+    NoVector,
+}
+
+impl CrashCause {
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Panicked => "panicked",
+            Self::Watchdog => "watchdog",
+            Self::NoVector => "no-vector",
+        }
+    }
 }
 
 impl fmt::Display for CrashCause {
@@ -18,6 +36,61 @@ impl fmt::Display for CrashCause {
         f.write_str(match self {
             Self::Panicked => "its guest has panicked",
             Self::Watchdog => "its watchdog has fired",
+            Self::NoVector => "it cannot take an exception: its vector is no memory",
         })
+    }
+}
+
+/// A vCPU where it was held.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    /// X0 to X30.
+    pub x: [u64; 31],
+    /// All else.
+    pub state: GuestState,
+}
+
+/// A crash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Crash {
+    /// Why.
+    pub cause: CrashCause,
+    /// On which vCPU.
+    pub vcpu: VcpuId,
+    /// When, in ticks of the physical counter.
+    pub at_ticks: u64,
+}
+
+/// What is kept of a VM's last crash, also when it runs again.
+#[derive(Debug)]
+pub struct Capsule {
+    /// The crash, where there was one.
+    pub crash: Option<Crash>,
+    /// Whether nobody has said yet what becomes of the VM.
+    is_undecided: bool,
+    /// Where each vCPU was that was on.
+    pub vcpus: Box<[Option<Frozen>]>,
+}
+
+impl Capsule {
+    /// Makes an empty capsule.
+    ///
+    /// # Errors
+    /// The heap is exhausted.
+    pub fn new(vcpu_count: usize) -> Result<Self, NoMemory> {
+        let vcpus = heap::collect((0..vcpu_count).map(|_| None))?;
+        Ok(Self { crash: None, is_undecided: false, vcpus })
+    }
+
+    /// Begins to keep another crash instead.
+    pub fn begin(&mut self, crash: Crash) {
+        self.crash = Some(crash);
+        self.is_undecided = true;
+        self.vcpus.fill(None);
+    }
+
+    /// Returns a crash of which nobody has said what follows from it, once.
+    pub fn take_undecided(&mut self) -> Option<Crash> {
+        core::mem::take(&mut self.is_undecided).then_some(self.crash)?
     }
 }

@@ -9,13 +9,14 @@ use super::el2::features;
 use super::gic::has_gicv2;
 use super::pmu::guest_mask;
 use super::sysreg::{
-    set_afsr0, set_afsr1, set_amair, set_contextidr, set_csselr, set_dbgclaimclr, set_mdccint,
-    set_mdscr, set_osdlr, set_oslar, set_pmccfiltr, set_pmccntr, set_pmcntenclr, set_pmcr,
-    set_pmintenclr, set_pmovsclr, set_pmselr, set_pmuserenr, set_pmxevcntr, set_pmxevtyper,
-    set_vpidr,
+    contextidr, set_afsr0, set_afsr1, set_amair, set_contextidr, set_csselr, set_dbgclaimclr,
+    set_mdccint, set_mdscr, set_osdlr, set_oslar, set_pmccfiltr, set_pmccntr, set_pmcntenclr,
+    set_pmcr, set_pmintenclr, set_pmovsclr, set_pmselr, set_pmuserenr, set_pmxevcntr,
+    set_pmxevtyper, set_vpidr,
 };
 use super::vectors::{INTERRUPT, INTERRUPT_V2};
 use crate::addr::{Address, Gva, Ipa};
+use crate::arch::GuestState;
 use crate::id::Mpidr;
 use crate::spec::esr::Syndrome;
 use crate::spec::exception::{self, Exception, Origin};
@@ -110,6 +111,15 @@ pub fn inject(exception: Exception) {
     SPSR_EL2.set(entry.pstate);
 }
 
+/// Returns whether the guest is at the first instruction of the vector that a synchronous exception
+/// would take it to from there: EL1h's own (DDI 0487 D1.3.1).
+pub fn is_at_own_vector() -> bool {
+    const MODE: u64 = 0x1f;
+    const EL1H: u64 = 5;
+    const CURRENT_SPX: u64 = 0x200;
+    SPSR_EL2.get() & MODE == EL1H && ELR_EL2.get() == VBAR_EL1.get().wrapping_add(CURRENT_SPX)
+}
+
 /// Makes an SError pending for the guest, which takes it once it unmasks it.
 pub fn inject_serror() {
     HCR_EL2.modify(HCR_EL2::VSE::SET);
@@ -166,6 +176,28 @@ fn forget_stage1() {
     unsafe {
         asm!("tlbi vmalle1", "ic iallu", "dsb nsh", "isb", options(nostack, preserves_flags));
     }
+}
+
+/// Returns where the guest of this core is that has just left, and what its registers hold.
+pub fn guest_state() -> GuestState {
+    GuestState([
+        ELR_EL2.get(),
+        SPSR_EL2.get(),
+        SP_EL0.get(),
+        SP_EL1.get(),
+        SCTLR_EL1.get(),
+        TCR_EL1.get(),
+        TTBR0_EL1.get(),
+        TTBR1_EL1.get(),
+        MAIR_EL1.get(),
+        VBAR_EL1.get(),
+        ESR_EL1.get(),
+        FAR_EL1.get(),
+        ELR_EL1.get(),
+        SPSR_EL1.get(),
+        contextidr(),
+        TPIDR_EL1.get(),
+    ])
 }
 
 /// Silences both guest timers of this core, and its PMU.

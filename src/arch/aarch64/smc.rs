@@ -34,6 +34,11 @@ impl HostPsci {
         let _ = psci::system_off::<Smc>();
     }
 
+    /// Starts the machine again; returns only when the firmware refuses.
+    pub fn system_reset(self) {
+        let _ = psci::system_reset::<Smc>();
+    }
+
     /// Asks the firmware which of the architecture's workarounds this machine needs.
     ///
     /// Only a PSCI of 1.0 or later can say whether calls of the architecture may be tried at all

@@ -41,6 +41,7 @@ read! {
     icc_iar1 = "icc_iar1_el1";
     icc_ctlr = "icc_ctlr_el1";
     ich_elrsr = "ich_elrsr_el2";
+    contextidr = "contextidr_el1";
     read_mpidr = "mpidr_el1";
     read_midr = "midr_el1";
     read_revidr = "revidr_el1";

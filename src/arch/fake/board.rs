@@ -154,8 +154,8 @@ pub fn crc32c(before: u32, memory: HypMemory) -> u32 {
 pub fn clean_invalidate(range: PaRange) {
     record(Event::CleanInvalidate(range));
     if !with(|core| core.loses_cleaning) {
-        let lines = HypMemory(range).addresses();
-        with_memory(|all| lines.into_iter().for_each(|at| all.clean_invalidate(at)));
+        let lines = range.start().get()..=range.end().get() - 1;
+        with_memory(|all| all.clean_invalidate_all(lines));
     }
 }
 /// Makes written instructions visible.
@@ -195,6 +195,10 @@ impl HostPsci {
     pub fn cpu_on(self, _target: Mpidr, _entry: u64, _context: u64) -> Result<(), u64> {
         // NOT_SUPPORTED: a core of the fake machine is a thread, which a test starts.
         Err(1)
+    }
+    /// Starts the machine again.
+    pub fn system_reset(self) {
+        record(Event::SystemReset);
     }
     /// Turns the machine off.
     pub fn system_off(self) {

@@ -70,6 +70,8 @@ pub enum Event {
     PublishCode,
     /// It turned the machine off.
     SystemOff,
+    /// It started the machine again.
+    SystemReset,
 }
 
 /// An exit that the next entry ends with.
@@ -122,12 +124,16 @@ pub struct FakeCore {
     pub counter: u64,
     /// By how much.
     pub counter_step: u64,
+    /// What the guest puts into X0 before its next exit.
+    pub x0: Option<u64>,
     /// What the guest has executed.
     pub guest_counts: GuestCounts,
     /// Whose overflow the PMU's interrupt is about.
     pub overflow: Overflow,
     /// What happens when it sends an SGI.
     pub on_sgi: Hook,
+    /// What happens when the script has ended or the core is asleep: it may bring more.
+    pub on_idle: Hook,
     current: Scripted,
 }
 
@@ -151,9 +157,11 @@ impl Default for FakeCore {
             hyp_timer: None,
             counter: 0,
             counter_step: 1,
+            x0: None,
             guest_counts: GuestCounts::default(),
             overflow: Overflow::default(),
             on_sgi: Hook::default(),
+            on_idle: Hook::default(),
             current: Scripted { kind: ExitKind::Interrupt, esr: 0, far: 0, ipa: 0 },
         }
     }
@@ -174,6 +182,12 @@ impl core::fmt::Debug for Hook {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_tuple("Hook").finish_non_exhaustive()
     }
+}
+
+/// Lets it happen; the core's state is free for it.
+fn happen(hook: impl FnOnce(&FakeCore) -> &Hook) {
+    let Hook(happens) = with(|core| hook(core).clone());
+    happens.into_iter().for_each(|happens| happens());
 }
 
 std::thread_local! {
@@ -246,11 +260,16 @@ pub const HALT_SGI: u32 = 1;
 ///
 /// # Panics
 /// The script has ended: the test has seen enough.
-pub fn enter(_registers: &mut GuestRegisters) -> Exit {
+pub fn enter(registers: &mut GuestRegisters) -> Exit {
+    if with(|core| core.exits.is_empty()) {
+        happen(|core| &core.on_idle);
+    }
     let exit = with(|core| {
         let exit = core.exits.pop_front()?;
         core.events.push(Event::Enter);
         core.current = exit;
+        let [x0, ..] = &mut registers.x;
+        *x0 = core.x0.take().unwrap_or(*x0);
         Some(match exit.kind {
             ExitKind::Synchronous => Exit::Synchronous(Syndrome::new(exit.esr)),
             ExitKind::Interrupt => Exit::Interrupt,
@@ -294,6 +313,10 @@ pub fn inject(exception: Exception) {
     });
     record(Event::Inject(exception));
 }
+/// Returns whether the guest is at the vector that an exception would take it to: VBAR_EL1 is 0.
+pub fn is_at_own_vector() -> bool {
+    with(|core| core.elr == 0x200)
+}
 /// Makes an SError pending for the guest.
 pub fn inject_serror() {
     record(Event::InjectSerror);
@@ -313,6 +336,10 @@ pub fn residue() -> u32 {
         let is_listed = core.list_registers.iter().any(|lr| *lr != Lr::EMPTY);
         u32::from(core.vttbr != 0) << 2 | u32::from(is_listed) << 3
     })
+}
+/// Returns where the guest is and what its registers hold.
+pub fn guest_state() -> crate::arch::GuestState {
+    with(|core| crate::arch::GuestState([core.elr, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]))
 }
 /// What a guest has executed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -389,8 +416,7 @@ impl SgiTarget {
 /// Sends an SGI.
 pub fn send_sgi(intid: Pintid, SgiTarget(target): SgiTarget) {
     record(Event::Sgi(intid, target));
-    let Hook(happens) = with(|core| core.on_sgi.clone());
-    happens.into_iter().for_each(|happens| happens());
+    happen(|core| &core.on_sgi);
 }
 /// Names the GICv2: a test that has one reaches it by its driver.
 pub fn use_gicv2(_interfaces: &'static crate::drivers::gicv2::CpuInterfaces) {}
@@ -496,6 +522,9 @@ pub fn relax() {
 /// The core would sleep for good: the test has seen enough.
 pub fn wait_for_interrupt() {
     record(Event::Wait);
+    if with(|core| core.pending.is_empty()) {
+        happen(|core| &core.on_idle);
+    }
     if with(|core| core.pending.is_empty()) {
         std::panic::resume_unwind(std::boxed::Box::new("asleep"));
     }

@@ -12,3 +12,4 @@ mod kicks;
 mod life;
 mod listed;
 mod platform;
+mod requests;

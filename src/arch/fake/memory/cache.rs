@@ -2,7 +2,9 @@
 //! Data caches that never write back by themselves: who looks past them sees old memory.
 #![forbid(unsafe_code)]
 
+use core::ops::RangeInclusive;
 use std::collections::BTreeMap;
+use std::vec::Vec;
 
 /// Lines of memory, what caches hold of them, and where the two differ.
 ///
@@ -45,7 +47,14 @@ impl CacheLedger {
     }
     /// DC CIVAC: the same, and the cache forgets the line.
     pub fn clean_invalidate(&mut self, line: u64) {
-        self.clean(line);
-        self.cached.remove(&line);
+        self.clean_invalidate_all(line..=line);
+    }
+    /// The same for all lines of a range.
+    pub fn clean_invalidate_all(&mut self, lines: RangeInclusive<u64>) {
+        let held: Vec<u64> = self.cached.range(lines).map(|(line, _)| *line).collect();
+        for line in held {
+            self.clean(line);
+            self.cached.remove(&line);
+        }
     }
 }

@@ -162,6 +162,7 @@ pub fn estate() -> Estate {
     Estate { machine, features, owners, vmids: Vmids::new(8) }
 }
 
+/// Makes a VM of the machine.
 pub fn make_vm(n: u8, plan: &VmPlan, estate: &Lock<Estate>) -> Vm {
     let find = |name: &str| match name {
         "kernel" => Some(source(BUNDLE, &KERNEL)),
@@ -185,11 +186,15 @@ pub fn vm(hypervisor: &'static Hypervisor, n: usize) -> &'static Vm {
     hypervisor.vms[n].stare().unwrap()
 }
 
+/// Finds the SGIs and PPIs of this core.
+pub fn private_interrupts() -> PrivateInterrupts {
+    let region = Registers::new(pa_range(GICR, 0x2_0000));
+    PrivateInterrupts::V3(Redistributor::find(&region, 0, Mpidr::default()).unwrap())
+}
+
 /// Makes the core of a vCPU.
 pub fn core(hypervisor: &'static Hypervisor, n: usize, vcpu: u8) -> Core<'static> {
-    let region = Registers::new(pa_range(GICR, 0x2_0000));
-    let redistributor = Redistributor::find(&region, 0, Mpidr::default()).unwrap();
-    let private = Box::leak(Box::new(PrivateInterrupts::V3(redistributor)));
+    let private = Box::leak(Box::new(private_interrupts()));
     Core::new(hypervisor, vm(hypervisor, n), VcpuId::new(vcpu), private).unwrap()
 }
 

@@ -313,12 +313,18 @@ fn a_vm_that_ends_does_what_its_policies_say() {
         bed.core.registers.x[0] = function;
         bed.exit(hvc(0))
     };
-    for (policy, change) in [(OnEnd::Restart, Start), (OnEnd::Stop, Stop), (OnEnd::Machine, Stop)] {
+    for (policy, change) in [(OnEnd::Restart, Start), (OnEnd::Stop, Stop)] {
         for other in [OnEnd::Restart, OnEnd::Stop] {
             assert_eq!(ends(SYSTEM_RESET, policy, other), Some(Next::Change(change)));
             assert_eq!(ends(SYSTEM_OFF, other, policy), Some(Next::Change(change)));
         }
     }
+    // The core halts.
+    clear_events();
+    assert_eq!(ends(SYSTEM_OFF, OnEnd::Restart, OnEnd::Machine), None);
+    assert!(happened(&[Event::SystemOff]) && !happened(&[Event::SystemReset]));
+    assert_eq!(ends(SYSTEM_RESET, OnEnd::Machine, OnEnd::Restart), None);
+    assert!(happened(&[Event::SystemReset]));
 }
 
 /// Lets a VM's vCPU 0 run on this thread until it turns its VM off.

@@ -9,7 +9,9 @@ use crate::bits::Level;
 use crate::id::Pintid;
 use crate::plan::{OnCrash, Plan};
 use crate::vcpu::FromCore;
+use crate::vm::crash::CrashCause;
 use crate::vm::lifecycle::Change::{Start, Stop};
+use crate::vm::lifecycle::State;
 use std::vec;
 
 const GPIO: u64 = 0x903_0000;
@@ -75,8 +77,11 @@ fn a_watchdog_that_nobody_refreshes_ends_the_run() {
     assert_eq!(fire(&mut bed), None);
     assert_eq!(pending(&bed), [WATCHDOG_SPI], "the warning");
     assert_eq!(timer(), Some(begun + 200 * MS + 2));
-    assert_eq!(fire(&mut bed), Some(Next::Change(Start)));
-    assert_eq!(timer(), None);
+    assert_eq!(fire(&mut bed), Some(Next::Out));
+    let crash = bed.vm.capsule.acquire().crash.unwrap();
+    assert_eq!(crash.cause, CrashCause::Watchdog);
+    // Its policy is to restart it at once.
+    assert_eq!(bed.vm.lifecycle.take_asked(), Some(Start));
 }
 
 #[test]
@@ -232,10 +237,18 @@ fn a_panic_is_the_end_behind_the_write() {
         let before = elr();
         let next = bed.exit(store(PANIC, 0, 3));
         assert_eq!(elr(), before + 4);
-        next
+        let capsule = bed.vm.capsule.acquire();
+        assert_eq!(capsule.crash.unwrap().cause, CrashCause::Panicked);
+        let frozen = capsule.vcpus[0].as_ref().unwrap();
+        assert_eq!((frozen.x[3], frozen.state.0[0]), (1, before + 4));
+        assert!(capsule.vcpus[1].is_none(), "it was off");
+        (next, bed.vm.lifecycle.take_asked(), bed.vm.lifecycle.state())
     };
-    assert_eq!(crash(OnCrash::default()), Some(Next::Change(Start)));
-    assert_eq!(crash(OnCrash::Stop), Some(Next::Change(Stop)));
+    let restarted = (Some(Next::Out), Some(Start), State::Starting);
+    assert_eq!(crash(OnCrash::default()), restarted);
+    assert_eq!(crash(OnCrash::Stop), (Some(Next::Out), Some(Stop), State::Stopping));
+    // The core sleeps.
+    assert_eq!(crash(OnCrash::Preserve), (None, None, State::Crashed));
 }
 
 #[test]

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A vCPU's life on its core: it is turned on, runs, is held, goes off; and the VM's, which one of
+//! its cores leads.
+#![forbid(unsafe_code)]
+
+use super::interrupt::{HYP_TIMER, PHYSICAL_TIMER, VIRTUAL_TIMER};
+use super::{Core, GO_ON, KICK, Next};
+use crate::arch;
+use crate::hypervisor::MachineEnd;
+use crate::id::VcpuId;
+use crate::plan::FaultKind;
+use crate::psci::{Others, Start};
+use crate::vm::Vm;
+use crate::vm::crash::{Crash, CrashCause, Frozen};
+use crate::vm::fate::Verdict;
+use crate::vm::lifecycle::{Change, Entry, Leadership, State};
+use crate::vm::load::Damaged;
+use core::sync::atomic::Ordering;
+
+impl Core<'_> {
+    /// Serves this core's vCPU for as long as its VM exists: waits until it is turned on, runs it
+    /// until it is off.
+    pub fn serve(&mut self) {
+        arch::activate(self.vm.stage2);
+        self.clear_interrupts();
+        self.reset_guest();
+        loop {
+            self.look_after_vm();
+            if self.vcpu.get() == 0
+                && let Some(change) = self.vm.lifecycle.take_asked()
+            {
+                self.lead(change);
+            }
+            if self.vm.lifecycle.state() == State::Gone {
+                return arch::leave();
+            }
+            let Some(start) = self.take_start() else {
+                self.wait();
+                continue;
+            };
+            self.start(start);
+            let next = self.run();
+            self.leave(next);
+        }
+    }
+
+    /// Goes outside, and carries out what the guest has asked for.
+    pub(super) fn leave(&mut self, next: Next) {
+        // Begun while still inside: it is then about the run of the VM that asked, never about the
+        // one after somebody else's reset.
+        let mut change = next.change().filter(|change| self.begins(*change));
+        if self.stop(next) == Others::None && self.begins(Change::Stop) {
+            // Nobody is left who could turn a vCPU on.
+            log::info!(target: "vm", "{}: all CPUs are off", self.vm.plan.name);
+            change = Some(Change::Stop);
+        }
+        self.vm.lifecycle.leave();
+        if let Some(change) = change {
+            self.lead(change);
+        }
+    }
+
+    /// Takes what this vCPU is to start with and goes inside, if it has been turned on.
+    ///
+    /// Inside first: while this core is there nobody resets PSCI, so a start that it takes is of
+    /// this run of the VM.
+    fn take_start(&self) -> Option<Start> {
+        if self.vm.lifecycle.enter() == Entry::Refused {
+            return None;
+        }
+        let start = self.vm.psci.started(self.vcpu);
+        if start.is_none() {
+            self.vm.lifecycle.leave();
+        }
+        start
+    }
+
+    /// Makes this core the leader of a change, unless another core leads one.
+    fn begins(&self, change: Change) -> bool {
+        self.vm.lifecycle.begin(change) == Leadership::Mine
+    }
+
+    /// Waits for something to do: interrupts are masked, yet end WFI.
+    fn wait(&mut self) {
+        let was_frozen = self.vm.lifecycle.state().is_frozen();
+        arch::wait_for_interrupt();
+        self.serve_aside();
+        if was_frozen {
+            self.resume_platform();
+        } else if let Some(cause) = self.due_crash() {
+            // The vCPU is off: nothing of it is to be held.
+            self.freeze(cause);
+        }
+    }
+
+    /// Lets the small devices go on where the VM runs again, before anything of them is due.
+    fn resume_platform(&self) {
+        if self.vcpu.get() == 0 && !self.vm.lifecycle.wants_out() {
+            self.vm.resume_platform(&self.effects());
+        }
+    }
+
+    /// Sleeps as a machine that is suspended, until the guest has an interrupt to take, whatever
+    /// its CPU interface masks; then starts anew, with interrupts as after CPU_OFF and CPU_ON.
+    pub(super) fn suspend_system(&mut self, start: Start) -> Next {
+        loop {
+            self.reconcile_until_done();
+            if self.delivery.has_pending(&mut self.list_registers) {
+                break;
+            }
+            arch::wait_for_interrupt();
+            let next = self.serve_apart();
+            if next != Next::Enter {
+                return next;
+            }
+        }
+        self.stop_interrupts(Next::Off);
+        self.reset_guest();
+        self.start(start);
+        Next::Enter
+    }
+
+    pub(super) fn start(&mut self, start: Start) {
+        if let Some(kind) = self.hypervisor.fault_at_start {
+            fault_on_purpose(kind);
+        }
+        self.vm.vgic.note_on(self.vcpu);
+        arch::start_guest(start.entry, self.vm.counter_offset_ticks.load(Ordering::Relaxed));
+        self.set_x0(start.context);
+    }
+
+    /// Makes the guest's state what the next start finds: when the vCPU goes off, where nobody
+    /// waits for it, and not at CPU_ON.
+    fn reset_guest(&mut self) {
+        self.registers.x = [0; 32];
+        arch::reset_guest(Vm::mpidr_of(self.vcpu));
+    }
+
+    /// Takes this core's part of the VM's interrupts down, and forgets the guest's state.
+    pub(super) fn stop(&mut self, next: Next) -> Others {
+        self.keep_guest_counts();
+        self.stop_interrupts(next);
+        self.reset_guest();
+        self.vm.psci.turned_off(self.vcpu)
+    }
+
+    /// Serves the small devices of the VM and looks after it, which the core of vCPU 0 does for
+    /// all.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn serve_vm(&mut self) -> Next {
+        self.look_after_vm();
+        self.due_crash().map_or(Next::Enter, |cause| self.crash(cause))
+    }
+
+    /// Lets the small devices of a VM that runs do what is due, and returns why it cannot go on.
+    fn due_crash(&self) -> Option<CrashCause> {
+        if self.vcpu.get() != 0 || self.vm.lifecycle.wants_out() {
+            return None;
+        }
+        self.vm.serve_platform(&self.effects())
+    }
+
+    /// Freezes a VM that cannot go on, its vCPU too, which was inside.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn crash(&mut self, cause: CrashCause) -> Next {
+        self.freeze(cause);
+        self.stand_aside()
+    }
+
+    fn freeze(&self, cause: CrashCause) {
+        let (vm, vcpu) = (self.vm, self.vcpu);
+        // Under the lock, so that no other core keeps where it was before the crash begins.
+        let mut capsule = vm.capsule.acquire();
+        let leadership = vm.lifecycle.crash();
+        if leadership == Leadership::Mine {
+            capsule.begin(Crash { cause, vcpu, at_ticks: arch::counter() });
+        }
+        drop(capsule);
+        if leadership == Leadership::Mine {
+            vm.kick_each(vm.all_vcpus() & !(1 << vcpu.get()));
+        }
+    }
+
+    /// Holds a vCPU of a VM that is frozen where it is, and tells whether it goes on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn stand_aside(&mut self) -> Next {
+        let vm = self.vm;
+        let state = vm.lifecycle.state();
+        if state == State::Crashed {
+            self.keep_state();
+        }
+        if state.is_frozen() {
+            vm.lifecycle.stand_aside();
+            // Who looks after the VM waits for the last one.
+            if self.vcpu.get() != 0 {
+                vm.kick(VcpuId::new(0));
+            }
+            self.wait_aside();
+            vm.lifecycle.go_on();
+        }
+        self.resume_platform();
+        if vm.lifecycle.wants_out() { Next::Out } else { Next::Enter }
+    }
+
+    fn wait_aside(&mut self) {
+        loop {
+            self.look_after_vm();
+            if !self.vm.lifecycle.state().is_frozen() {
+                return;
+            }
+            arch::wait_for_interrupt();
+            self.serve_aside();
+        }
+    }
+
+    /// Serves an interrupt while this core does not run its vCPU: that answers only those who ask
+    /// what its list registers hold.
+    pub(super) fn serve_aside(&mut self) {
+        let Some(pintid) = arch::take_interrupt() else { return };
+        match pintid {
+            VIRTUAL_TIMER | PHYSICAL_TIMER => {
+                let turns = self.pass_private(pintid);
+                self.count_apart(turns);
+            }
+            KICK => arch::deactivate(pintid),
+            GO_ON | HYP_TIMER => {
+                arch::deactivate(pintid);
+                if pintid == HYP_TIMER {
+                    self.hypervisor.serve_timer();
+                } else {
+                    self.work_on_vits();
+                }
+            }
+            _ => {
+                // What is left is never about the VM's changes.
+                let (_, turns) = self.serve_rare(pintid);
+                self.count_apart(turns);
+            }
+        }
+        if self.vredist.has_work() {
+            self.reconcile_until_done();
+        }
+    }
+
+    /// Keeps where this vCPU is, for who wants to know why the VM has crashed.
+    fn keep_state(&self) {
+        let [x @ .., _xzr] = self.registers.x;
+        let frozen = Frozen { x, state: arch::guest_state() };
+        if let Some(kept) = self.vm.capsule.acquire().vcpus.get_mut(self.vcpu.index()) {
+            *kept = Some(frozen);
+        }
+    }
+
+    /// Does what is due for the whole VM; the core of vCPU 0 does that for all.
+    pub(super) fn look_after_vm(&mut self) {
+        let vm = self.vm;
+        if self.vcpu.get() != 0 {
+            return;
+        }
+        if vm.lifecycle.state() == State::Crashed && vm.lifecycle.all_stand_aside() {
+            self.decide();
+        }
+        while let Some(request) = vm.fate.take_due(arch::counter()) {
+            // Where it does not fit any more, nothing is to be done.
+            let _ = vm.request(request);
+        }
+        if let Some(deadline_ticks) = vm.fate.deadline_ticks() {
+            arch::arm_hyp_timer(deadline_ticks);
+        }
+    }
+
+    /// Does with a VM that has crashed what its policy says, once.
+    fn decide(&mut self) {
+        let (vm, now) = (self.vm, arch::counter());
+        let Some(crash) = vm.capsule.acquire().take_undecided() else { return };
+        let policy = vm.plan.policies.on_crash;
+        let verdict = vm.fate.decide(policy, now, arch::counter_frequency_hz());
+        let message = format_args!("crashed: {}; {verdict}", crash.cause);
+        self.hypervisor.console.mux.log_for(vm.id, now, message);
+        self.hypervisor.console.send();
+        self.hypervisor.vm_is_lost(vm);
+        match verdict {
+            Verdict::Restart(_) | Verdict::Preserve => {}
+            Verdict::Stop => vm.fate.kill_at(now),
+            Verdict::Machine => self.hypervisor.end_machine(MachineEnd::Reset),
+        }
+    }
+
+    /// Serves an interrupt while this core loads its VM, whose models are reset: the UART's is
+    /// about others' output. What is for this VM waits in the models until the guest enables it.
+    fn serve_others(&mut self) {
+        self.serve_aside();
+    }
+
+    /// Leads the change of the VM that this core has begun.
+    fn lead(&mut self, change: Change) {
+        let asked_at_ticks = arch::counter();
+        let vm = self.vm;
+        vm.kick_each(vm.all_vcpus() & !(1 << self.vcpu.get()));
+        while !vm.lifecycle.is_empty() {
+            arch::relax();
+        }
+        vm.fate.ends();
+        vm.reset_models(&self.effects());
+        let started = match change {
+            Change::Start => vm.load(&mut || self.serve_others()),
+            Change::Stop => return self.hypervisor.vm_is_off(vm),
+        };
+        match started {
+            Ok(cost) => {
+                // Input that was served meanwhile is for nobody.
+                vm.reset_serial(&self.effects());
+                vm.begin();
+                vm.fate.begins(arch::counter());
+                self.hypervisor.vm_has_begun(vm, cost, asked_at_ticks);
+                vm.kick(VcpuId::new(0));
+            }
+            Err(Damaged(ipa)) => {
+                let name = &vm.plan.name;
+                log::error!(target: "vm", "{name} cannot start: its image at {ipa} has changed");
+                self.hypervisor.vm_is_off(vm);
+            }
+        }
+    }
+}
+
+/// Shows what a fault of the hypervisor looks like.
+#[expect(clippy::panic, reason = "a plan has asked for it, to test the dump")]
+fn fault_on_purpose(kind: FaultKind) {
+    match kind {
+        FaultKind::Panic => panic!("the plan asks for a panic"),
+        FaultKind::WriteToText => arch::write_to_text(),
+        FaultKind::ExecuteData => arch::execute_data(),
+        FaultKind::StackOverflow => {
+            arch::overflow_stack(0);
+        }
+    }
+}
