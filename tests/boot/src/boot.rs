@@ -7,6 +7,8 @@
 
 mod bench;
 mod bundles;
+mod control;
+mod controlled;
 mod crashes;
 mod faults;
 mod harness;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         bundles::trials(),
         faults::trials(),
         resets::trials(),
+        control::trials(),
         crashes::trials(),
         ledger::trials(),
         linux::trials(),

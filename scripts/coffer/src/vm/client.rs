@@ -126,17 +126,24 @@ impl<P: Port> Client<P> {
     fn reply(&mut self, seq: u32, deadline: Instant) -> Result<Reply, ClientError> {
         let mut rows: Vec<Row> = Vec::new();
         let mut heard_at = Instant::now();
+        let mut damaged = None;
         loop {
             let now = Instant::now();
             if now >= deadline || now.duration_since(heard_at) >= self.silence {
                 return Ok(Reply::Lost);
             }
-            let Some((own, said)) = self.next_line(seq)? else { continue };
+            let Some((own, said)) = self.next_line(seq)? else {
+                match damaged {
+                    Some(refusal) => return Ok(Reply::Damaged(refusal)),
+                    None => continue,
+                }
+            };
             heard_at = now;
             match (own, said) {
-                // It may have been another request that did not arrive; then this one comes twice.
+                // It may have been something before this request that did not arrive, and more of
+                // that kind may come: what comes last counts.
                 (None, Said::Error(code, text)) => {
-                    return Ok(Reply::Damaged(ClientError::Refused { code, text }));
+                    damaged = Some(ClientError::Refused { code, text });
                 }
                 (None, _) => return Ok(Reply::Lost),
                 (_, Said::Row(0, row)) => rows = vec![row],
