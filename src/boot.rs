@@ -78,7 +78,7 @@ fn boot(tree_at: Pa) -> Result<Infallible, Stop> {
     let mut cores = cores::bring_up(&plan, &machine, &mut owners)?;
     let ram: u64 = owners.memory_of(Owner::Hypervisor).map(|range| range.size()).sum();
     Stage::RAM.say(format_args!("ram {ram} bytes for the hypervisor, bundle apart"));
-    let console = vms::console(&plan);
+    let console = vms::console(&plan)?;
     let bits = cores.features.vmid_bits.min(plan.knobs.vmid_bits_max.map_or(16, u32::from));
     // The report speaks of the machine that it has looked at.
     let estate = Lock::new(Estate {

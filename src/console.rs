@@ -26,6 +26,7 @@ pub use bucket::{Admission, TokenBucket};
 pub use drain::{Drained, Sent, SerialPort, Switch};
 pub use guest::GuestWire;
 
+use crate::heap::{self, NoMemory};
 use crate::id::VmId;
 use crate::sync::Lock;
 use alloc::boxed::Box;
@@ -111,12 +112,13 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Console {
     config: Config,
-    names: Box<[Name]>,
     out: Lock<drain::Out>,
     guests: Box<[Lock<Guest>]>,
     log: Lock<Log>,
     /// The VMs that may have waited for room and have it now, a bit each.
     freed: AtomicU64,
+    /// The VMs that are there, a bit each.
+    attached: AtomicU64,
 }
 
 /// What the hypervisor has to say.
@@ -128,21 +130,74 @@ struct Log {
 }
 
 impl Console {
-    /// Makes a console for VMs of these names, in the order of their [`VmId`]s, all off. This
-    /// allocates; nothing else does.
-    #[must_use]
-    pub fn new(config: Config, names: Box<[Name]>) -> Self {
-        let ring_bytes = config.ring_bytes.max(2 * LINE_BYTES_MAX);
-        let shown = if config.mode == Mode::Tagged { Shown::Lines } else { Shown::Later };
-        let guest = |_| Lock::new(Guest::new(ring_bytes, shown, config.messages.clone()));
-        Self {
+    /// Makes a console for so many VMs, none of which is there yet. This allocates, and
+    /// [`Self::attach`]; nothing else does.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new(config: Config, vms_max: usize) -> Result<Self, NoMemory> {
+        let source = Source::new(config.ring_bytes())?;
+        let nobody = || Lock::new(Guest::nobody(config.shown(), config.messages.clone()));
+        let guests = heap::collect((0..vms_max).map(|_| nobody()))?;
+        Ok(Self {
             out: Lock::default(),
-            guests: names.iter().map(guest).collect(),
-            log: Lock::new(Log { source: Source::new(ring_bytes), missed: 0 }),
+            guests,
+            log: Lock::new(Log { source, missed: 0 }),
             freed: AtomicU64::new(0),
-            names,
+            attached: AtomicU64::new(0),
             config,
+        })
+    }
+
+    /// Takes a VM that is off and not there yet.
+    ///
+    /// # Errors
+    /// There is no memory for what it says, or no place for it.
+    pub fn attach(&self, vm: VmId, name: &Name) -> Result<(), NoMemory> {
+        let Config { messages, .. } = &self.config;
+        let shown = self.config.shown();
+        let new = Guest::new(name.clone(), self.config.ring_bytes(), shown, messages.clone())?;
+        *self.guest(vm).ok_or(NoMemory)? = new;
+        self.attached.fetch_or(bit(vm), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Forgets a VM that is off, with all that it has said and was told: what was not sent by now
+    /// is lost, and the log says how much. The focus moves on.
+    pub fn detach(&self, vm: VmId) {
+        let mut out = self.out.acquire();
+        out.forget(vm);
+        let is_last_words = out.has_last_words() == Some(vm);
+        if is_last_words {
+            out.no_last_words();
         }
+        if out.focus == Some(vm) {
+            out.focus = None;
+            if let Some(next) = self.next_running(Some(vm)) {
+                self.set_focus(&mut out, next);
+                self.announce(next, Some(vm));
+            }
+        }
+        // Where it has lost the focus before, that was to be said once its last words are out.
+        if let Some(focus) = out.focus.filter(|_| is_last_words) {
+            self.announce(focus, Some(vm));
+        }
+        let Some(mut guest) = self.guest(vm) else { return };
+        let nobody = Guest::nobody(self.config.shown(), self.config.messages.clone());
+        let gone = core::mem::replace(&mut *guest, nobody);
+        drop(guest);
+        self.attached.fetch_and(!bit(vm), Ordering::Relaxed);
+        self.freed.fetch_and(!bit(vm), Ordering::Relaxed);
+        drop(out);
+        if gone.source.len() > 0 {
+            let (name, bytes) = (&gone.name, gone.source.len());
+            self.log(format_args!("{name}: {bytes} bytes of output are lost"));
+        }
+    }
+
+    /// Copies the last bytes that a VM has sent, shown or not, and returns how many.
+    pub fn tail(&self, vm: VmId, buffer: &mut [u8]) -> usize {
+        self.guest(vm).map_or(0, |guest| guest.source.tail(buffer))
     }
 
     /// Takes a byte that a guest sends. Follow with [`Self::drain`].
@@ -301,7 +356,7 @@ impl Console {
 
     /// Notes that somebody has to tell a VM that there is room again.
     fn has_room(&self, vm: VmId) {
-        self.freed.fetch_or(1 << (vm.get() & 63), Ordering::Relaxed);
+        self.freed.fetch_or(bit(vm), Ordering::Relaxed);
     }
 
     /// Returns the running VM that follows the one with the focus, which may be that one itself.
@@ -320,18 +375,39 @@ impl Console {
         self.guest(vm).is_some_and(|guest| guest.power == Power::Running)
     }
 
-    fn all(&self) -> impl Iterator<Item = VmId> {
-        (0u8..).map(VmId::new).take(self.guests.len())
+    /// Returns the number of places up to the last that a VM has.
+    fn places(&self) -> usize {
+        (u64::BITS - self.attached.load(Ordering::Relaxed).leading_zeros()) as usize
     }
 
-    fn name(&self, vm: VmId) -> &str {
-        self.names.get(vm.index()).map_or("", Name::as_str)
+    fn all(&self) -> impl Iterator<Item = VmId> {
+        (0u8..).map(VmId::new).take(self.places())
+    }
+
+    fn name(&self, vm: VmId) -> Name {
+        self.guest(vm).map(|guest| guest.name.clone()).unwrap_or_default()
     }
 
     /// Locks a VM's side.
     fn guest(&self, vm: VmId) -> Option<impl DerefMut<Target = Guest>> {
         Some(self.guests.get(vm.index())?.acquire())
     }
+}
+
+impl Config {
+    /// Returns the bytes that wait for each.
+    fn ring_bytes(&self) -> usize {
+        self.ring_bytes.max(2 * LINE_BYTES_MAX)
+    }
+    /// Returns what is shown of a VM at first.
+    fn shown(&self) -> Shown {
+        if self.mode == Mode::Tagged { Shown::Lines } else { Shown::Later }
+    }
+}
+
+/// Returns the bit of a VM.
+fn bit(vm: VmId) -> u64 {
+    1 << (vm.get() & 63)
 }
 
 impl Log {

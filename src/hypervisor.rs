@@ -2,6 +2,7 @@
 //! What all cores share: the VMs, the console, the physical distributor. Boot writes it once.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 mod control;
 mod dependents;
 mod estate;
@@ -92,6 +93,7 @@ impl Hypervisor {
         for (_, pintid) in &vm.links {
             self.distributor.lock().release(*pintid);
         }
+        self.console.mux.detach(id);
         log::info!(target: "vm", "{} gone", vm.plan.name);
         build::destroy(vm, &self.estate, pause);
         slot.free();

@@ -24,6 +24,7 @@ use crate::spec::exception::Exception;
 use crate::trace::{AllTurns, ExitCounters};
 use crate::vm::Vm;
 
+use interrupt::OWN_PPIS;
 pub use interrupt::{HYP_TIMER, MAINTENANCE, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
 pub use post::{Post, work};
 

@@ -9,6 +9,7 @@
 use cofferdam::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use cofferdam::arch::{self, HeapTables, Tlb, is_counting, uncounted, with_tables};
 use cofferdam::bits::Trigger;
+use cofferdam::console;
 use cofferdam::gic::{Version, Vgic, Vits};
 use cofferdam::hypervisor::Estate;
 use cofferdam::id::{Mpidr, Pintid, Vintid, VmId};
@@ -131,6 +132,28 @@ fn t110_models_are_made_or_not() {
     let pieces = [pa_range(0x4000_0000, 0x1000), pa_range(0x8000_0000, 0x1000)];
     let lay_out = || GuestMemory::lay_out(Ipa::new(0x4000_0000), &pieces);
     assert_eq!(fails_without_a_trace(|| (), lay_out, drop), 1);
+}
+
+/// A console with a VM to which another comes, and that goes on as it was where that fails.
+#[test]
+fn t110_a_vm_comes_to_the_console_or_not() {
+    let config = console::Config {
+        mode: console::Mode::Tagged,
+        escape: 0x1d,
+        ring_bytes: 1024,
+        partial_after_ticks: 0,
+        messages: console::TokenBucket::new(1, 1),
+    };
+    let new = || console::Console::new(config.clone(), 2);
+    assert_eq!(fails_without_a_trace(|| (), new, drop), 2);
+    let console = new().unwrap();
+    let [a, b] = [0, 1].map(VmId::new);
+    console.attach(a, &name("a")).unwrap();
+    console.started(a);
+    let state =
+        || (console.focus(), [a, b].map(|vm| (console.room(vm), console.counters(Some(vm)))));
+    let attach = || console.attach(b, &name("b"));
+    assert_eq!(fails_without_a_trace(state, attach, |()| console.detach(b)), 2);
 }
 
 fn name<const MAX: usize>(text: &str) -> heapless::String<MAX> {

@@ -71,6 +71,17 @@ pub fn list_registers_are_empty(used: &ListRegisterFile) -> bool {
     crate::gic::ListRegisters::empty(used) & all == all
 }
 
+/// Returns what this core still has of a guest, a bit each: from bit 0 on a virtual timer, a
+/// physical one, stage 2, list registers.
+#[must_use]
+pub fn residue() -> u32 {
+    use aarch64_cpu::registers::{CNTP_CTL_EL0, CNTV_CTL_EL0, Readable, VTTBR_EL2};
+    let is_listed = !list_registers_are_empty(&ListRegisterFile::new(None));
+    let timers = CNTV_CTL_EL0.get() & 1 | (CNTP_CTL_EL0.get() & 1) << 1;
+    let rest = u32::from(VTTBR_EL2.get() != 0) << 2 | u32::from(is_listed) << 3;
+    u32::try_from(timers).unwrap_or(0) | rest
+}
+
 /// Waits until another core calls [`send_event`], or for no reason.
 pub fn wait_for_event() {
     asm::wfe();

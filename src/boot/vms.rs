@@ -29,9 +29,9 @@ use core::fmt;
 
 /// The bytes of output that wait for each VM.
 const RING_BYTES: usize = 8 << 10;
-/// Makes the console and names the VMs on it.
+/// Makes the console, on which no VM is yet.
 #[inline(never)]
-pub fn console(plan: &Plan) -> Console {
+pub fn console(plan: &Plan) -> Result<Console, Stop> {
     let hz = arch::counter_frequency_hz();
     let mode = match plan.console.mode {
         ConsoleMode::Tagged => Mode::Tagged,
@@ -44,7 +44,7 @@ pub fn console(plan: &Plan) -> Console {
         partial_after_ticks: hz / 10,
         messages: TokenBucket::new(8, hz / 4),
     };
-    Console::new(config, plan.vms.iter().map(|vm| vm.name.clone()).collect())
+    Console::new(config, VMS_MAX).map_err(|e| fail(Stage::VM, &e))
 }
 
 /// Builds every VM that can start.
@@ -147,6 +147,7 @@ pub fn install(
     let control = control(plan, machine, &mut distributor, cores)?;
     let slots: Box<[Slot<Vm>]> = (0..VMS_MAX).map(|_| Slot::new()).collect();
     for vm in vms {
+        console.attach(vm.id, &vm.plan.name).map_err(|e| fail(Stage::VM, &e))?;
         console.started(vm.id);
         for spi in vm.plan.devices.iter().flat_map(|device| device.interrupts.iter()) {
             if let Some(target) = vm.pcpus.first() {

@@ -88,9 +88,25 @@ pub(super) struct Out {
 enum Speaker {
     Log,
     Guest(VmId),
+    /// A VM that is there no more: its line ends when the next one begins.
+    Gone,
 }
 
 impl Out {
+    /// Forgets a VM that is there no more.
+    pub(super) fn forget(&mut self, vm: VmId) {
+        if let Some((speaker, _)) = &mut self.open
+            && *speaker == Speaker::Guest(vm)
+        {
+            *speaker = Speaker::Gone;
+            self.open_until_ticks = 0;
+        }
+    }
+    /// Returns the VM that is off but still has bytes to show.
+    pub(super) fn has_last_words(&self) -> Option<VmId> {
+        self.last_words
+    }
+
     /// Lets a VM that is off finish before the focus is seen to move.
     pub(super) fn last_words(&mut self, vm: VmId) {
         self.last_words = Some(vm);
@@ -158,8 +174,10 @@ impl Console {
 
     /// Takes from what somebody has to say, and notes when that makes room for a guest that waits.
     fn take_from<R>(&self, speaker: Speaker, take: impl FnOnce(&mut Source) -> R) -> Option<R> {
-        let Speaker::Guest(vm) = speaker else {
-            return Some(take(&mut self.log.acquire().source));
+        let vm = match speaker {
+            Speaker::Log => return Some(take(&mut self.log.acquire().source)),
+            Speaker::Guest(vm) => vm,
+            Speaker::Gone => return None,
         };
         let mut guest = self.guest(vm)?;
         let taken = take(&mut guest.source);
@@ -175,6 +193,7 @@ impl Console {
         match speaker {
             Speaker::Log => of(&self.log.acquire().source),
             Speaker::Guest(vm) => self.guest(vm).map_or((0, false), |guest| of(&guest.source)),
+            Speaker::Gone => (0, false),
         }
     }
 
@@ -230,7 +249,7 @@ impl Drain<'_> {
         if open.is_some_and(is_kept) {
             return self.grow(open, now_ticks);
         }
-        let round = self.console.guests.len().saturating_add(1);
+        let round = self.console.places().saturating_add(1);
         for step in 0..round {
             let place = self.out.turn.saturating_add(step) % round;
             let Some(speaker) = speaker_at(place) else { continue };
@@ -297,6 +316,7 @@ impl Drain<'_> {
     fn stage_tag(&mut self, speaker: Speaker) {
         match speaker {
             Speaker::Log => self.out.put(&[HYPERVISOR_MARK]),
+            Speaker::Gone => {}
             Speaker::Guest(vm) => {
                 self.out.put(self.console.name(vm).as_bytes());
                 self.out.put(TAG_END);
@@ -332,7 +352,7 @@ impl Drain<'_> {
         if self.console.config.mode == Mode::Focus {
             return Drained::Empty;
         }
-        let speakers = (0..=self.console.guests.len()).filter_map(speaker_at);
+        let speakers = (0..=self.console.places()).filter_map(speaker_at);
         let due = speakers.filter_map(|speaker| self.due(speaker, now_ticks)).min();
         // An open line keeps back what is ready.
         let until = if self.out.open.is_some() { self.out.open_until_ticks } else { 0 };

@@ -8,7 +8,8 @@ use super::filter::{Filter, Verdict};
 use super::pl011::{Received, Wire};
 use super::ring::Ring;
 use super::source::{Source, count};
-use super::{Console, HYPERVISOR_MARK, Input, Push, ROOM_LOW, TokenBucket};
+use super::{Console, HYPERVISOR_MARK, Input, Name, Push, ROOM_LOW, TokenBucket};
+use crate::heap::NoMemory;
 use crate::id::VmId;
 use core::cell::Cell;
 
@@ -44,6 +45,8 @@ pub(super) enum Shown {
 
 #[derive(Debug)]
 pub(super) struct Guest {
+    /// Empty where no VM is.
+    pub(super) name: Name,
     pub(super) source: Source,
     pub(super) filter: Filter,
     input: Ring,
@@ -57,11 +60,23 @@ pub(super) struct Guest {
 
 impl Guest {
     /// Makes the console of a VM that is off, with `ring_bytes` for its output. This allocates.
-    pub(super) fn new(ring_bytes: usize, shown: Shown, messages: TokenBucket) -> Self {
+    pub(super) fn new(
+        name: Name,
+        ring_bytes: usize,
+        shown: Shown,
+        messages: TokenBucket,
+    ) -> Result<Self, NoMemory> {
+        let (source, input) = (Source::new(ring_bytes)?, Ring::new(INPUT_BYTES)?);
+        Ok(Self { name, source, input, ..Self::nobody(shown, messages) })
+    }
+
+    /// Makes the console of no VM: whatever is sent and received is lost.
+    pub(super) fn nobody(shown: Shown, messages: TokenBucket) -> Self {
         Self {
-            source: Source::new(ring_bytes),
+            name: Name::new(),
+            source: Source::empty(),
             filter: Filter::default(),
-            input: Ring::new(INPUT_BYTES),
+            input: Ring::empty(),
             gap: None,
             power: Power::Off,
             shown,

@@ -2,7 +2,9 @@
 //! A ring of bytes with a fixed size. It knows nothing of lines.
 #![forbid(unsafe_code)]
 
-use alloc::{boxed::Box, vec};
+use crate::heap::{self, NoMemory};
+use alloc::boxed::Box;
+use core::iter::repeat_n;
 
 /// A first-in, first-out queue of bytes.
 #[derive(Debug)]
@@ -15,8 +17,12 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Makes a ring that holds `size` bytes. This allocates; nothing else here does.
-    pub(super) fn new(size: usize) -> Self {
-        Self { bytes: vec![0; size].into_boxed_slice(), head: 0, len: 0 }
+    pub(super) fn new(size: usize) -> Result<Self, NoMemory> {
+        Ok(Self { bytes: heap::collect(repeat_n(0, size))?, head: 0, len: 0 })
+    }
+    /// Makes a ring that holds nothing.
+    pub(super) fn empty() -> Self {
+        Self { bytes: Box::default(), head: 0, len: 0 }
     }
     pub(super) fn size(&self) -> usize {
         self.bytes.len()
@@ -55,6 +61,13 @@ impl Ring {
     pub(super) fn peek(&self, ahead: usize) -> Option<u8> {
         (ahead < self.len).then(|| self.bytes.get(self.place(ahead)).copied())?
     }
+    /// Returns the byte `back` places before the newest, also one that was taken, where so many
+    /// have ever been pushed and nothing has come in its place since.
+    pub(super) fn behind(&self, back: usize) -> Option<u8> {
+        let newest = self.head.checked_add(self.len)?.checked_add(self.bytes.len())?;
+        let at = newest.checked_sub(back.checked_add(1)?)?.checked_rem(self.bytes.len())?;
+        (back < self.bytes.len()).then(|| self.bytes.get(at).copied())?
+    }
     /// Forgets the newest bytes, until `len` are left.
     pub(super) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -79,7 +92,7 @@ mod tests {
             size in 1usize..20,
             steps in proptest::collection::vec((0u8..8, any::<u8>()), 0..200),
         ) {
-            let mut ring = Ring::new(size);
+            let mut ring = Ring::new(size).unwrap();
             let mut model = VecDeque::new();
             for (step, byte) in steps {
                 match step {
@@ -106,7 +119,7 @@ mod tests {
 
     #[test]
     fn t112_ring_of_no_size_is_full() {
-        let mut ring = Ring::new(0);
+        let mut ring = Ring::new(0).unwrap();
         assert!(!ring.push(1) && ring.pop().is_none() && ring.room() == 0);
     }
 }

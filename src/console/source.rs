@@ -5,6 +5,7 @@
 use super::filter::{Filter, Verdict};
 use super::ring::Ring;
 use super::{Counters, Push};
+use crate::heap::NoMemory;
 use core::fmt::{self, Write};
 
 /// Bytes that wait for the wire.
@@ -20,8 +21,13 @@ pub(super) struct Source {
 
 impl Source {
     /// Makes a source that keeps `size` bytes. This allocates.
-    pub(super) fn new(size: usize) -> Self {
-        Self { ring: Ring::new(size), lines: 0, partial_since: None, counters: Counters::default() }
+    pub(super) fn new(size: usize) -> Result<Self, NoMemory> {
+        Ok(Self { ring: Ring::new(size)?, ..Self::empty() })
+    }
+    /// Makes one that keeps nothing.
+    pub(super) fn empty() -> Self {
+        let counters = Counters::default();
+        Self { ring: Ring::empty(), lines: 0, partial_since: None, counters }
     }
     pub(super) fn size(&self) -> usize {
         self.ring.size()
@@ -37,6 +43,16 @@ impl Source {
     }
     pub(super) fn peek(&self) -> Option<u8> {
         self.ring.peek(0)
+    }
+
+    /// Copies the last bytes that were added, as many as there still are, and returns how many.
+    pub(super) fn tail(&self, buffer: &mut [u8]) -> usize {
+        let added = usize::try_from(self.counters.bytes).unwrap_or(usize::MAX);
+        let count = buffer.len().min(added).min(self.ring.size());
+        for (slot, back) in buffer.iter_mut().zip((0..count).rev()) {
+            *slot = self.ring.behind(back).unwrap_or(0);
+        }
+        count
     }
 
     /// Adds a byte, or counts that it is lost.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Tests of the console as a whole: several guests and the hypervisor on one wire.
+mod attach;
 mod random;
 
 use super::pl011::{Received, VirtualPl011, Wire};
@@ -54,9 +55,9 @@ fn console(mode: Mode) -> Console {
         partial_after_ticks: PARTIAL_AFTER,
         messages: TokenBucket::new(3, 100),
     };
-    let names = ["linux-a", "linux-b", "c"].map(|name| Name::try_from(name).unwrap());
-    let console = Console::new(config, names.into());
-    for vm in [A, B, C] {
+    let console = Console::new(config, 4).unwrap();
+    for (vm, name) in [(A, "linux-a"), (B, "linux-b"), (C, "c")] {
+        console.attach(vm, &Name::try_from(name).unwrap()).unwrap();
         console.started(vm);
     }
     console

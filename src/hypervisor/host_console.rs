@@ -155,6 +155,14 @@ mod tests {
     use crate::console::{Config, Mode, Push, TokenBucket};
     use std::sync::Barrier;
 
+    fn console(config: Config, names: &[&str]) -> Console {
+        let console = Console::new(config, names.len()).unwrap();
+        for (name, n) in names.iter().zip(0..) {
+            console.attach(VmId::new(n), &(*name).try_into().unwrap()).unwrap();
+        }
+        console
+    }
+
     #[test]
     fn without_a_port_nobody_waits_for_room() {
         let config = Config {
@@ -164,8 +172,7 @@ mod tests {
             partial_after_ticks: 100,
             messages: TokenBucket::new(1, 1),
         };
-        let names = [crate::console::Name::try_from("a").unwrap()];
-        let console = HostConsole::new(Console::new(config, names.into()), None);
+        let console = HostConsole::new(console(config, &["a"]), None);
         let vm = VmId::new(0);
         console.mux.started(vm);
         for n in 0..10_000 {
@@ -187,8 +194,7 @@ mod tests {
             partial_after_ticks: u64::MAX,
             messages: TokenBucket::new(1, 1),
         };
-        let names = ["a", "b"].map(|name| crate::console::Name::try_from(name).unwrap());
-        let console = HostConsole::new(Console::new(config, names.into()), None);
+        let console = HostConsole::new(console(config, &["a", "b"]), None);
         let (vms, step) = ([0, 1].map(VmId::new), Barrier::new(2));
         let is_due = || with(|core| core.hyp_timer.take()).is_some_and(|at| at < u64::MAX);
         std::thread::scope(|scope| {

@@ -232,17 +232,20 @@ impl<F: Format> Mapper<F> {
 
     /// Returns all leaves in order of their addresses; contiguous ones that share the hint as one.
     pub fn leaves(&self, tables: &impl Tables) -> impl Iterator<Item = Leaf<F::Input>> {
+        self.steps(tables).flatten()
+    }
+    /// Returns all leaves, and `None` for each descriptor on the way that leads nowhere: for
+    /// whoever must not look for long at once.
+    pub fn steps(&self, tables: &impl Tables) -> impl Iterator<Item = Option<Leaf<F::Input>>> {
         let whole = self.whole();
         let mut at = whole.start();
         core::iter::from_fn(move || {
-            while at < whole.end() {
-                let step = self.step_at(tables, at);
-                at = step.input.end();
-                if step.leaf.is_some() {
-                    return step.leaf;
-                }
+            if at >= whole.end() {
+                return None;
             }
-            None
+            let step = self.step_at(tables, at);
+            at = step.input.end();
+            Some(step.leaf)
         })
     }
     /// Returns what may be done with a leaf's memory; `None` when this mapper has not written it.

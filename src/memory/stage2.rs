@@ -195,6 +195,10 @@ impl Stage2 {
     pub fn leaves(&self, tables: &impl Tables) -> impl Iterator<Item = Leaf<Ipa>> {
         self.mapper.leaves(tables)
     }
+    /// Returns the same, and `None` for each descriptor on the way that leads nowhere.
+    pub fn steps(&self, tables: &impl Tables) -> impl Iterator<Item = Option<Leaf<Ipa>>> {
+        self.mapper.steps(tables)
+    }
     /// Returns what the VM may do with a leaf's memory; `None` is a damaged table.
     pub fn attributes(&self, leaf: &Leaf<Ipa>) -> Option<Stage2Attributes> {
         self.mapper.attributes(leaf)

@@ -20,6 +20,8 @@ pub const PMU: Pintid = Pintid::new(23);
 pub const VIRTUAL_TIMER: Pintid = Pintid::new(27);
 /// The physical timer.
 pub const PHYSICAL_TIMER: Pintid = Pintid::new(30);
+/// These three, a bit each.
+pub const OWN_PPIS: u32 = 1 << 23 | 1 << 27 | 1 << 30;
 
 impl<'a> Core<'a> {
     /// Serves one physical interrupt of a GICv3; more come back at once after the entry.
@@ -285,11 +287,10 @@ impl<'a> Core<'a> {
 
     /// Empties the virtual interface and ends the interrupts of this core's own devices.
     pub(super) fn clear_interrupts(&mut self) {
-        const OWN: u32 = 1 << 23 | 1 << 27 | 1 << 30;
         arch::stop_timers();
         arch::reset_virtual_interface();
         // After that, since it says what the virtual interface traps.
         self.delivery.reset(self.vredist, &mut self.list_registers);
-        self.private_interrupts.quiet(OWN);
+        self.private_interrupts.quiet(OWN_PPIS);
     }
 }

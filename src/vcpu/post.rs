@@ -3,12 +3,12 @@
 //! and after that but the hypervisor's own interrupts.
 #![forbid(unsafe_code)]
 
-use super::{Core, HALT, HYP_TIMER, KICK};
+use super::{Core, HALT, HYP_TIMER, KICK, OWN_PPIS};
 use crate::arch;
 use crate::drivers::gic::PrivateInterrupts;
 use crate::hypervisor::Hypervisor;
 use crate::id::{Mpidr, PcpuId, VcpuId, VmId};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A pCPU's post: which vCPU it serves.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct Post {
     pub mpidr: Mpidr,
     kick: arch::SgiTarget,
     word: AtomicU32,
+    /// What the pCPU kept of the last vCPU that it has served.
+    residue: AtomicU64,
 }
 
 impl Post {
@@ -32,7 +34,12 @@ impl Post {
     /// Makes the post of a core that is up, free.
     #[must_use]
     pub fn new(mpidr: Mpidr) -> Self {
-        Self { mpidr, kick: arch::SgiTarget::new(mpidr), word: AtomicU32::new(Self::FREE) }
+        Self {
+            mpidr,
+            kick: arch::SgiTarget::new(mpidr),
+            word: AtomicU32::new(Self::FREE),
+            residue: AtomicU64::new(0),
+        }
     }
 
     /// Makes the post of a core that has not come up.
@@ -67,6 +74,21 @@ impl Post {
         self.word.load(Ordering::Relaxed) == Self::FREE
     }
 
+    /// Notes what this pCPU still has of the vCPU that it has served.
+    fn note_residue(&self, private: &PrivateInterrupts) {
+        let [_, pending, active] = private.state();
+        let interrupts = u64::from((pending | active) & OWN_PPIS);
+        self.residue.store(u64::from(arch::residue()) << 32 | interrupts, Ordering::Relaxed);
+    }
+
+    /// Returns what the pCPU kept of the last vCPU that it has served: what of it still is on, as
+    /// [`arch::residue`] has it, above the PPIs of its devices that are pending or active. 0 is
+    /// what is right.
+    #[must_use]
+    pub fn residue(&self) -> u64 {
+        self.residue.load(Ordering::Relaxed)
+    }
+
     /// Returns the vCPU that the pCPU serves.
     fn served(&self) -> Option<(VmId, VcpuId)> {
         let word = self.word.load(Ordering::Acquire);
@@ -86,6 +108,7 @@ pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupt
                         core.serve();
                     }
                 });
+                post.note_residue(&private);
                 if vcpu.get() == 0 {
                     hypervisor.destroy(vm, &mut || serve_own(hypervisor));
                 }

@@ -330,6 +330,13 @@ pub fn start_guest(entry: Ipa, _cntvoff_ticks: u64) {
     with(|core| core.elr = entry.get());
     record(Event::StartGuest(entry));
 }
+/// Returns what this core still has of a guest: stage 2 and list registers.
+pub fn residue() -> u32 {
+    with(|core| {
+        let is_listed = core.list_registers.iter().any(|lr| *lr != Lr::EMPTY);
+        u32::from(core.vttbr != 0) << 2 | u32::from(is_listed) << 3
+    })
+}
 /// Returns where the guest is and what its registers hold.
 pub fn guest_state() -> crate::arch::GuestState {
     with(|core| crate::arch::GuestState([core.elr, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]))

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bed;
+mod cycles;
 mod exits;
 mod interrupts;
 mod kicks;

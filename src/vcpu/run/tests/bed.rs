@@ -50,7 +50,7 @@ pub const TREE_AT: u64 = 0x1000;
 pub const SPI: (u32, u32) = (48, 40);
 
 /// Where the machine's devices are.
-const GICD: u64 = 0x1000_0000;
+pub const GICD: u64 = 0x1000_0000;
 /// Shows the line of [`SPI`], which is high unless a test lowers it.
 pub const GICD_ISPENDR1: u64 = GICD + 0x204;
 const GICR: u64 = 0x1100_0000;
@@ -110,7 +110,6 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
     with(|core| core.devices.extend(devices));
     arch::forget_tables();
     let distributor = Distributor::v3(Registers::new(pa_range(GICD, 0x1_0000))).unwrap();
-    let names = plan.vms.iter().map(|vm| vm.name.clone()).collect();
     let config = Config {
         mode: Mode::Focus,
         escape: 0x1d,
@@ -119,11 +118,12 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         messages: TokenBucket::new(8, 1),
     };
     let uart = Uart::new(UartKind::Pl011, pa_range(UART, 0x1000));
-    let console = HostConsole::new(Console::new(config, names), Some(uart));
+    let console = HostConsole::new(Console::new(config, VMS_MAX).unwrap(), Some(uart));
     let estate = Lock::new(estate());
     let slots: Box<[Slot<Vm>]> = (0..VMS_MAX).map(|_| Slot::new()).collect();
     for (vm, n) in plan.vms.iter().zip(0..) {
         let vm = make_vm(n, vm, &estate);
+        console.mux.attach(vm.id, &vm.plan.name).unwrap();
         vm.lifecycle.request(Request::Start).unwrap();
         slots[usize::from(n)].fill(vm);
     }
@@ -152,7 +152,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
 }
 
 /// The machine that VMs are made of, with memory for both.
-fn estate() -> Estate {
+pub fn estate() -> Estate {
     let tree = virt();
     let machine = Machine::read(&Dtb::new(&tree).unwrap()).unwrap();
     let mut owners = Owners::new();
