@@ -66,7 +66,7 @@ impl fmt::Display for Refusal {
             Self::TooLong => "a request has at most 512 bytes",
             Self::Version => "this is version 1: write C1",
             Self::Verb => {
-                "no such verb: write hello, list, stats, crash, read, start, stop, kill, reset, \
+                "no such verb: write hello, list, stats, audit, crash, read, start, stop, kill, reset, \
                            pause, resume or destroy"
             }
             Self::Arguments(write) => {

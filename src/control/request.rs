@@ -21,6 +21,8 @@ pub enum Request<'a> {
         /// Of this VM alone.
         vm: Option<&'a str>,
     },
+    /// What must be the same after a VM's life as before it.
+    Audit,
     /// Why a VM has crashed, and where it was.
     Crash {
         /// The VM's name.
@@ -67,10 +69,11 @@ pub enum Action {
 }
 
 /// How each verb is written, behind its name.
-pub const VERBS: [(&str, &str); 12] = [
+pub const VERBS: [(&str, &str); 13] = [
     ("hello", "hello"),
     ("list", "list"),
     ("stats", "stats [NAME]"),
+    ("audit", "audit"),
     ("crash", "crash NAME"),
     ("read", "read NAME 0xADDRESS 1..4096"),
     ("start", "start NAME"),
@@ -95,6 +98,7 @@ impl<'a> Request<'a> {
         let request = match verb {
             "hello" => Self::Hello,
             "list" => Self::List,
+            "audit" => Self::Audit,
             "stats" => {
                 let vm = words.next();
                 Self::Stats { vm: if vm == Some("") { return Err(wrong) } else { vm } }
@@ -184,6 +188,7 @@ impl fmt::Display for Request<'_> {
             Self::List => f.write_str("list"),
             Self::Stats { vm: None } => f.write_str("stats"),
             Self::Stats { vm: Some(vm) } => write!(f, "stats {vm}"),
+            Self::Audit => f.write_str("audit"),
             Self::Crash { vm } => write!(f, "crash {vm}"),
             Self::Read { vm, at, bytes } => write!(f, "read {vm} {at:#x} {bytes}"),
             Self::Change { vm, action } => {

@@ -35,6 +35,8 @@ pub enum Rows {
     Vms(u8),
     /// What has been counted of some VMs.
     Stats(StatsAt),
+    /// What must be the same after a VM's life as before it: the row's number.
+    Audit(u16),
     /// What is kept of the last crash of the VM at this place, and the row's number.
     Crash(u8, u16),
     /// What is in the memory of the VM at this place.

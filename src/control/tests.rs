@@ -21,7 +21,10 @@ impl Executor for Fake {
         match request {
             Request::Hello => Ok(Rows::Hello),
             Request::List => Ok(Rows::Vms(0)),
-            Request::Stats { .. } | Request::Crash { .. } | Request::Read { .. } => Ok(Rows::None),
+            Request::Audit
+            | Request::Stats { .. }
+            | Request::Crash { .. }
+            | Request::Read { .. } => Ok(Rows::None),
             Request::Change { vm: "a", .. } => Ok(Rows::None),
             Request::Change { .. } => Err(Refusal::NoVm),
         }
@@ -295,7 +298,7 @@ fn requests() -> impl Strategy<Value = String> {
     let verb = prop::sample::select(VERBS.map(|(name, _)| name).to_vec());
     let number = prop::option::of(any::<u32>());
     (verb, name, number).prop_map(|(verb, name, number)| match (verb, number) {
-        ("hello" | "list", _) => verb.to_string(),
+        ("hello" | "list" | "audit", _) => verb.to_string(),
         ("stop", Some(ms)) => format!("stop {name} deadline_ms={ms}"),
         ("read", n) => {
             let n = n.unwrap_or(0);

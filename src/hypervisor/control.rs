@@ -220,6 +220,7 @@ impl Executor for Hypervisor {
             Request::Hello => Ok(Rows::Hello),
             Request::List => Ok(Rows::Vms(0)),
             Request::Stats { vm } => self.stats(vm),
+            Request::Audit => Ok(Rows::Audit(0)),
             Request::Crash { vm } => {
                 let place = self.place(vm)?;
                 let has_crashed = |vm: &Vm| vm.capsule.acquire().crash.is_some();
@@ -245,6 +246,10 @@ impl Executor for Hypervisor {
             Rows::Stats(mut at) => {
                 let Some(written) = self.write_stats(&mut at, line) else { return Row::End };
                 (written, Rows::Stats(at))
+            }
+            Rows::Audit(row) => {
+                let Some(audit) = self.audit_row(row.into()) else { return Row::End };
+                (write!(line, " {audit}"), Rows::Audit(row.saturating_add(1)))
             }
             Rows::Crash(place, row) => {
                 let write = |vm: &Vm| crash::write_row(vm, row, line);

@@ -70,6 +70,7 @@ fn main() {
     match tree::argument("mode") {
         Some("list") => test::list_all(GROUPS),
         Some("reset") => reset::run(),
+        Some("cycle") => reset::cycle(),
         Some("ledger") => ledger::run(),
         Some("hang") => hang::run(),
         Some("payload") => end_as_payload(),

@@ -11,6 +11,9 @@
 //!                              comes next
 //! q → RESULT …                 and the end, as in the other mode
 //! ```
+//!
+//! `mode=cycle` does without a console: it says what state it has found and DIRTY, and goes on
+//! until somebody ends it.
 
 use crate::{boot, lines, platform, under_hypervisor};
 use core::iter;
@@ -25,6 +28,28 @@ use guest_rt::{
 
 /// Looks at the state at entry, then does what the console says.
 pub fn run() -> ! {
+    let tally = look();
+    loop {
+        println!("READY");
+        match console::get() {
+            b'r' => reset(),
+            b'q' => tally.finish(),
+            other => println!("not a command: {other:#x}"),
+        }
+    }
+}
+
+/// Looks at the state at entry, then is as busy as can be, its vCPUs in every state of PSCI.
+pub fn cycle() -> ! {
+    look();
+    make_dirty();
+    busy();
+    loop {
+        relax();
+    }
+}
+
+fn look() -> Tally {
     println!("BOOT");
     let mut tally = Tally::default();
     tally.report(
@@ -39,14 +64,7 @@ pub fn run() -> ! {
     tally.report("t109_image_is_copied_again", image_is_fresh());
     tally.report("t109_console_is_in_its_reset_state", console_is_fresh());
     tally.report("t02_memory_holds_nothing_foreign", memory_is_own());
-    loop {
-        println!("READY");
-        match console::get() {
-            b'r' => reset(),
-            b'q' => tally.finish(),
-            other => println!("not a command: {other:#x}"),
-        }
-    }
+    tally
 }
 
 /// Reset values of IHI 0069 12.9 and 12.11; what is UNKNOWN there is left out.
@@ -163,8 +181,15 @@ fn tangle_lpis(its: Device) {
 
 fn busy() {
     tangle();
+    // Nothing is said here: the boot vCPU speaks.
+    if cpu::index() == 2 {
+        let _ = psci::cpu_off();
+    }
     loop {
         match its::device() {
+            _ if cpu::index() == 3 => {
+                let _ = psci::call(psci::id::CPU_SUSPEND, 0, 0, 0);
+            }
             // The reset comes in the middle of the queue.
             Some(its) if cpu::index() == 1 => {
                 its::post(its, iter::repeat_n(its::invall(0), its::QUEUE_PLACES - 1));
@@ -175,6 +200,14 @@ fn busy() {
 }
 
 fn reset() -> ! {
+    make_dirty();
+    println!("SYSTEM_RESET: {:?}", psci::system_reset());
+    loop {
+        relax();
+    }
+}
+
+fn make_dirty() {
     gic::init();
     gic::init_cpu();
     its::device().into_iter().for_each(tangle_lpis);
@@ -200,8 +233,4 @@ fn reset() -> ! {
     println!("DIRTY");
     console::device().write32(console::reg::IMSC, 0x7ff);
     memory::mark_all();
-    println!("SYSTEM_RESET: {:?}", psci::system_reset());
-    loop {
-        relax();
-    }
 }

@@ -10,6 +10,7 @@ mod bundles;
 mod control;
 mod controlled;
 mod crashes;
+mod cycles;
 mod faults;
 mod harness;
 mod image;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         resets::trials(),
         control::trials(),
         crashes::trials(),
+        cycles::trials(),
         ledger::trials(),
         linux::trials(),
         payloads::trials(),

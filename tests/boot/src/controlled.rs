@@ -129,6 +129,8 @@ impl Controlled {
             let found = rest.find(what).and_then(|at| Some(at + rest.get(at..)?.find('\n')?));
             if let Some(end) = found {
                 console.heard += end;
+                // It goes on: a hang is counted from here.
+                console.deadline = Instant::now() + LIMIT;
                 return Ok(());
             }
             self.listen(&format!("{what:?} was not said"))?;

@@ -224,6 +224,7 @@ mod tests {
             match request {
                 Request::List => return Ok(Rows::Vms(0)),
                 Request::Hello
+                | Request::Audit
                 | Request::Stats { .. }
                 | Request::Crash { .. }
                 | Request::Read { .. } => return Ok(Rows::None),
