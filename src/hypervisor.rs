@@ -89,11 +89,13 @@ impl Hypervisor {
     /// Returns once all its other cores have left it.
     pub fn destroy(&self, id: VmId, pause: &mut dyn FnMut()) {
         let Some(slot) = self.vms.get(id.index()) else { return };
+        // First, so that no core that has left the VM takes them over and over.
+        slot.look(|vm| {
+            for (_, pintid) in &vm.links {
+                self.distributor.lock().release(*pintid);
+            }
+        });
         let Some(vm) = slot.remove() else { return };
-        for (_, pintid) in &vm.links {
-            self.distributor.lock().release(*pintid);
-        }
-        self.console.mux.detach(id);
         log::info!(target: "vm", "{} gone", vm.plan.name);
         build::destroy(vm, &self.estate, pause);
         slot.free();
@@ -125,12 +127,14 @@ impl Hypervisor {
     /// Ends the stop of a VM; the last one that goes off takes the machine with it, unless requests
     /// can come that start another.
     pub fn vm_is_off(&self, vm: &Vm) {
+        // Before somebody can start it again.
+        self.console.mux.stopped(vm.id);
+        let _ = vm.fate.take_doom();
         vm.lifecycle.finish(Change::Stop);
         log::info!(target: "vm", "{} off", vm.plan.name);
-        self.console.mux.stopped(vm.id);
         // Who has the focus now may have bytes that waited for it.
         self.console.send();
-        self.vm_is_lost(vm);
+        self.vm_is_lost(vm, State::Off);
         let is_off =
             |slot: &Slot<Vm>| slot.look(|vm| vm.lifecycle.state() == State::Off).unwrap_or(true);
         if self.vms.iter().all(is_off) && !self.control.keeps_on() {

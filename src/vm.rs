@@ -137,6 +137,10 @@ impl Vm {
     /// Returns the state that it does not fit; nothing has changed.
     pub fn request(&self, request: Request) -> Result<(), State> {
         self.lifecycle.request(request)?;
+        if request == Request::Start {
+            // By hand: what was before does not count.
+            self.fate.forget_crashes();
+        }
         self.kick_each(self.all_vcpus());
         Ok(())
     }
@@ -153,6 +157,7 @@ impl Vm {
         }
         self.fate.kill_at(arch::counter().saturating_add(within_ticks));
         self.press_power(by);
+        self.ask_to_serve_platform();
         Ok(())
     }
 
@@ -191,6 +196,8 @@ impl Vm {
         self.counter_offset_ticks.store(arch::counter(), Ordering::Relaxed);
         self.start_platform();
         self.lifecycle.finish(Change::Start);
+        // Now that it runs: of one that does not yet, nothing is due.
+        self.ask_to_serve_platform();
         let start = Start { entry: self.plan.entry, context: self.plan.tree.get() };
         // Nobody else turns on a vCPU of a VM that has just begun.
         let _ = self.psci.boot(VcpuId::new(0), start);

@@ -29,15 +29,15 @@ impl Hypervisor {
         });
     }
 
-    /// Tells those that depend on a VM that it is gone, or has them stopped.
-    pub fn vm_is_lost(&self, vm: &Vm) {
-        let is_off = vm.lifecycle.state() == State::Off;
+    /// Tells those that depend on a VM that it is not there, off or crashed, or has them stopped.
+    pub fn vm_is_lost(&self, vm: &Vm, state: State) {
         self.each_dependent(vm.id, |dependent| match dependent.plan.policies.on_loss {
             OnLoss::Tell => self.tell(dependent),
             // It may be back soon, unless it is off.
-            OnLoss::Stop if is_off => {
-                // One that does not run is as it should be.
-                let _ = dependent.request(Request::Kill);
+            OnLoss::Stop if state == State::Off => {
+                if dependent.request(Request::Kill) == Err(State::Starting) {
+                    dependent.fate.doom();
+                }
             }
             OnLoss::Stop | OnLoss::Ignore => {}
         });

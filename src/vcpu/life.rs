@@ -13,7 +13,7 @@ use crate::psci::{Others, Start};
 use crate::vm::Vm;
 use crate::vm::crash::{Crash, CrashCause, Frozen};
 use crate::vm::fate::Verdict;
-use crate::vm::lifecycle::{Change, Entry, Leadership, State};
+use crate::vm::lifecycle::{Change, Entry, Leadership, Request, State};
 use crate::vm::load::Damaged;
 use core::sync::atomic::Ordering;
 
@@ -26,7 +26,7 @@ impl Core<'_> {
         self.reset_guest();
         loop {
             self.look_after_vm();
-            if self.vcpu.get() == 0
+            while self.vcpu.get() == 0
                 && let Some(change) = self.vm.lifecycle.take_asked()
             {
                 self.lead(change);
@@ -35,6 +35,10 @@ impl Core<'_> {
                 return arch::leave();
             }
             let Some(start) = self.take_start() else {
+                if self.vcpu.get() != 0 && self.vm.lifecycle.state() == State::Crashed {
+                    // Who decides may have seen this core inside, if only on its way out.
+                    self.vm.kick(VcpuId::new(0));
+                }
                 self.wait();
                 continue;
             };
@@ -48,7 +52,10 @@ impl Core<'_> {
     pub(super) fn leave(&mut self, next: Next) {
         // Begun while still inside: it is then about the run of the VM that asked, never about the
         // one after somebody else's reset.
-        let mut change = next.change().filter(|change| self.begins(*change));
+        let mut change = next.change();
+        if change.is_some_and(|change| !self.begins(change)) {
+            change = None;
+        }
         if self.stop(next) == Others::None && self.begins(Change::Stop) {
             // Nobody is left who could turn a vCPU on.
             log::info!(target: "vm", "{}: all CPUs are off", self.vm.plan.name);
@@ -75,9 +82,18 @@ impl Core<'_> {
         start
     }
 
-    /// Makes this core the leader of a change, unless another core leads one.
-    fn begins(&self, change: Change) -> bool {
-        self.vm.lifecycle.begin(change) == Leadership::Mine
+    /// Makes this core, which is inside, the leader of a change, unless another core leads one. What
+    /// a guest does for its own end is not lost because somebody holds it just then.
+    fn begins(&mut self, change: Change) -> bool {
+        let lifecycle = &self.vm.lifecycle;
+        loop {
+            if lifecycle.begin(change) == Leadership::Mine {
+                return true;
+            }
+            if lifecycle.has_ended() || self.stand_aside() == Next::Out {
+                return false;
+            }
+        }
     }
 
     /// Waits for something to do: interrupts are masked, yet end WFI.
@@ -88,8 +104,8 @@ impl Core<'_> {
         if was_frozen {
             self.resume_platform();
         } else if let Some(cause) = self.due_crash() {
-            // The vCPU is off: nothing of it is to be held.
-            self.freeze(cause);
+            // The vCPU is off: nothing of it is to be held. Where others are faster, they are right.
+            let _ = self.freeze(cause);
         }
     }
 
@@ -165,11 +181,17 @@ impl Core<'_> {
     #[cold]
     #[inline(never)]
     pub(super) fn crash(&mut self, cause: CrashCause) -> Next {
-        self.freeze(cause);
-        self.stand_aside()
+        loop {
+            let leadership = self.freeze(cause);
+            let next = self.stand_aside();
+            // One that was paused and goes on goes to its crash.
+            if leadership == Leadership::Mine || next == Next::Out {
+                return next;
+            }
+        }
     }
 
-    fn freeze(&self, cause: CrashCause) {
+    fn freeze(&self, cause: CrashCause) -> Leadership {
         let (vm, vcpu) = (self.vm, self.vcpu);
         // Under the lock, so that no other core keeps where it was before the crash begins.
         let mut capsule = vm.capsule.acquire();
@@ -181,6 +203,7 @@ impl Core<'_> {
         if leadership == Leadership::Mine {
             vm.kick_each(vm.all_vcpus() & !(1 << vcpu.get()));
         }
+        leadership
     }
 
     /// Holds a vCPU of a VM that is frozen where it is, and tells whether it goes on.
@@ -213,11 +236,15 @@ impl Core<'_> {
             }
             arch::wait_for_interrupt();
             self.serve_aside();
+            // Those who run on ask what this vCPU's list registers hold. Not where it is off: they
+            // are empty, and stay so.
+            if self.vredist.has_work() {
+                self.reconcile_until_done();
+            }
         }
     }
 
-    /// Serves an interrupt while this core does not run its vCPU: that answers only those who ask
-    /// what its list registers hold.
+    /// Serves an interrupt while this core does not run its vCPU.
     pub(super) fn serve_aside(&mut self) {
         let Some(pintid) = arch::take_interrupt() else { return };
         match pintid {
@@ -239,9 +266,6 @@ impl Core<'_> {
                 let (_, turns) = self.serve_rare(pintid);
                 self.count_apart(turns);
             }
-        }
-        if self.vredist.has_work() {
-            self.reconcile_until_done();
         }
     }
 
@@ -281,7 +305,7 @@ impl Core<'_> {
         let message = format_args!("crashed: {}; {verdict}", crash.cause);
         self.hypervisor.console.mux.log_for(vm.id, now, message);
         self.hypervisor.console.send();
-        self.hypervisor.vm_is_lost(vm);
+        self.hypervisor.vm_is_lost(vm, State::Crashed);
         match verdict {
             Verdict::Restart(_) | Verdict::Preserve => {}
             Verdict::Stop => vm.fate.kill_at(now),
@@ -313,10 +337,15 @@ impl Core<'_> {
             Ok(cost) => {
                 // Input that was served meanwhile is for nobody.
                 vm.reset_serial(&self.effects());
-                vm.begin();
+                let _ = vm.fate.end_wait();
                 vm.fate.begins(arch::counter());
+                vm.begin();
                 self.hypervisor.vm_has_begun(vm, cost, asked_at_ticks);
                 vm.kick(VcpuId::new(0));
+                if vm.fate.take_doom() {
+                    // Where it has come to its end meanwhile, that is as good.
+                    let _ = vm.request(Request::Kill);
+                }
             }
             Err(Damaged(ipa)) => {
                 let name = &vm.plan.name;

@@ -67,6 +67,8 @@ pub struct Fate {
     restart_at: AtomicU64,
     /// When it is turned off though its guest has not done so.
     kill_at: AtomicU64,
+    /// Whether it is to be turned off as soon as it has started.
+    is_doomed: AtomicBool,
     /// Whether it is to start as soon as the VMs that it starts after have.
     is_waiting: AtomicBool,
 }
@@ -80,6 +82,7 @@ impl Fate {
             begun_at: AtomicU64::new(0),
             restart_at: AtomicU64::new(NEVER),
             kill_at: AtomicU64::new(NEVER),
+            is_doomed: AtomicBool::new(false),
             is_waiting: AtomicBool::new(false),
         }
     }
@@ -145,6 +148,22 @@ impl Fate {
     pub fn deadline_ticks(&self) -> Option<u64> {
         let first = self.kill_at.load(Relaxed).min(self.restart_at.load(Relaxed));
         (first != NEVER).then_some(first)
+    }
+
+    /// Has a VM that is being started turned off right behind that.
+    pub fn doom(&self) {
+        self.is_doomed.store(true, Relaxed);
+    }
+
+    /// Returns whether it is to be turned off again, once.
+    #[must_use]
+    pub fn take_doom(&self) -> bool {
+        self.is_doomed.swap(false, Relaxed)
+    }
+
+    /// Makes the next crash the first one.
+    pub fn forget_crashes(&self) {
+        self.crashes.store(0, Relaxed);
     }
 
     /// Has the VM start when the VMs that it starts after have.

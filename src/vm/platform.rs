@@ -148,12 +148,12 @@ impl Vm {
         self.follow_platform(by, platform);
     }
 
-    /// Arms the watchdog where the plan says so, when guest time begins.
+    /// Arms the watchdog where the plan says so, when guest time begins; ask the core of vCPU 0 to
+    /// look once the VM runs.
     pub(super) fn start_platform(&self) {
         let Some(timeout_ms) = self.plan.policies.watchdog_ms else { return };
         let timeout_ticks = u64::from(timeout_ms).saturating_mul(arch::counter_frequency_hz());
         self.platform.acquire().watchdog = Watchdog::armed(timeout_ticks / 1000, 0);
-        self.ask_to_serve_platform();
     }
 
     /// Lets the devices go on after the guest was held: the time in between is not held against
@@ -184,7 +184,7 @@ impl Vm {
     /// Returns the tick of the physical counter at which something is to be done.
     pub fn platform_deadline(&self) -> Option<u64> {
         let deadline = self.platform.acquire().deadline();
-        Some(deadline?.wrapping_add(self.counter_offset_ticks.load(Ordering::Relaxed)))
+        Some(deadline?.saturating_add(self.counter_offset_ticks.load(Ordering::Relaxed)))
     }
 
     /// Returns the guest's time.
@@ -192,7 +192,8 @@ impl Vm {
         arch::counter().wrapping_sub(self.counter_offset_ticks.load(Ordering::Relaxed))
     }
 
-    fn ask_to_serve_platform(&self) {
+    /// Asks the core of vCPU 0 to look what is due.
+    pub(super) fn ask_to_serve_platform(&self) {
         if let Some(core) = self.kicks.first() {
             arch::send_sgi(GO_ON, *core);
         }
@@ -215,7 +216,8 @@ impl Vm {
         let Some(deadline) = earlier else { return };
         if by.own == Some(VcpuId::new(0)) {
             let offset_ticks = self.counter_offset_ticks.load(Ordering::Relaxed);
-            arch::arm_hyp_timer(deadline.wrapping_add(offset_ticks));
+            // What never comes must not come at once.
+            arch::arm_hyp_timer(deadline.saturating_add(offset_ticks));
         } else {
             self.ask_to_serve_platform();
         }

@@ -12,4 +12,5 @@ mod kicks;
 mod life;
 mod listed;
 mod platform;
+mod races;
 mod requests;

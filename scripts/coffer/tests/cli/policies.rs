@@ -60,7 +60,6 @@ fn every_policy_reaches_the_plan() {
         assert_eq!(policies(&format!("on_loss = \"{word}\"")).on_loss, loss);
     }
     assert_eq!(policies("watchdog = \"200ms\"").watchdog_ms, Some(200));
-    assert_eq!(policies("pause_time = true").pause_time, PauseTime::Stops);
     assert_eq!(policies("pause_time = false").pause_time, PauseTime::Runs);
 }
 
@@ -136,6 +135,7 @@ fn wrong_policies_are_corrected() {
     expect_text(&bed.vm_refused("watchdog = \"0s\""), "E04", "a time is not 0");
     expect_text(&bed.vm_refused("watchdog = true"), "E04", "not true or false");
     expect_text(&bed.vm_refused("pause_time = \"1s\""), "E04", "true or false");
+    expect(&bed.vm_refused("pause_time = true"), "E04", "pause_time = false");
     expect(&bed.vm_refused("after = \"b\""), "E04", "after = [\"b\"]");
 }
 
@@ -143,14 +143,14 @@ fn wrong_policies_are_corrected() {
 fn the_report_shows_what_was_chosen() {
     let bed = Bed::new();
     let report = bed.planned(&vms(&[
-        ("a", "watchdog = \"1s\"\non_loss = \"stop\"\nafter = [\"b\"]\npause_time = true"),
+        ("a", "watchdog = \"1s\"\non_loss = \"stop\"\nafter = [\"b\"]"),
         ("b", "on_crash = { restart = 5, backoff = \"1s\" }\non_poweroff = \"machine\""),
         ("c", ""),
     ]));
     let lines: Vec<_> = report.lines().filter(|line| line.starts_with("policy")).collect();
     let expected = [
         "policy b: on_crash restart 5 times after 1000ms, on_poweroff machine",
-        "policy a: on_loss stop, after b, watchdog 1000ms, pause_time",
+        "policy a: on_loss stop, after b, watchdog 1000ms",
     ];
     assert_eq!(lines, expected);
     let json = bed.coffer(&["plan", "m.toml", "--json"]).out;
@@ -159,5 +159,5 @@ fn the_report_shows_what_was_chosen() {
     assert_eq!((&b["restarts_max"], &b["backoff_ms"]), (&5.into(), &1000.into()));
     assert_eq!((&b["on_crash"], &b["on_reboot"]), (&"restart".into(), &"restart".into()));
     assert_eq!((&a["after"], &a["watchdog_ms"]), (&serde_json::json!(["b"]), &1000.into()));
-    assert_eq!((&a["on_loss"], &a["pause_time"]), (&"stop".into(), &true.into()));
+    assert_eq!((&a["on_loss"], &a["pause_time"]), (&"stop".into(), &false.into()));
 }
