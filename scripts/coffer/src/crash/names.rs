@@ -35,7 +35,9 @@ impl Names {
         memory: &mut impl Memory,
         registers: &Registers,
     ) -> io::Result<Result<Self, &'static str>> {
-        if let Ok(elf) = object::File::parse(file) {
+        // An Image is a PE file too, without symbols.
+        if file.starts_with(&object::elf::ELFMAG) {
+            let Ok(elf) = object::File::parse(file) else { return Ok(Err("it does not read")) };
             let functions = functions(&elf);
             let is_empty = functions.is_empty();
             return Ok(if is_empty { Err("it has no symbols") } else { Ok(Self::Elf(functions)) });
@@ -49,22 +51,20 @@ impl Names {
         }))
     }
 
-    /// Returns the function that an address is in, and how far: `name+0x…`.
+    /// Returns the function that an address is in, and how far.
     #[must_use]
-    pub fn function(&self, address: u64) -> Option<String> {
-        let (name, offset) = match self {
+    pub fn function(&self, address: u64) -> Option<(&str, u64)> {
+        match self {
             Self::Elf(functions) => {
                 let before =
                     functions.partition_point(|own| own.start <= address).checked_sub(1)?;
                 let found = functions.get(before)?;
                 let offset = address - found.start;
                 // What an assembler has made may come without a size.
-                (found.bytes == 0 || offset < found.bytes)
-                    .then_some((found.name.as_str(), offset))?
+                (found.bytes == 0 || offset < found.bytes).then_some((&found.name, offset))
             }
-            Self::Kernel(kallsyms, base) => kallsyms.function(address.checked_sub(*base)?)?,
-        };
-        Some(format!("{name}+{offset:#x}"))
+            Self::Kernel(kallsyms, base) => kallsyms.function(address.checked_sub(*base)?),
+        }
     }
 }
 
@@ -94,13 +94,13 @@ mod tests {
         ]);
         for (address, expected) in [
             (0xfff, None),
-            (0x1000, Some("a+0x0")),
-            (0x101f, Some("a+0x1f")),
-            (0x1ffc, Some("asm+0xfdc")),
-            (0x2007, Some("b+0x7")),
+            (0x1000, Some(("a", 0))),
+            (0x101f, Some(("a", 0x1f))),
+            (0x1ffc, Some(("asm", 0xfdc))),
+            (0x2007, Some(("b", 7))),
             (0x2008, None),
         ] {
-            assert_eq!(names.function(address).as_deref(), expected, "{address:#x}");
+            assert_eq!(names.function(address), expected, "{address:#x}");
         }
     }
 
@@ -109,10 +109,11 @@ mod tests {
         let mut ram = Ram::new(0x4000_0000, 1);
         let mut read = |file: &[u8]| Names::read(file, &mut ram, &flat()).unwrap();
         assert!(read(b"text").unwrap_err().starts_with("this is neither"));
+        assert_eq!(read(b"\x7fELF").unwrap_err(), "it does not read");
         let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let Names::Elf(functions) = read(&own).unwrap() else { panic!("this is an ELF file") };
         let found = functions.iter().find(|own| own.name.contains("files_without_names")).unwrap();
         let names = read(&own).unwrap();
-        assert!(names.function(found.start + 4).unwrap().ends_with("+0x4"));
+        assert_eq!(names.function(found.start + 4).map(|(_, offset)| offset), Some(4));
     }
 }

@@ -323,7 +323,10 @@ fn describe(
         _ => None,
     };
     let place = |pc: u64, lookup: u64| {
-        let function = names.as_ref().and_then(|names| names.function(lookup));
+        let found = names.as_ref().and_then(|names| names.function(lookup));
+        // How far PC is, which may be where the next function begins.
+        let offset = |offset: u64| offset.saturating_add(pc.saturating_sub(lookup));
+        let function = found.map(|(name, at)| format!("{name}+{:#x}", offset(at)));
         Place { pc, function }
     };
     for (vcpu, registers) in vcpus {
