@@ -6,6 +6,7 @@
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
 //! `mode=list` prints the names, `mode=reset` see [`reset`],
 //! `mode=ledger` see [`ledger`], `mode=hang` see [`hang`], `mode=off` ends by CPU_OFF alone,
+//! `mode=panic` see [`crash`],
 //! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
@@ -13,6 +14,7 @@
 
 mod abort;
 mod boot;
+mod crash;
 mod features;
 mod forms;
 mod gic;
@@ -73,6 +75,7 @@ fn main() {
         Some("cycle") => reset::cycle(),
         Some("ledger") => ledger::run(),
         Some("hang") => hang::run(),
+        Some("panic") => crash::run(),
         Some("payload") => end_as_payload(),
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),

@@ -9,6 +9,7 @@
 pub mod backtrace;
 pub mod core_file;
 pub mod kallsyms;
+pub mod names;
 pub mod translate;
 
 use std::collections::BTreeMap;
@@ -165,4 +166,4 @@ pub fn read_virtual(
 }
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod crash;
 pub mod export;
 pub mod port;
 pub mod stats;
@@ -13,6 +14,7 @@ use crate::message::bytes;
 use crate::run::work_folder;
 use client::{Client, ClientError, Row};
 use cofferdam::control::{Action, Request};
+use crash::{CrashArgs, CrashError, Report};
 use port::{SystemPort, running};
 use serde::Serialize;
 use stats::Stats;
@@ -50,6 +52,8 @@ enum Verb {
         #[command(flatten)]
         line: LineArgs,
     },
+    /// Shows why a VM has crashed and where it was
+    Crash(CrashArgs),
     /// Starts a VM that is off or has crashed
     Start(ChangeArgs),
     /// Asks a VM to go off, as by its power button; when its time is up it is turned off
@@ -118,6 +122,9 @@ enum Error {
     /// The machine did not do it.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The crash cannot be shown.
+    #[error(transparent)]
+    Crash(#[from] CrashError),
     /// It was begun, and is not done.
     #[error("{name} is still {state} after {} s", waited.as_secs())]
     Timeout { name: String, state: String, waited: Duration },
@@ -130,7 +137,9 @@ fn listed(paths: &[PathBuf]) -> String {
 impl Error {
     fn exit(&self) -> Exit {
         match self {
-            Self::Timeout { .. } | Self::Client(ClientError::Silent(_)) => Exit::Timeout,
+            Self::Timeout { .. }
+            | Self::Client(ClientError::Silent(_))
+            | Self::Crash(CrashError::Client(ClientError::Silent(_))) => Exit::Timeout,
             _ => Exit::Failed,
         }
     }
@@ -139,10 +148,9 @@ impl Error {
     fn code(&self) -> &str {
         match self {
             Self::NoMachine | Self::Machines(_) | Self::Port { .. } => "port",
-            Self::Client(ClientError::Refused { code, .. }) => code,
-            Self::Client(ClientError::Line(_)) => "line",
-            Self::Client(ClientError::Strange(_)) => "strange",
-            Self::Client(ClientError::Silent(_)) | Self::Timeout { .. } => "timeout",
+            Self::Client(error) | Self::Crash(CrashError::Client(error)) => error.code(),
+            Self::Crash(error) => error.code(),
+            Self::Timeout { .. } => "timeout",
         }
     }
 }
@@ -198,6 +206,7 @@ impl Verb {
     fn line(&self) -> &LineArgs {
         match self {
             Self::Hello(line) | Self::List(line) | Self::Stats { line, .. } => line,
+            Self::Crash(args) => &args.line,
             Self::Start(change)
             | Self::Kill(change)
             | Self::Reset(change)
@@ -215,6 +224,10 @@ impl Verb {
                 return Ok(Said::hello(rows.pop().unwrap_or_default()));
             }
             Self::List(_) => return Ok(Said::List { format: FORMAT, vms: list(client)? }),
+            Self::Crash(args) => {
+                let report = crash::look(client, &args.name, &args.wanted())?;
+                return Ok(Said::Crash { format: FORMAT, report });
+            }
             Self::Stats { name, .. } => {
                 let stats = stats(client, name.as_deref())?;
                 return Ok(Said::Stats { format: FORMAT, stats });
@@ -337,6 +350,11 @@ enum Said {
         #[serde(flatten)]
         stats: Stats,
     },
+    Crash {
+        format: u32,
+        #[serde(flatten)]
+        report: Report,
+    },
     Changed {
         format: u32,
         vm: String,
@@ -399,6 +417,7 @@ impl Said {
             }
             Self::List { vms, .. } => table(vms),
             Self::Stats { stats, .. } => stats::to_text(stats),
+            Self::Crash { report, .. } => report.to_text(),
             Self::Changed { vm, asked, state: None, .. } => format!("{vm}: {asked} has begun\n"),
             Self::Changed { vm, state: Some(state), .. } => format!("{vm} is {state}\n"),
         }

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crate::addr::{Address, Ipa};
-use crate::arch::GuestState;
+use crate::arch::{self, GuestState};
 use crate::control::{Line, ReadAt, Refusal};
 use crate::gic::GuestTables;
 use crate::vm::Vm;
@@ -35,12 +35,13 @@ fn write_crash(vm: &Vm, crash: Crash, line: &mut Line) -> fmt::Result {
     let (ram, count) = (vm.ram(), vm.fate.crash_count());
     write!(
         line,
-        " what=crash vm={} cause={} vcpu={} at_ticks={} count={count} state={} ram={:#x} \
-         ram_bytes={:#x}",
+        " what=crash vm={} cause={} vcpu={} at_ticks={} now_ticks={} count={count} state={} \
+         ram={:#x} ram_bytes={:#x}",
         vm.plan.name,
         crash.cause.name(),
         crash.vcpu,
         crash.at_ticks,
+        arch::counter(),
         vm.lifecycle.state(),
         ram.start().get(),
         ram.size(),

@@ -1,10 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guests that cannot go on: each comes back as its policy says.
 
-use crate::harness::{self, Result, Vm, boot, manifest, script};
+use crate::controlled::{BOTH_PORTS, Controlled};
+use crate::harness::{self, Result, Vm, boot, folder, manifest, script, text};
 use coffer::expect::End;
 use coffer::qemu::{Clock, Gic, Machine};
+use coffer::run;
+use coffer::vm::crash::{Detail, Wanted, look};
 use libtest_mimic::Trial;
+use object::read::elf::{ElfFile64, FileHeader as _};
+use object::{LittleEndian, Object as _, ObjectSegment as _};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Command;
+
+/// The function of the guest that reports a panic, and who calls it.
+const FUNCTION: &str = "guest_suite::crash::report";
+const CALLER: &str = "guest_suite::crash::run";
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -12,6 +24,8 @@ pub fn trials() -> Vec<Trial> {
         harness::test("crashes::a_hang_is_ended_in_time_with_a_gicv2", || {
             hang("crashes-hang-gicv2", Gic::V2)
         }),
+        harness::test("crashes::a_panic_is_shown_with_names", panic_is_shown),
+        harness::test("crashes::a_restart_leaves_registers_alone", restart_leaves_registers),
     ]
 }
 
@@ -34,4 +48,103 @@ fn hang(test: &str, gic: Gic) -> Result<()> {
     })?;
     let machine = Machine { gic: Some(gic), clock: Clock::Instructions, ..Machine::default() };
     boot(test, &manifest, &machine, &script).map(drop)
+}
+
+/// A guest with these lines in its manifest that reports a panic.
+fn panicking(lines: &str) -> String {
+    let guest = Vm::of_guest("a", "0-1", "guest-suite", "mode=panic");
+    manifest(&[guest], "").replacen("\nmemory", &format!("\n{lines}\nmemory"), 1) + BOTH_PORTS
+}
+
+/// What is held is shown: the function by its name, who has called it, and a core file that has
+/// the guest's memory.
+fn panic_is_shown() -> Result<()> {
+    let test = "crashes-panic";
+    let manifest = panicking("on_crash = \"preserve\"");
+    let mut machine = Controlled::boot(test, &manifest, &Machine::default())?;
+    machine.wait_for("a", "crashed")?;
+    let elf = run::built("guest-suite");
+    let core = folder(test)?.join("a.core");
+    let brief = Wanted { detail: Detail::Brief, core: None, elf: Some(&elf) };
+    let said = look(&mut machine.client, "a", &brief).map_err(text)?.to_text();
+    let lines: Vec<_> = said.lines().collect();
+    let is_brief = matches!(lines[..], [what, place]
+        if what.starts_with("a crashed: its guest has panicked (vcpu 0, ")
+            && what.ends_with(" ago, 1 in a row)")
+            && place.starts_with("  at pc 0x")
+            && place.contains(&format!(" {FUNCTION}+0x")));
+    if !is_brief {
+        return Err(said);
+    }
+    let full = Wanted { detail: Detail::Full, core: Some(&core), elf: Some(&elf) };
+    let report = look(&mut machine.client, "a", &full).map_err(text)?;
+    let vcpu = report.vcpus.first().ok_or("no vCPU")?;
+    let names: Vec<_> =
+        vcpu.backtrace.iter().map(|place| place.function.as_deref().unwrap_or_default()).collect();
+    let at = |name: &str| names.iter().position(|own| own.starts_with(&format!("{name}+")));
+    if at(FUNCTION) != Some(0) || at(CALLER) != Some(1) {
+        return Err(report.to_text());
+    }
+    let pc = report.at.as_ref().ok_or("it is nowhere")?.pc;
+    check_core(&core, &elf, pc)?;
+    open_with_gdb(&core, &elf)
+}
+
+/// The core file has the code of the ELF file around PC.
+fn check_core(core: &Path, elf: &Path, pc: u64) -> Result<()> {
+    let [core, elf] = [core, elf].map(|path| std::fs::read(path).map_err(text));
+    let (core, elf) = (core?, elf?);
+    let core = ElfFile64::<LittleEndian>::parse(&*core).map_err(text)?;
+    let elf = ElfFile64::<LittleEndian>::parse(&*elf).map_err(text)?;
+    if core.elf_header().e_type(LittleEndian) != object::elf::ET_CORE {
+        return Err("it is no core file".to_owned());
+    }
+    let code = |file: &ElfFile64<'_, LittleEndian>| {
+        let mut found = file.segments().filter_map(|part| part.data_range(pc - 4, 8).ok()?);
+        found.next().map(<[u8]>::to_vec)
+    };
+    match (code(&core), code(&elf)) {
+        (Some(core), Some(elf)) if core == elf => Ok(()),
+        other => Err(format!("the code at {pc:#x}: {other:x?}")),
+    }
+}
+
+/// Where `gdb-multiarch` is installed, it finds the same function in the core file.
+fn open_with_gdb(core: &Path, elf: &Path) -> Result<()> {
+    let mut gdb = Command::new("gdb-multiarch");
+    gdb.args(["-nx", "-batch", "-ex", "backtrace"]).args([elf, core]);
+    let output = match gdb.output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        output => output.map_err(text)?,
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let frame = said.lines().find(|line| line.starts_with("#0"));
+    match frame {
+        Some(frame) if frame.contains("report") => Ok(()),
+        _ => Err(format!("{said}{}", String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+/// A VM that has started again still has the registers of its crash, and not its memory.
+fn restart_leaves_registers() -> Result<()> {
+    let test = "crashes-restart";
+    let manifest = panicking("on_crash = \"restart\"");
+    let mut machine = Controlled::boot(test, &manifest, &Machine::default())?;
+    machine.hear("a| BACK 1")?;
+    let elf = run::built("guest-suite");
+    let wanted = Wanted { detail: Detail::Full, core: None, elf: Some(&elf) };
+    let report = look(&mut machine.client, "a", &wanted).map_err(text)?;
+    let names: Vec<_> = report.vcpus.iter().flat_map(|vcpu| &vcpu.backtrace).collect();
+    let is_named = matches!(names[..], [place]
+        if place.function.as_deref().is_some_and(|name| name.starts_with(FUNCTION)));
+    if !is_named || !report.to_text().contains("1 in a row, now running)") {
+        return Err(report.to_text());
+    }
+    let core = folder(test)?.join("a.core");
+    let wanted = Wanted { core: Some(&core), ..wanted };
+    match look(&mut machine.client, "a", &wanted) {
+        Err(error) if error.code() == "not-kept" && !core.exists() => Ok(()),
+        Err(error) => Err(error.to_string()),
+        Ok(report) => Err(report.to_text()),
+    }
 }

@@ -56,6 +56,19 @@ pub enum ClientError {
     Strange(String),
 }
 
+impl ClientError {
+    /// Returns the code in JSON: the hypervisor's own where it has refused.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Line(_) => "line",
+            Self::Silent(_) => "timeout",
+            Self::Refused { code, .. } => code,
+            Self::Strange(_) => "strange",
+        }
+    }
+}
+
 /// What a line of a reply says.
 enum Said {
     Row(usize, Row),
