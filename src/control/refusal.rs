@@ -66,8 +66,8 @@ impl fmt::Display for Refusal {
             Self::TooLong => "a request has at most 512 bytes",
             Self::Version => "this is version 1: write C1",
             Self::Verb => {
-                "no such verb: write hello, list, stats, audit, crash, read, start, stop, kill, reset, \
-                           pause, resume or destroy"
+                "no such verb: write hello, list, stats, audit, crash, read, start, stop, kill, \
+                 reset, pause, resume or destroy"
             }
             Self::Arguments(write) => {
                 f.write_str("write: ")?;
@@ -82,7 +82,7 @@ impl fmt::Display for Refusal {
             Self::NotHeld(state) => {
                 return write!(f, "the VM is {state}; write pause, or on_crash = \"preserve\"");
             }
-            Self::NoMemory => "that is not the VM's memory: write crash for where that is",
+            Self::NoMemory => "that is not its memory: write crash for where that is",
             Self::NotSupported => "not supported",
             Self::Row => "a row did not fit",
         };

@@ -82,8 +82,8 @@ impl Core<'_> {
         start
     }
 
-    /// Makes this core, which is inside, the leader of a change, unless another core leads one. What
-    /// a guest does for its own end is not lost because somebody holds it just then.
+    /// Makes this core, which is inside, the leader of a change, unless another core leads one.
+    /// What a guest does for its own end is not lost because somebody holds it just then.
     fn begins(&mut self, change: Change) -> bool {
         let lifecycle = &self.vm.lifecycle;
         loop {
@@ -104,7 +104,7 @@ impl Core<'_> {
         if was_frozen {
             self.resume_platform();
         } else if let Some(cause) = self.due_crash() {
-            // The vCPU is off: nothing of it is to be held. Where others are faster, they are right.
+            // The vCPU is off: nothing of it is to be held. Others that are faster are right.
             let _ = self.freeze(cause);
         }
     }
