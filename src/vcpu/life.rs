@@ -197,7 +197,9 @@ impl Core<'_> {
         let mut capsule = vm.capsule.acquire();
         let leadership = vm.lifecycle.crash();
         if leadership == Leadership::Mine {
-            capsule.begin(Crash { cause, vcpu, at_ticks: arch::counter() });
+            let at_ticks = arch::counter();
+            capsule.begin(Crash { cause, vcpu, at_ticks });
+            vm.fate.count_crash(at_ticks, arch::counter_frequency_hz());
         }
         drop(capsule);
         if leadership == Leadership::Mine {

@@ -99,13 +99,17 @@ impl Fate {
         self.kill_at.store(NEVER, Relaxed);
     }
 
-    /// Decides what becomes of a VM that has crashed.
-    pub fn decide(&self, policy: OnCrash, now_ticks: u64, hz: u64) -> Verdict {
+    /// Counts a crash. One after a steady run is the first again.
+    pub fn count_crash(&self, now_ticks: u64, hz: u64) {
         let ran_ticks = now_ticks.wrapping_sub(self.begun_at.load(Relaxed));
         let is_steady = ran_ticks >= hz.saturating_mul(STEADY_SECONDS);
         let earlier = if is_steady { 0 } else { self.crashes.load(Relaxed) };
         self.crashes.store(earlier.saturating_add(1), Relaxed);
-        let verdict = verdict(policy, earlier);
+    }
+
+    /// Decides what becomes of a VM that has crashed and been [counted](Self::count_crash).
+    pub fn decide(&self, policy: OnCrash, now_ticks: u64, hz: u64) -> Verdict {
+        let verdict = verdict(policy, self.crashes.load(Relaxed).saturating_sub(1));
         if let Verdict::Restart(ms) = verdict {
             let ticks = ms.saturating_mul(hz) / 1000;
             self.restart_at.store(now_ticks.saturating_add(ticks), Relaxed);
@@ -196,20 +200,25 @@ mod tests {
 
     const HZ: u64 = 1000;
 
+    fn crash(fate: &Fate, policy: OnCrash, now_ticks: u64) -> Verdict {
+        fate.count_crash(now_ticks, HZ);
+        fate.decide(policy, now_ticks, HZ)
+    }
+
     #[test]
     fn each_restart_is_put_off_twice_as_long_up_to_the_limit() {
         let policy = OnCrash::Restart(Restarts { most: Some(3), backoff_ms: 100 });
         let fate = Fate::new();
         for (n, ms) in [100, 200, 400].into_iter().enumerate() {
             let now = 1000 * n as u64;
-            assert_eq!(fate.decide(policy, now, HZ), Verdict::Restart(ms));
+            assert_eq!(crash(&fate, policy, now), Verdict::Restart(ms));
             assert_eq!(fate.deadline_ticks(), Some(now + ms));
             assert_eq!(fate.take_due(now + ms - 1), None);
             assert_eq!(fate.take_due(now + ms), Some(Request::Reset));
             assert_eq!(fate.take_due(now + ms), None, "once");
             fate.begins(now + ms);
         }
-        assert_eq!(fate.decide(policy, 4000, HZ), Verdict::Stop);
+        assert_eq!(crash(&fate, policy, 4000), Verdict::Stop);
         assert_eq!(fate.deadline_ticks(), None);
     }
 
@@ -217,11 +226,11 @@ mod tests {
     fn a_crash_after_a_steady_minute_is_the_first_again() {
         let policy = OnCrash::Restart(Restarts { most: Some(1), backoff_ms: 0 });
         let fate = Fate::new();
-        assert_eq!(fate.decide(policy, 0, HZ), Verdict::Restart(0));
+        assert_eq!(crash(&fate, policy, 0), Verdict::Restart(0));
         fate.begins(10);
-        assert_eq!(fate.decide(policy, 10 + 60 * HZ, HZ), Verdict::Restart(0));
+        assert_eq!(crash(&fate, policy, 10 + 60 * HZ), Verdict::Restart(0));
         fate.begins(70 * HZ);
-        assert_eq!(fate.decide(policy, 70 * HZ + 60 * HZ - 1, HZ), Verdict::Stop);
+        assert_eq!(crash(&fate, policy, 70 * HZ + 60 * HZ - 1), Verdict::Stop);
     }
 
     #[test]
