@@ -109,6 +109,14 @@ impl Controlled {
         Ok(rows.iter().find(|row| row.get("name") == vm).map(|row| row.get("state").to_owned()))
     }
 
+    /// Fails, with the log, where a VM is not in this state now.
+    pub fn is_in(&mut self, vm: &str, state: &str) -> Result<()> {
+        match self.state(vm)? {
+            Some(now) if now == state => Ok(()),
+            now => Err(self.failed(vm, &format!("it is {now:?} and not {state}"))),
+        }
+    }
+
     /// Waits until a VM is in this state.
     pub fn wait_for(&mut self, vm: &str, state: &str) -> Result<()> {
         loop {
