@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! From a manifest to the two files that boot: `cofferdam.img` and `bundle.itb`.
+//! From a manifest to the two files that boot: `cofferdam.img` and `bundle.itb`, with what they were
+//! built from beside them.
 #![forbid(unsafe_code)]
+
+mod origin;
+
+pub use origin::Origin;
 
 use crate::board::{Board, Overrides, project_root, target_directory};
 use crate::bundle::Bundle;
@@ -60,15 +65,22 @@ pub struct Artifacts {
 /// # Errors
 /// Everything that stands in the way.
 pub fn plan(manifest: &Path, options: &Options) -> Result<(Board, Planned), Report> {
-    let manifest = Manifest::load(manifest)?;
-    let board = Board::load(&manifest, &options.overrides)?;
+    plan_manifest(&Manifest::load(manifest)?, options)
+}
+
+/// Reads the board of a manifest, and plans.
+///
+/// # Errors
+/// Everything that stands in the way.
+pub fn plan_manifest(manifest: &Manifest, options: &Options) -> Result<(Board, Planned), Report> {
+    let board = Board::load(manifest, &options.overrides)?;
     let choices = Choices {
         console_mode: options.console,
         escape: options.escape,
         knobs: options.knobs.clone(),
         seed: options.seed,
     };
-    let planned = plan::plan(&manifest, &board, &choices)?;
+    let planned = plan::plan(manifest, &board, &choices)?;
     Ok((board, planned))
 }
 
@@ -92,6 +104,7 @@ pub fn build(manifest: &Path, options: &Options) -> Result<Artifacts, Report> {
     std::fs::write(&image, flatten_hypervisor(&elf)?).map_err(|error| failed(&image, &error))?;
     let bytes = contents.write().map_err(|error| failed(&bundle, &error))?;
     std::fs::write(&bundle, bytes).map_err(|error| failed(&bundle, &error))?;
+    Origin::keep(&out, manifest, &board.tree_bytes).map_err(|error| failed(&out, &error))?;
     Ok(Artifacts { image, elf, bundle, contents, board, warnings })
 }
 

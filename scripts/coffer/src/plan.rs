@@ -13,6 +13,7 @@ pub mod layout;
 mod memory;
 pub mod report;
 mod seeds;
+mod single;
 
 pub use memory::HYPERVISOR_BYTES;
 
