@@ -67,7 +67,8 @@ pub fn t58_boot_vcpu_enters_with_zero_state() -> Outcome {
     check_system_registers(state)
 }
 
-fn t58_secondary_enters_with_zero_state() -> Outcome {
+/// Checks the state in which the others are entered.
+pub fn t58_secondary_enters_with_zero_state() -> Outcome {
     for index in 1..cpu::count() {
         EntryState::of(index).poison();
         check!(cpu::run_on(index, || ()), "vCPU {index} does not start and stop");

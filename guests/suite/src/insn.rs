@@ -104,6 +104,10 @@ impl Encoding {
     pub const fn msr_xzr(self) -> u32 {
         0xd500_001f | self.bits()
     }
+    /// Returns `msr <register>, x0`.
+    pub const fn msr_x0(self) -> u32 {
+        0xd500_0000 | self.bits()
+    }
     /// Returns `sys <operation>, x0`.
     pub const fn sys(self) -> u32 {
         0xd500_0000 | self.bits()

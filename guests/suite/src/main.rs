@@ -6,7 +6,7 @@
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
 //! `mode=list` prints the names, `mode=reset` see [`reset`],
 //! `mode=ledger` see [`ledger`], `mode=hang` see [`hang`], `mode=off` ends by CPU_OFF alone,
-//! `mode=panic` see [`crash`],
+//! `mode=panic` see [`crash`], `mode=secret` see [`secret`],
 //! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
@@ -31,6 +31,7 @@ mod mmio;
 mod platform;
 mod power;
 mod reset;
+mod secret;
 mod sgi;
 mod suspend;
 mod sweep;
@@ -76,6 +77,7 @@ fn main() {
         Some("ledger") => ledger::run(),
         Some("hang") => hang::run(),
         Some("panic") => crash::run(),
+        Some("secret") => secret::run(),
         Some("payload") => end_as_payload(),
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),

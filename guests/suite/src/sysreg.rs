@@ -36,13 +36,14 @@ const OUR_REGIME: &[Encoding] = &[
 ];
 
 /// Registers whose reading is an action: an interrupt would be lost.
-const ACKNOWLEDGE: &[Encoding] = &[
+pub const ACKNOWLEDGE: &[Encoding] = &[
     Encoding(3, 0, 12, 8, 0),  // ICC_IAR0_EL1
     Encoding(3, 0, 12, 12, 0), // ICC_IAR1_EL1
     Encoding(3, 0, 12, 9, 5),  // ICC_NMIAR1_EL1
 ];
 
-fn all(op0: u32) -> impl Iterator<Item = Encoding> {
+/// Returns every encoding of a group.
+pub fn all(op0: u32) -> impl Iterator<Item = Encoding> {
     (0..0x4000u32).map(move |n| Encoding(op0, n >> 11 & 7, n >> 7 & 0xf, n >> 3 & 0xf, n & 7))
 }
 
