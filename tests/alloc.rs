@@ -379,7 +379,7 @@ fn estate() -> Lock<Estate> {
     // Room for one VM in one piece, and for another in many.
     owners.add_bank(pa_range(RAM, 64 * MIB)).unwrap();
     owners.add_bank(pa_range(3 * RAM + 0x3000, 30 * MIB)).unwrap();
-    let machine = machine();
+    let machine = Box::leak(Box::new(machine()));
     Lock::new(Estate { machine, features: FEATURES, owners, vmids: Vmids::new(8) })
 }
 
@@ -403,7 +403,7 @@ fn t110_a_vm_is_built_or_not() {
         let left = LEFT.replace(usize::MAX);
         let plan = plan.clone();
         LEFT.set(left);
-        build(*id, plan, find, estate, &mut || ())
+        build(*id, plan, &find, estate, &mut || ())
     };
     let end = |vm| destroy(vm, estate, &mut || ());
     // Once it has grown, the list of owners keeps its room: that is no VM's.
