@@ -70,7 +70,7 @@ fn write_area(vm: &Vm, wanted: &mut Wanted, line: &mut Line) -> Option<fmt::Resu
         let range = range?;
         wanted.among(1)?;
         let (at, bytes) = (range.start().get(), range.size());
-        Some(write!(line, " what=map kind={kind} at={at:#x} map_bytes={bytes:#x} name={name}"))
+        Some(write!(line, " what=map kind={kind} at={at:#x} size_bytes={bytes:#x} name={name}"))
     };
     let models = [
         ("gicd", layout.vdist_range()),

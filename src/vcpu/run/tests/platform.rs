@@ -297,9 +297,9 @@ fn what_is_kept_of_a_crash_is_told_and_so_is_memory() {
     assert_eq!(rows.len(), 1 + 12 + 1 + 9 + 2);
     assert!(rows[13].starts_with("what=exit vcpu=0 at_ticks="), "{rows:?}");
     assert!(rows[13].ends_with(&std::format!(" detail={PANIC:#x}")), "{rows:?}");
-    assert_eq!(rows[14], "what=map kind=ram at=0x40000000 map_bytes=0x4000 name=ram");
-    assert_eq!(rows[15], "what=map kind=model at=0x8000000 map_bytes=0x10000 name=gicd");
-    assert_eq!(rows[22], "what=map kind=model at=0x9060000 map_bytes=0x10000 name=panic");
+    assert_eq!(rows[14], "what=map kind=ram at=0x40000000 size_bytes=0x4000 name=ram");
+    assert_eq!(rows[15], "what=map kind=model at=0x8000000 size_bytes=0x10000 name=gicd");
+    assert_eq!(rows[22], "what=map kind=model at=0x9060000 size_bytes=0x10000 name=panic");
     // What it has said: 70 bytes, of which those that are behind the crash are none.
     assert_eq!(rows[23], std::format!("what=console at=0x0 bytes={}", "61".repeat(64)));
     assert_eq!(rows[24], "what=console at=0x40 bytes=616161616162");
