@@ -4,7 +4,7 @@
 //! A core that holds several takes them in this order, and never two of one line:
 //!
 //! ```text
-//! port for requests → upload → VM images → crash capsule → VM console port → VM devices → VM ITS
+//! VM images → port for requests → upload → crash capsule → VM console port → VM devices → VM ITS
 //!   → VM distributor → UART → console → estate → physical distributor → EL2's map → heap
 //! ```
 //!

@@ -264,7 +264,7 @@ fn t110_a_plan_is_read_and_checked_or_not() {
     let (plan, machine) = (plan(), machine());
     let limits = Limits { ipa_bits: 40, pa_bits: 44 };
     let check = || {
-        let report = check::check(&plan, &machine, limits, |_| Some(0x1000));
+        let report = check::check(&plan, &machine, limits, &|_| Some(0x1000));
         let report = report.map_err(|_| ())?;
         // A VM that could not be looked at for want of memory is refused for that.
         let is_short = |refusal: &check::VmRefusal<'_>| refusal.why == check::Refusal::NoMemory;

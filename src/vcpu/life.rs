@@ -10,6 +10,7 @@ use crate::hypervisor::MachineEnd;
 use crate::id::VcpuId;
 use crate::plan::FaultKind;
 use crate::psci::{Others, Start};
+use crate::trace::LastExits;
 use crate::vm::Vm;
 use crate::vm::crash::{Crash, CrashCause, Frozen};
 use crate::vm::fate::Verdict;
@@ -149,6 +150,7 @@ impl Core<'_> {
     /// waits for it, and not at CPU_ON.
     fn reset_guest(&mut self) {
         self.registers.x = [0; 32];
+        self.last = LastExits::default();
         arch::reset_guest(Vm::mpidr_of(self.vcpu));
     }
 
@@ -198,7 +200,8 @@ impl Core<'_> {
         let leadership = vm.lifecycle.crash();
         if leadership == Leadership::Mine {
             let at_ticks = arch::counter();
-            capsule.begin(Crash { cause, vcpu, at_ticks });
+            let console = &self.hypervisor.console.mux;
+            capsule.begin(Crash { cause, vcpu, at_ticks }, |tail| console.tail(vm.id, tail));
             vm.fate.count_crash(at_ticks, arch::counter_frequency_hz());
         }
         drop(capsule);
@@ -274,7 +277,7 @@ impl Core<'_> {
     /// Keeps where this vCPU is, for who wants to know why the VM has crashed.
     fn keep_state(&self) {
         let [x @ .., _xzr] = self.registers.x;
-        let frozen = Frozen { x, state: arch::guest_state() };
+        let frozen = Frozen { x, state: arch::guest_state(), last: self.last.clone() };
         if let Some(kept) = self.vm.capsule.acquire().vcpus.get_mut(self.vcpu.index()) {
             *kept = Some(frozen);
         }

@@ -225,7 +225,7 @@ impl Verb {
             }
             Self::List(_) => return Ok(Said::List { format: FORMAT, vms: list(client)? }),
             Self::Crash(args) => {
-                let report = crash::look(client, &args.name, &args.wanted())?;
+                let report = Box::new(crash::look(client, &args.name, &args.wanted())?);
                 return Ok(Said::Crash { format: FORMAT, report });
             }
             Self::Stats { name, .. } => {
@@ -356,7 +356,7 @@ enum Said {
     Crash {
         format: u32,
         #[serde(flatten)]
-        report: Report,
+        report: Box<Report>,
     },
     Changed {
         format: u32,
