@@ -14,6 +14,7 @@ use crate::explain::Code;
 use crate::manifest::{Manifest, read_bytes};
 use crate::message::{Message, Report, quote};
 use crate::plan::{self, Choices, Planned};
+use crate::tree;
 use cofferdam::plan::{ConsoleMode, Knobs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -104,7 +105,9 @@ pub fn build(manifest: &Path, options: &Options) -> Result<Artifacts, Report> {
     std::fs::write(&image, flatten_hypervisor(&elf)?).map_err(|error| failed(&image, &error))?;
     let bytes = contents.write().map_err(|error| failed(&bundle, &error))?;
     std::fs::write(&bundle, bytes).map_err(|error| failed(&bundle, &error))?;
-    Origin::keep(&out, manifest, &board.tree_bytes).map_err(|error| failed(&out, &error))?;
+    let tree = board.tree_bytes.get(..tree::size(&board.tree_bytes).unwrap_or(usize::MAX));
+    let tree = tree.unwrap_or(&board.tree_bytes);
+    Origin::keep(&out, manifest, tree).map_err(|error| failed(&out, &error))?;
     Ok(Artifacts { image, elf, bundle, contents, board, warnings })
 }
 

@@ -110,6 +110,13 @@ Devices that share one of them must go to the same VM, or stay unassigned."
     E22 "A VM starts after one that there is not, or in a circle."
     "`after` names VMs of the same manifest that start before this one, and that it depends on. None
 starts after itself, and no two each after the other, directly or by way of others."
+    E23 "The manifest has no VM of this name."
+    "`coffer vm create` and `coffer vm update` take a VM from the manifest that has all VMs of the
+machine: by default the one that `coffer run` was given, else the one behind --manifest. Add the VM
+to it."
+    E24 "More than an update changes."
+    "An update gives a VM other images. Its cores, memory and devices stay what they were when it was
+made: write what they are, or destroy the VM and create it anew."
     E30 "The board is not known or its description is wrong."
     "`board` is the name of a directory in platform/, or the path of a board.toml."
     E31 "The board's device tree cannot be had."
@@ -140,6 +147,13 @@ its first message."
     W07 "A VM can overwrite the memory of every VM."
     "The device does DMA and no IOMMU confines it. The guest that drives it must be trusted like
 the hypervisor itself."
+    W08 "A VM that is created starts at once."
+    "`after` says in which order VMs start with the machine, and what one depends on. A VM that is
+created while the machine runs starts then, depends on no other, and is not told when one is gone."
+    W09 "A VM that the manifest does not know."
+    "What runs on the machine was planned with another manifest. Whether the new VM wants cores,
+devices or memory of such a VM shows when the machine looks at it, behind the upload; it then refuses
+the new one. A manifest with all VMs shows it at once."
 }
 
 impl Code {

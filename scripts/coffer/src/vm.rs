@@ -1,21 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `coffer vm`: lists, starts and stops the VMs of a machine that runs, by its port for requests.
+//! `coffer vm`: lists, makes, starts and stops the VMs of a machine that runs, by its port for
+//! requests.
 #![forbid(unsafe_code)]
 
 pub mod client;
 pub mod crash;
+mod create;
+mod error;
 pub mod export;
+#[cfg(test)]
+mod fake;
+mod line;
 pub mod port;
 pub mod stats;
+pub mod upload;
 
-use crate::command::Exit;
+pub use line::connect;
+
+use crate::command::{self, Exit};
 use crate::expect;
 use crate::message::bytes;
-use crate::run::work_folder;
 use client::{Client, ClientError, Row};
 use cofferdam::control::{Action, Request};
-use crash::{CrashArgs, CrashError, Report};
-use port::{SystemPort, running};
+use crash::CrashArgs;
+use create::{CreateArgs, UpdateArgs};
+use error::Error;
+use line::LineArgs;
+use port::{Port, SystemPort};
 use serde::Serialize;
 use stats::Stats;
 use std::collections::BTreeMap;
@@ -74,19 +85,12 @@ enum Verb {
     Resume(ChangeArgs),
     /// Forgets a VM that is off; what it had is free
     Destroy(ChangeArgs),
-}
-
-#[derive(Clone, Debug, clap::Args)]
-struct LineArgs {
-    /// The socket or serial device (default: that of the machine that coffer run has started)
-    #[arg(long, value_name = "PATH")]
-    port: Option<PathBuf>,
-    /// The speed of a serial device
-    #[arg(long, default_value_t = 115_200)]
-    baud: u32,
-    /// Write JSON (format 1)
-    #[arg(long)]
-    json: bool,
+    /// Makes a VM of the manifest and starts it, beside those that run
+    Create(CreateArgs),
+    /// Gives a VM the images that the manifest names now, or others, and starts it anew
+    Update(UpdateArgs),
+    /// Says that a VM is to keep the images of an update
+    Confirm(ChangeArgs),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -107,62 +111,18 @@ fn time(text: &str) -> Result<Duration, String> {
     expect::duration(text).ok_or_else(|| "write for example 30s or 5min".to_owned())
 }
 
-/// Why a request has failed.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    /// No machine was found.
-    #[error("no machine with [control] on a UART runs here; write --port, or coffer run MANIFEST")]
-    NoMachine,
-    /// More than one was found.
-    #[error("several machines run here; write one of{}", listed(.0))]
-    Machines(Vec<PathBuf>),
-    /// The port cannot be opened.
-    #[error("{}: {source}", path.display())]
-    Port { path: PathBuf, source: std::io::Error },
-    /// The machine did not do it.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The crash cannot be shown.
-    #[error(transparent)]
-    Crash(#[from] CrashError),
-    /// It was begun, and is not done.
-    #[error("{name} is still {state} after {} s", waited.as_secs())]
-    Timeout { name: String, state: String, waited: Duration },
-}
-
-fn listed(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| format!("\n  --port {}", path.display())).collect()
-}
-
-impl Error {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Timeout { .. }
-            | Self::Client(ClientError::Silent(_))
-            | Self::Crash(CrashError::Client(ClientError::Silent(_))) => Exit::Timeout,
-            _ => Exit::Failed,
-        }
-    }
-
-    /// Returns the code in JSON: the hypervisor's own where it has refused.
-    fn code(&self) -> &str {
-        match self {
-            Self::NoMachine | Self::Machines(_) | Self::Port { .. } => "port",
-            Self::Client(error) | Self::Crash(CrashError::Client(error)) => error.code(),
-            Self::Crash(error) => error.code(),
-            Self::Timeout { .. } => "timeout",
-        }
-    }
-}
-
 /// Carries out `coffer vm`.
 #[must_use]
 pub fn vm(args: &VmArgs) -> Exit {
     let line = args.verb.line();
-    let done = open(line).and_then(|mut client| args.verb.carry_out(&mut client));
+    let done = line.path().and_then(|port| {
+        let mut client = line.open(&port)?;
+        args.verb.carry_out(&mut client, &port)
+    });
     let (text, exit) = match done {
         Ok(said) if line.json => (json(&said), Exit::Done),
         Ok(said) => (said.to_text(), Exit::Done),
+        Err(Error::Refused(report)) => return command::refuse(&report, line.json),
         Err(error) if line.json => (json(&JsonError::new(&error)), error.exit()),
         Err(error) => {
             eprintln!("error: {error}");
@@ -173,56 +133,27 @@ pub fn vm(args: &VmArgs) -> Exit {
     exit
 }
 
-/// Opens the port that is named, or that of the only machine that runs.
-fn open(line: &LineArgs) -> Result<Client<SystemPort>, Error> {
-    let path = match &line.port {
-        Some(path) => path.clone(),
-        None => only(running(&work_folder("")))?,
-    };
-    let port = SystemPort::open(&path, line.baud);
-    let port = port.map_err(|source| Error::Port { path, source })?;
-    Ok(Client::new(port, first_seq()))
-}
-
-fn only(mut paths: Vec<PathBuf>) -> Result<PathBuf, Error> {
-    match (paths.pop(), paths.is_empty()) {
-        (Some(path), true) => Ok(path),
-        (Some(path), false) => {
-            paths.push(path);
-            Err(Error::Machines(paths))
-        }
-        (None, _) => Err(Error::NoMachine),
-    }
-}
-
-/// Draws a number: whoever was here before must not have used it of late.
-fn first_seq() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    let [a, b, c, d, ..] = RandomState::new().hash_one(std::process::id()).to_le_bytes();
-    u32::from_le_bytes([a, b, c, d])
-}
-
 impl Verb {
     fn line(&self) -> &LineArgs {
         match self {
             Self::Hello(line) | Self::List(line) | Self::Stats { line, .. } => line,
             Self::Crash(args) => &args.line,
+            Self::Create(args) => &args.line,
+            Self::Update(args) => &args.line,
             Self::Start(change)
             | Self::Kill(change)
             | Self::Reset(change)
             | Self::Pause(change)
             | Self::Resume(change)
             | Self::Destroy(change)
+            | Self::Confirm(change)
             | Self::Stop { change, .. } => &change.line,
         }
     }
 
-    fn carry_out(&self, client: &mut Client<SystemPort>) -> Result<Said, Error> {
+    fn carry_out(&self, client: &mut Client<SystemPort>, port: &Path) -> Result<Said, Error> {
         let (change, action) = match self {
-            Self::Hello(_) => {
-                let mut rows = client.ask(&Request::Hello.to_string(), PATIENCE)?;
-                return Ok(Said::hello(rows.pop().unwrap_or_default()));
-            }
+            Self::Hello(_) => return Ok(Said::hello(hello(client)?)),
             Self::List(_) => return Ok(Said::List { format: FORMAT, vms: list(client)? }),
             Self::Crash(args) => {
                 let report = Box::new(crash::look(client, &args.name, &args.wanted())?);
@@ -231,6 +162,16 @@ impl Verb {
             Self::Stats { name, .. } => {
                 let stats = stats(client, name.as_deref())?;
                 return Ok(Said::Stats { format: FORMAT, stats });
+            }
+            Self::Create(args) => {
+                let (vm, state) = args.carry_out(client, port)?;
+                let (vm, asked) = (vm.to_owned(), Action::Create.verb());
+                return Ok(Said::Changed { format: FORMAT, vm, asked, state: Some(state) });
+            }
+            Self::Update(args) => {
+                let (vm, state, confirm_ms) = args.carry_out(client, port)?;
+                let (vm, asked) = (vm.to_owned(), "update");
+                return Ok(Said::Updated { format: FORMAT, vm, asked, state, confirm_ms });
             }
             Self::Start(change) => (change, Action::Start),
             Self::Stop { change, deadline } => {
@@ -242,6 +183,7 @@ impl Verb {
             Self::Pause(change) => (change, Action::Pause),
             Self::Resume(change) => (change, Action::Resume),
             Self::Destroy(change) => (change, Action::Destroy),
+            Self::Confirm(change) => (change, Action::Confirm),
         };
         let ChangeArgs { name, wait, timeout, .. } = change;
         let request = Request::Change { vm: name, action };
@@ -252,8 +194,8 @@ impl Verb {
 }
 
 /// Waits until what was asked for is done, and returns the VM's state.
-fn wait_for(
-    client: &mut Client<SystemPort>,
+fn wait_for<P: Port>(
+    client: &mut Client<P>,
     name: &str,
     action: Action,
     patience: Duration,
@@ -277,7 +219,6 @@ fn wait_for(
 /// before anybody looks.
 fn is_done(action: Action, state: &str) -> bool {
     match action {
-        Action::Confirm => true,
         Action::Start | Action::Reset | Action::Create | Action::Update { .. } => {
             !matches!(state, "starting" | "stopping")
         }
@@ -285,10 +226,16 @@ fn is_done(action: Action, state: &str) -> bool {
         Action::Pause => state == "paused",
         Action::Resume => state != "paused",
         Action::Destroy => state == DESTROYED,
+        // That is done when it is granted.
+        Action::Confirm => true,
     }
 }
 
-fn list(client: &mut Client<SystemPort>) -> Result<Vec<JsonVm>, ClientError> {
+fn hello<P: Port>(client: &mut Client<P>) -> Result<Row, ClientError> {
+    Ok(client.ask(&Request::Hello.to_string(), PATIENCE)?.pop().unwrap_or_default())
+}
+
+fn list<P: Port>(client: &mut Client<P>) -> Result<Vec<JsonVm>, ClientError> {
     let rows = client.ask(&Request::List.to_string(), PATIENCE)?;
     rows.into_iter().map(JsonVm::new).collect()
 }
@@ -298,8 +245,7 @@ fn list(client: &mut Client<SystemPort>) -> Result<Vec<JsonVm>, ClientError> {
 /// # Errors
 /// The machine did not answer as documented.
 pub fn stats(client: &mut Client<SystemPort>, vm: Option<&str>) -> Result<Stats, ClientError> {
-    let hello = client.ask(&Request::Hello.to_string(), PATIENCE)?.pop().unwrap_or_default();
-    let hz = hello.get("counter_hz").parse();
+    let hz = hello(client)?.get("counter_hz").parse();
     let hz = hz.map_err(|_| ClientError::Strange("a hello without counter_hz".to_owned()))?;
     Stats::read(hz, client.ask(&Request::Stats { vm }.to_string(), PATIENCE)?)
 }
@@ -319,7 +265,8 @@ pub struct ExportArgs {
 #[must_use]
 pub fn export(args: &ExportArgs) -> Exit {
     let line = LineArgs { port: args.port.clone(), baud: args.baud, json: false };
-    let stats = open(&line).and_then(|mut client| Ok(stats(&mut client, None)?));
+    let client = line.path().and_then(|port| line.open(&port));
+    let stats = client.and_then(|mut client| Ok(stats(&mut client, None)?));
     let text = stats.and_then(|stats| {
         let strange = |_| ClientError::Strange("numbers that are too large".to_owned());
         Ok(export::to_open_metrics(&stats).map_err(strange)?)
@@ -356,13 +303,21 @@ enum Said {
     Crash {
         format: u32,
         #[serde(flatten)]
-        report: Box<Report>,
+        report: Box<crash::Report>,
     },
     Changed {
         format: u32,
         vm: String,
         asked: &'static str,
         state: Option<String>,
+    },
+    Updated {
+        format: u32,
+        vm: String,
+        asked: &'static str,
+        state: String,
+        /// How long it keeps the images, unless that is confirmed.
+        confirm_ms: Option<u32>,
     },
 }
 
@@ -421,42 +376,38 @@ impl Said {
             Self::List { vms, .. } => table(vms),
             Self::Stats { stats, .. } => stats::to_text(stats),
             Self::Crash { report, .. } => report.to_text(),
+            Self::Changed { vm, asked: "confirm", .. } => format!("{vm} keeps its images\n"),
             Self::Changed { vm, asked, state: None, .. } => format!("{vm}: {asked} has begun\n"),
             Self::Changed { vm, state: Some(state), .. } => format!("{vm} is {state}\n"),
+            Self::Updated { vm, state, confirm_ms: None, .. } => {
+                format!("{vm} is {state}, with its new images\n")
+            }
+            Self::Updated { vm, state, confirm_ms: Some(ms), .. } => format!(
+                "{vm} is {state}, with its new images; write coffer vm confirm {vm} within {} s, or \
+                 it gets the old ones back\n",
+                f64::from(*ms) / 1000.0
+            ),
         }
     }
 }
 
 fn table(vms: &[JsonVm]) -> String {
     let width = vms.iter().map(|vm| vm.name.len()).max().unwrap_or(0).max(4);
-    let mut text = format!("{:width$}  {:8}  {:>4}  {:>6}\n", "NAME", "STATE", "CPUS", "MEMORY");
-    for JsonVm { name, state, vcpus, memory_bytes, .. } in vms {
-        let memory = bytes(*memory_bytes);
-        text += &format!("{name:width$}  {state:8}  {vcpus:>4}  {memory:>6}\n");
+    let line = |name: &str, state: &str, cpus: &str, memory: &str, images: &str| {
+        let line = format!("{name:width$}  {state:8}  {cpus:>4}  {memory:>6}  {images}");
+        line.trim_end().to_owned() + "\n"
+    };
+    let mut text = line("NAME", "STATE", "CPUS", "MEMORY", "IMAGES");
+    for JsonVm { name, state, vcpus, memory_bytes, more } in vms {
+        let images = more.get("images").map_or("", String::as_str);
+        text += &line(name, state, &vcpus.to_string(), &bytes(*memory_bytes), images);
     }
     text
-}
-
-/// Opens the port of a machine that was started with this image, for other programs.
-///
-/// # Errors
-/// Nobody listens there yet.
-pub fn connect(image: &Path) -> std::io::Result<Client<SystemPort>> {
-    let port = SystemPort::open(&crate::qemu::control_socket(image), 0)?;
-    Ok(Client::new(port, first_seq()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_machine_is_found_and_two_are_named() {
-        assert_eq!(only(vec!["a".into()]).unwrap(), PathBuf::from("a"));
-        assert!(only(vec![]).unwrap_err().to_string().ends_with("coffer run MANIFEST"));
-        let said = only(vec!["a".into(), "b".into()]).unwrap_err().to_string();
-        assert!(said.ends_with("write one of\n  --port a\n  --port b"), "{said}");
-    }
 
     #[test]
     fn a_change_is_done_when_its_state_is_there() {
@@ -481,13 +432,13 @@ mod tests {
             Row(fields.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
         };
         let fields = [("name", "7"), ("state", "off"), ("vcpus", "2"), ("memory_bytes", "1048576")];
-        let vms = vec![JsonVm::new(row(&[&fields[..], &[("new", "x")]].concat())).unwrap()];
+        let vms = vec![JsonVm::new(row(&[&fields[..], &[("images", "trial")]].concat())).unwrap()];
         let said = Said::List { format: FORMAT, vms };
-        let table = "NAME  STATE     CPUS  MEMORY\n7     off          2      1M\n";
+        let table = "NAME  STATE     CPUS  MEMORY  IMAGES\n7     off          2      1M  trial\n";
         assert_eq!(said.to_text(), table);
         let json = serde_json::to_value(&said).unwrap();
         let vm = serde_json::json!({
-            "name": "7", "state": "off", "vcpus": 2, "memory_bytes": 1_048_576, "new": "x",
+            "name": "7", "state": "off", "vcpus": 2, "memory_bytes": 1_048_576, "images": "trial",
         });
         assert_eq!(json, serde_json::json!({ "format": 1, "vms": [vm] }));
         assert!(JsonVm::new(row(&fields[..3])).is_err());

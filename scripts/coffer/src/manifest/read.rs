@@ -16,9 +16,6 @@ use toml::de::{DeTable, DeValue};
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
-/// Linux's COMMAND_LINE_SIZE on arm64, with the zero at the end.
-const CMDLINE_BYTES_MAX: usize = 2048;
-
 /// Reads the manifest, or reports everything that is wrong with it.
 pub(super) fn manifest(source: Arc<Source>, directory: PathBuf) -> Result<Manifest, Report> {
     let table = match DeTable::parse(&source.text) {
@@ -337,16 +334,10 @@ impl Reader<'_> {
 
     fn cmdline(&mut self, value: &Value<'_>, key: &str) -> Option<String> {
         let text = self.string(value, key)?;
-        // What coffer adds has room as well.
-        if text.len() + super::CONSOLE_ARGUMENT.len() + 2 > CMDLINE_BYTES_MAX {
-            let most = format!("a kernel reads {CMDLINE_BYTES_MAX} bytes of command line at most");
-            return self.malformed(value, most, None);
+        match value::cmdline(&text) {
+            Ok(text) => Some(text),
+            Err(wrong) => self.malformed(value, wrong.why, None),
         }
-        if text.chars().any(char::is_control) {
-            let text = "a command line is one line without control characters";
-            return self.malformed(value, text, None);
-        }
-        Some(text)
     }
 
     fn devices(&mut self, value: &Value<'_>) -> Option<Vec<Spanned<String>>> {

@@ -161,6 +161,24 @@ pub fn name(text: &str) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// Reads a kernel's command line.
+///
+/// # Errors
+/// It is too long, or not one line.
+pub fn cmdline(text: &str) -> Result<String, Malformed> {
+    /// Linux's COMMAND_LINE_SIZE on arm64, with the zero at the end.
+    const BYTES_MAX: usize = 2048;
+    // What coffer adds has room as well.
+    if text.len() + super::CONSOLE_ARGUMENT.len() + 2 > BYTES_MAX {
+        let why = format!("a kernel reads {BYTES_MAX} bytes of command line at most");
+        return malformed(why, None);
+    }
+    if text.chars().any(char::is_control) {
+        return malformed("a command line is one line without control characters", None);
+    }
+    Ok(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,8 +28,14 @@ impl Row {
         self.0.iter().find(|(own, _)| own == key).map_or("", |(_, value)| value)
     }
 
+    /// Reads fields; the value of `text` is last and takes the rest.
     fn parse(fields: &str) -> Self {
+        let (fields, text) = match fields.strip_prefix("text=") {
+            Some(text) => ("", Some(text)),
+            None => fields.split_once(" text=").map_or((fields, None), |(f, t)| (f, Some(t))),
+        };
         let fields = fields.split(' ').filter_map(|field| field.split_once('='));
+        let fields = fields.chain(text.map(|text| ("text", text)));
         Self(fields.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 }
@@ -210,8 +216,8 @@ fn parse(body: &str) -> Said {
         }
         "ok" => Row::parse(rest).get("rows").parse().ok().map(Said::Ok),
         "error" => {
-            let (fields, text) = rest.split_once(" text=").unwrap_or((rest, ""));
-            Some(Said::Error(Row::parse(fields).get("code").to_owned(), text.to_owned()))
+            let fields = Row::parse(rest);
+            Some(Said::Error(fields.get("code").to_owned(), fields.get("text").to_owned()))
         }
         _ => None,
     };
@@ -221,7 +227,8 @@ fn parse(body: &str) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam::control::{self, Executor, Refusal, Request, Rows, Session};
+    use crate::vm::fake::{Noise, Wire};
+    use cofferdam::control::{self, Executor, Refusal, Request, Rows};
     use std::cell::RefCell;
     use std::fmt::Write;
     use std::rc::Rc;
@@ -258,48 +265,9 @@ mod tests {
         }
     }
 
-    /// A line that changes what goes over it.
-    struct Wire {
-        session: Session,
-        machine: Rc<Machine>,
-        /// Sees each line, by its place among all, with its direction; returns what arrives.
-        noise: Box<dyn FnMut(usize, Direction, Vec<u8>) -> Vec<u8>>,
-        lines: usize,
-        back: Vec<u8>,
-    }
-
-    impl Port for Wire {
-        fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-            let bytes = (self.noise)(self.lines, Direction::Request, bytes.to_vec());
-            self.lines += 1;
-            for byte in bytes {
-                self.session.take(byte, &*self.machine);
-                // Taken out as they come, as on a line that is fast enough.
-                let mut line = control::Line::default();
-                while self.session.next_line(&mut line, &*self.machine) == control::Row::Written {
-                    let bytes = format!("\x1e{}\r\n", line.as_str()).into_bytes();
-                    self.back.extend((self.noise)(self.lines, Direction::Reply, bytes));
-                    self.lines += 1;
-                }
-            }
-            Ok(())
-        }
-        fn receive(&mut self) -> io::Result<Vec<u8>> {
-            if self.back.is_empty() {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Ok(std::mem::take(&mut self.back))
-        }
-    }
-
-    fn client_of(
-        noise: impl FnMut(usize, Direction, Vec<u8>) -> Vec<u8> + 'static,
-    ) -> (Client<Wire>, Rc<Machine>) {
+    fn client_of(noise: impl Noise + 'static) -> (Client<Wire<Machine>>, Rc<Machine>) {
         let machine = Rc::new(Machine::default());
-        let (session, machine_too) = (Session::default(), Rc::clone(&machine));
-        let noise = Box::new(noise);
-        let wire = Wire { session, machine: machine_too, noise, lines: 0, back: Vec::new() };
-        let mut client = Client::new(wire, u32::MAX);
+        let mut client = Client::new(Wire::new(&machine, noise), u32::MAX);
         client.silence = Duration::from_millis(100);
         (client, machine)
     }
@@ -321,8 +289,8 @@ mod tests {
     /// Whatever line is lost, cut, damaged or doubled: the reply is whole, and nothing is done twice.
     #[test]
     fn one_bad_line_is_asked_for_again() {
-        type Noise = fn(Vec<u8>) -> Vec<u8>;
-        let noises: [Noise; 5] = [
+        type Change = fn(Vec<u8>) -> Vec<u8>;
+        let noises: [Change; 5] = [
             |_| Vec::new(),
             |line| line[..line.len() / 2].to_vec(),
             |mut line| {

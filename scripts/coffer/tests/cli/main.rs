@@ -5,6 +5,7 @@
 mod bed;
 mod boots;
 mod control;
+mod create;
 mod devices;
 mod el2;
 mod hostile;
