@@ -21,6 +21,7 @@ mod payloads;
 mod resets;
 mod stats;
 mod suite;
+mod updates;
 
 use libtest_mimic::{Arguments, Trial};
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         control::trials(),
         crashes::trials(),
         cycles::trials(),
+        updates::trials(),
         ledger::trials(),
         linux::trials(),
         payloads::trials(),

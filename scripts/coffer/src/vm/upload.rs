@@ -99,12 +99,16 @@ pub fn put<P: Port>(
 /// # Errors
 /// Says why it is not done.
 pub fn carry_out<P: Port>(client: &mut Client<P>, request: Request<'_>) -> Result<(), UploadError> {
-    ask(client, request)?;
     // Nothing of it is left when it is done: it is a VM's then.
-    let done = wait(client, "checking", "none");
-    if let Err(UploadError::Refused(_)) = done {
-        // It is still there, for nobody. That it goes is no part of what was asked for.
-        let _ = ask(client, Request::Upload { bytes: 0, crc32c: 0 });
+    let done = ask(client, request).and_then(|()| wait(client, "checking", "none"));
+    match &done {
+        // What is looked at just now is somebody else's.
+        Err(UploadError::Client(ClientError::Refused { code, .. })) if code == "busy" => {}
+        Err(UploadError::Client(ClientError::Refused { .. }) | UploadError::Refused(_)) => {
+            // It is still there, for nobody. That it goes is no part of what was asked for.
+            let _ = ask(client, Request::Upload { bytes: 0, crc32c: 0 });
+        }
+        _ => {}
     }
     done
 }
@@ -174,6 +178,8 @@ mod tests {
                     return Ok(Rows::None);
                 }
                 Request::Uploaded => return Ok(Rows::Vms(0)),
+                Request::Change { vm: "busy", .. } => return Err(Refusal::Busy),
+                Request::Change { vm: "none", .. } => return Err(Refusal::NoVm),
                 _ => {}
             }
             state.asked.push(request.to_string());
@@ -236,6 +242,12 @@ mod tests {
         assert_eq!(error.to_string(), "the machine refuses it: core 2 is a's: x=y");
         let asked = refusing.0.borrow().asked.clone();
         assert_eq!(asked, ["create a", "upload 0 00000000"], "its memory is given back");
+        for (vm, given_back) in [("busy", &[][..]), ("none", &["upload 0 00000000"])] {
+            let (mut client, refusing) = machine(&["none"]);
+            let error = carry_out(&mut client, Request::Change { vm, action: Action::Create });
+            assert!(matches!(error, Err(UploadError::Client(ClientError::Refused { .. }))));
+            assert_eq!(refusing.0.borrow().asked, given_back, "{vm}");
+        }
         let (mut client, machine) = machine(&["reserving", "refused bytes=9 text=no memory"]);
         let error = upload(&mut client, b"x", &mut |_| {}).unwrap_err();
         assert!(matches!(error, UploadError::Refused(text) if text == "no memory"));
