@@ -149,14 +149,9 @@ impl<P: Port> Client<P> {
         loop {
             let now = Instant::now();
             if now >= deadline || now.duration_since(heard_at) >= self.silence {
-                return Ok(Reply::Lost);
+                return Ok(damaged.map_or(Reply::Lost, Reply::Damaged));
             }
-            let Some((own, said)) = self.next_line(seq)? else {
-                match damaged {
-                    Some(refusal) => return Ok(Reply::Damaged(refusal)),
-                    None => continue,
-                }
-            };
+            let Some((own, said)) = self.next_line(seq)? else { continue };
             heard_at = now;
             match (own, said) {
                 // It may have been something before this request that did not arrive, and more of
