@@ -6,7 +6,7 @@ use crate::harness::{self, Result, Vm, boot, folder, manifest, script, text};
 use coffer::expect::End;
 use coffer::qemu::{Clock, Gic, Machine};
 use coffer::run;
-use coffer::vm::crash::{Detail, Wanted, look};
+use coffer::vm::crash::{Detail, Extent, Wanted, WantedCore, look};
 use libtest_mimic::Trial;
 use object::read::elf::{ElfFile64, FileHeader as _};
 use object::{LittleEndian, Object as _, ObjectSegment as _};
@@ -76,7 +76,11 @@ fn panic_is_shown() -> Result<()> {
     if !is_brief {
         return Err(said);
     }
-    let full = Wanted { detail: Detail::Full, core: Some(&core), elf: Some(&elf) };
+    let full = Wanted {
+        detail: Detail::Full,
+        core: Some(WantedCore { path: &core, extent: Extent::Brief }),
+        elf: Some(&elf),
+    };
     let report = look(&mut machine.client, "a", &full).map_err(text)?;
     let vcpu = report.vcpus.first().ok_or("no vCPU")?;
     let names: Vec<_> =
@@ -153,7 +157,7 @@ fn restart_leaves_registers() -> Result<()> {
         return Err(report.to_text());
     }
     let core = folder(test)?.join("a.core");
-    let wanted = Wanted { core: Some(&core), ..wanted };
+    let wanted = Wanted { core: Some(WantedCore { path: &core, extent: Extent::Brief }), ..wanted };
     match look(&mut machine.client, "a", &wanted) {
         Err(error) if error.code() == "not-kept" && !core.exists() => Ok(()),
         Err(error) => Err(error.to_string()),
