@@ -176,7 +176,9 @@ impl Report {
             format!("{vm} crashed: {cause} (vcpu {vcpu}, {ago} ago, {count} in a row{now})\n");
         if let Some(place) = &self.at {
             let by = |panic: &PanicReport| {
-                format!(", panic by {} on vcpu {}", panic.by.to_text(), panic.vcpu)
+                let PanicReport { vcpu, by: Place { pc, function } } = panic;
+                let by = function.clone().unwrap_or_else(|| format!("{pc:#018x}"));
+                format!(", panic by {by} on vcpu {vcpu}")
             };
             let by = self.panic.as_ref().map(by).unwrap_or_default();
             text += &format!("  at pc {}{by}\n", place.to_text());
