@@ -10,6 +10,7 @@ pub mod crash;
 pub mod fate;
 pub mod lifecycle;
 pub mod load;
+pub mod payload;
 pub mod platform;
 pub mod serial;
 pub mod spis;
@@ -23,7 +24,6 @@ use crate::memory::guest::GuestMemory;
 use crate::memory::stage2::Stage2;
 use crate::plan::VmPlan;
 use crate::psci::Psci;
-use crate::psci::Start;
 use crate::sync::{Lock, OpenLock};
 use crate::trace::ExitCounters;
 use crate::vcpu::FromCore;
@@ -34,6 +34,7 @@ use crash::Capsule;
 use fate::Fate;
 use lifecycle::{Change, Lifecycle, Request, State};
 use load::{Damaged, LoadCost, Loader};
+use payload::Payloads;
 use platform::Platform;
 use serial::Serial;
 
@@ -69,8 +70,10 @@ pub struct Vm {
     pub fate: Fate,
     /// What is kept of its last crash.
     pub capsule: Lock<Capsule>,
-    /// What goes into its memory at a start.
+    /// What fills its memory at a start.
     pub loader: Loader,
+    /// What goes there.
+    pub payloads: Lock<Payloads>,
     /// CNTVOFF_EL2 of all its vCPUs.
     pub counter_offset_ticks: AtomicU64,
     /// What the guest sees of its physical SPIs, in the order of these.
@@ -187,7 +190,7 @@ impl Vm {
     /// # Errors
     /// The VM cannot start again, since an image is damaged.
     pub fn load(&self, pause: &mut dyn FnMut()) -> Result<LoadCost, Damaged> {
-        self.loader.load(pause)
+        self.loader.load(&self.payloads.acquire().now.images, pause)
     }
 
     /// Lets vCPU 0 begin. Only the leader of a start calls this.
@@ -198,7 +201,7 @@ impl Vm {
         self.lifecycle.finish(Change::Start);
         // Now that it runs: of one that does not yet, nothing is due.
         self.ask_to_serve_platform();
-        let start = Start { entry: self.plan.entry, context: self.plan.tree.get() };
+        let start = self.payloads.acquire().now.start;
         // Nobody else turns on a vCPU of a VM that has just begun.
         let _ = self.psci.boot(VcpuId::new(0), start);
     }

@@ -296,6 +296,7 @@ impl Core<'_> {
             // Where it does not fit any more, nothing is to be done.
             let _ = vm.request(request);
         }
+        self.hypervisor.look_after_images(vm);
         if let Some(deadline_ticks) = vm.fate.deadline_ticks() {
             arch::arm_hyp_timer(deadline_ticks);
         }
@@ -334,9 +335,14 @@ impl Core<'_> {
         }
         vm.fate.ends();
         vm.reset_models(&self.effects());
-        let started = match change {
-            Change::Start => vm.load(&mut || self.serve_others()),
-            Change::Stop => return self.hypervisor.vm_is_off(vm),
+        if change == Change::Stop {
+            return self.hypervisor.vm_is_off(vm);
+        }
+        let started = loop {
+            let started = vm.load(&mut || self.serve_others());
+            if started.is_ok() || !self.hypervisor.go_back(vm) {
+                break started;
+            }
         };
         match started {
             Ok(cost) => {

@@ -277,7 +277,10 @@ fn wait_for(
 /// before anybody looks.
 fn is_done(action: Action, state: &str) -> bool {
     match action {
-        Action::Start | Action::Reset => !matches!(state, "starting" | "stopping"),
+        Action::Confirm => true,
+        Action::Start | Action::Reset | Action::Create | Action::Update { .. } => {
+            !matches!(state, "starting" | "stopping")
+        }
         Action::Stop { .. } | Action::Kill => matches!(state, "off" | DESTROYED),
         Action::Pause => state == "paused",
         Action::Resume => state != "paused",
