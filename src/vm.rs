@@ -198,11 +198,11 @@ impl Vm {
         // Guest time begins now, for all vCPUs alike and for as long as the VM runs (traps T57).
         self.counter_offset_ticks.store(arch::counter(), Ordering::Relaxed);
         self.start_platform();
-        self.lifecycle.finish(Change::Start);
-        // Now that it runs: of one that does not yet, nothing is due.
-        self.ask_to_serve_platform();
         let start = self.payloads.acquire().now.start;
         // Nobody else turns on a vCPU of a VM that has just begun.
         let _ = self.psci.boot(VcpuId::new(0), start);
+        self.lifecycle.finish(Change::Start);
+        // Now that it runs: of one that does not yet, nothing is due.
+        self.ask_to_serve_platform();
     }
 }
