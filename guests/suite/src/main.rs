@@ -6,7 +6,7 @@
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
 //! `mode=list` prints the names, `mode=reset` see [`reset`],
 //! `mode=ledger` see [`ledger`], `mode=hang` see [`hang`], `mode=off` ends by CPU_OFF alone,
-//! `mode=panic` see [`crash`],
+//! `mode=panic` see [`crash`], `mode=storm` see [`storm`], `mode=watched` see [`watched`],
 //! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
@@ -32,11 +32,13 @@ mod platform;
 mod power;
 mod reset;
 mod sgi;
+mod storm;
 mod suspend;
 mod sweep;
 mod sysreg;
 mod timer;
 mod timer_edges;
+mod watched;
 
 use guest_rt::sysreg::relax;
 use guest_rt::test::{self, Outcome, Test};
@@ -76,6 +78,8 @@ fn main() {
         Some("ledger") => ledger::run(),
         Some("hang") => hang::run(),
         Some("panic") => crash::run(),
+        Some("storm") => storm::run(),
+        Some("watched") => watched::run(),
         Some("payload") => end_as_payload(),
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),
