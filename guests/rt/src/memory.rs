@@ -105,6 +105,14 @@ pub fn find_complement_in_program(value: u64) -> Option<u64> {
     })
 }
 
+/// Returns a hash of all memory outside of the program, each byte of it.
+#[must_use]
+pub fn hash() -> u64 {
+    words(8).fold(0, |hash: u64, address| {
+        (hash ^ read(address)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29)
+    })
+}
+
 fn word_in(word: u64, start: u64, size: u64) -> bool {
     word.wrapping_sub(start) < size
 }

@@ -20,6 +20,7 @@ mod machines;
 mod payloads;
 mod resets;
 mod stats;
+mod storms;
 mod suite;
 mod updates;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         crashes::trials(),
         cycles::trials(),
         updates::trials(),
+        storms::trials(),
         ledger::trials(),
         linux::trials(),
         payloads::trials(),
