@@ -6,7 +6,7 @@
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
 //! `mode=list` prints the names, `mode=reset` see [`reset`],
 //! `mode=ledger` see [`ledger`], `mode=hang` see [`hang`], `mode=off` ends by CPU_OFF alone,
-//! `mode=panic` see [`crash`],
+//! `mode=panic` see [`crash`], `mode=clock` see [`clock`],
 //! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
@@ -14,6 +14,7 @@
 
 mod abort;
 mod boot;
+mod clock;
 mod crash;
 mod features;
 mod forms;
@@ -76,6 +77,7 @@ fn main() {
         Some("ledger") => ledger::run(),
         Some("hang") => hang::run(),
         Some("panic") => crash::run(),
+        Some("clock") => clock::run(),
         Some("payload") => end_as_payload(),
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),

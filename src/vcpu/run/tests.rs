@@ -14,3 +14,4 @@ mod listed;
 mod platform;
 mod races;
 mod requests;
+mod time;
