@@ -209,7 +209,7 @@ impl Core<'_> {
             let state = vm.lifecycle.state();
             if state == State::Running {
                 // Nobody changes the guest's time before this core stands aside again.
-                self.release_time(held);
+                held.into_iter().for_each(|held| self.release_timers(held));
                 return Next::Enter;
             }
             if !state.is_frozen() {
@@ -218,7 +218,7 @@ impl Core<'_> {
             if state == State::Crashed {
                 self.keep_state();
             }
-            held = held.or_else(|| self.hold_time());
+            held = held.or_else(|| Some(arch::hold_timers()));
             vm.lifecycle.stand_aside();
             // Who looks after the VM waits for the last one.
             if self.vcpu.get() != 0 {

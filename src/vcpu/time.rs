@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Time of a guest whose time stops while its VM is paused: its timers are held with it, and its
-//! physical counter and timer are trapped (CNTHCTL_EL2) and answered here (DDI 0487 D12).
+//! A guest's timers are held with it. Where its time stops meanwhile its physical counter and timer
+//! are trapped (CNTHCTL_EL2) and answered here (DDI 0487 D12).
 //!
-//! The physical timer stays the machine's own, which fires at what the guest has asked for later
+//! That physical timer stays the machine's own, which fires at what the guest has asked for later
 //! by the offset of its time; so its interrupt needs nothing else. What EL0 may reach the machine
 //! knows: CNTKCTL_EL1 goes before EL2's traps.
 #![forbid(unsafe_code)]
@@ -24,17 +24,12 @@ impl Core<'_> {
         arch::set_physical_time(way);
     }
 
-    /// Keeps the guest's timers from firing while its time stands still, where it does.
-    pub(super) fn hold_time(&self) -> Option<HeldTimers> {
-        self.vm.stops_time().then(arch::hold_timers)
-    }
-
-    /// Lets them go on at the guest's time as it is now.
-    pub(super) fn release_time(&self, held: Option<HeldTimers>) {
-        if let Some(held) = held {
+    /// Lets the guest's timers, which were held, go on at its time as it is now.
+    pub(super) fn release_timers(&self, held: HeldTimers) {
+        if self.vm.stops_time() {
             self.arm_physical_timer();
-            arch::release_timers(held, self.vm.clock.offset_ticks());
         }
+        arch::release_timers(held, self.vm.clock.offset_ticks());
     }
 
     /// Reads a register of physical time; `None` where `id` is another one.

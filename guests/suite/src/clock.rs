@@ -26,6 +26,9 @@ static BACK: AtomicU64 = AtomicU64::new(0);
 
 /// Looks on all vCPUs until somebody ends it.
 pub fn run() -> ! {
+    gic::init();
+    gic::init_cpu();
+    irq::mask();
     for index in 1..cpu::count() {
         let _ = cpu::start(index, watch);
     }
