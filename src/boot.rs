@@ -17,7 +17,9 @@ use crate::hypervisor;
 use crate::hypervisor::Estate;
 use crate::memory::owners::Owner;
 use crate::memory::vmid::Vmids;
+use crate::plan::machine::Machine;
 use crate::sync::Lock;
+use alloc::boxed::Box;
 use core::convert::Infallible;
 use core::fmt;
 
@@ -74,21 +76,17 @@ fn boot(tree_at: Pa) -> Result<Infallible, Stop> {
     let held = bundle::take(&machine, &mut owners)?;
     let plan = bundle::plan(&held)?;
     memory::keep_for_control(&plan, &mut machine, &mut owners)?;
-    let report = bundle::check(&plan, &machine, &held)?;
-    let mut cores = cores::bring_up(&plan, &machine, &mut owners)?;
+    let machine: &Machine = Box::leak(Box::new(machine));
+    let report = bundle::check(&plan, machine, &held)?;
+    let mut cores = cores::bring_up(&plan, machine, &mut owners)?;
     let ram: u64 = owners.memory_of(Owner::Hypervisor).map(|range| range.size()).sum();
     Stage::RAM.say(format_args!("ram {ram} bytes for the hypervisor, bundle apart"));
     let console = vms::console(&plan)?;
     let bits = cores.features.vmid_bits.min(plan.knobs.vmid_bits_max.map_or(16, u32::from));
-    // The report speaks of the machine that it has looked at.
-    let estate = Lock::new(Estate {
-        machine: machine.clone(),
-        features: cores.features,
-        owners,
-        vmids: Vmids::new(bits),
-    });
-    let vms = vms::build(&plan, &report, &held, &machine, &cores, &estate)?;
-    let hypervisor = vms::install(&plan, &machine, console, vms, &mut cores, estate)?;
+    let estate =
+        Lock::new(Estate { machine, features: cores.features, owners, vmids: Vmids::new(bits) });
+    let vms = vms::build(&plan, &report, &held, machine, &cores, &estate)?;
+    let hypervisor = vms::install(&plan, machine, console, vms, &mut cores, estate)?;
     let ticks = arch::counter().wrapping_sub(begun_ticks);
     let ms = ticks.saturating_mul(1000) / arch::counter_frequency_hz().max(1);
     Stage::UP.say(format_args!("up in {ms} ms; guest output follows"));

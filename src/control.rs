@@ -7,6 +7,7 @@
 //! hostile: a line is bounded, and so is the work for it. Nothing here allocates.
 #![forbid(unsafe_code)]
 
+pub mod base64;
 mod crc;
 mod frame;
 mod line;
@@ -16,6 +17,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use base64::PUT_BYTES_MAX;
 pub use crc::crc32c;
 pub use frame::{Frame, Taken};
 pub use line::{Direction, Line, Seq, open};

@@ -4,13 +4,16 @@
 
 pub mod audit;
 mod control;
+mod create;
 mod dependents;
 mod estate;
 mod host_console;
+mod upload;
 
 pub use control::{Control, ControlPort};
 pub use estate::Estate;
 pub use host_console::HostConsole;
+pub use upload::Upload;
 
 use crate::arch;
 use crate::console::HYPERVISOR_MARK;
@@ -41,6 +44,8 @@ pub struct Hypervisor {
     pub console: HostConsole,
     /// Where requests come in.
     pub control: Control,
+    /// What comes by there for later.
+    pub upload: Upload,
     /// The physical distributor.
     pub distributor: Lock<Distributor>,
     /// The physical UART's interrupt, where it is known.
@@ -97,6 +102,11 @@ impl Hypervisor {
         });
         let Some(vm) = slot.remove() else { return };
         log::info!(target: "vm", "{} gone", vm.plan.name);
+        self.console.send();
+        self.console.mux.detach(id);
+        if self.is_checked_for(Some(id)) {
+            let _ = self.refuse_upload(&"its VM is gone");
+        }
         build::destroy(vm, &self.estate, pause);
         slot.free();
     }

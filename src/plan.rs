@@ -19,8 +19,10 @@ pub use policies::{OnCrash, OnEnd, OnLoss, PauseTime, Policies, Restarts};
 
 use crate::addr::{Ipa, IpaRange, Pa, PaRange};
 use crate::bits::Trigger;
+use crate::heap::NoMemory;
 use crate::id::{Mpidr, Pintid, Vintid};
 use crate::spec::{gic, gicv2, its};
+use core::fmt;
 use heapless::String;
 use serde::{Deserialize, Serialize};
 
@@ -321,12 +323,26 @@ pub enum DecodeError {
     NoMemory,
 }
 
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format(found) => {
+                let [found, expected] = [*found, FORMAT].map(u64::from);
+                write!(f, "plan format {found}, {expected} expected: build it again")
+            }
+            Self::Malformed => f.write_str("the plan does not decode"),
+            Self::NoMemory => NoMemory.fmt(f),
+        }
+    }
+}
+
 impl Plan {
     /// Reads a plan: two bytes of version, little-endian, then postcard, then nothing.
     ///
     /// # Errors
     /// Says what is wrong; what `bytes` can make this allocate is bounded by
     /// the maxima of this module.
+    #[inline(never)]
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         if bytes.len() > PLAN_BYTES_MAX {
             return Err(DecodeError::Malformed);

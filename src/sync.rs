@@ -4,8 +4,8 @@
 //! A core that holds several takes them in this order, and never two of one line:
 //!
 //! ```text
-//! port for requests → VM console port → VM devices → VM ITS → VM distributor → UART → console
-//!   → estate → physical distributor → EL2's map → heap
+//! VM images → port for requests → upload → crash capsule → VM console port → VM devices → VM ITS
+//!   → VM distributor → UART → console → estate → physical distributor → EL2's map → heap
 //! ```
 //!
 //! The console has several, in the order of its fields; the UART is never waited for while another
@@ -65,6 +65,10 @@ impl<T> Lock<T> {
     /// Takes the lock unless somebody holds it.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         self.0.try_lock()
+    }
+    /// Returns what nobody can lock any more.
+    pub fn into_inner(self) -> T {
+        self.0.into_inner()
     }
 }
 

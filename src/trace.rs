@@ -18,7 +18,7 @@ mod last;
 use crate::heap::{self, NoMemory};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-pub use last::{LastExit, LastExits};
+pub use last::{LastExit, LastExits, Ring};
 
 /// A number that one core writes and any core reads.
 #[derive(Debug, Default)]
@@ -187,8 +187,6 @@ pub struct ExitCounters {
     pub cycles: Counter,
     /// The instructions, likewise.
     pub instructions: Counter,
-    /// The last ones by fault or abort.
-    pub last: LastExits,
 }
 
 impl ExitCounters {
@@ -210,7 +208,6 @@ impl ExitCounters {
             late: Exits::new(),
             cycles: Counter::new(),
             instructions: Counter::new(),
-            last: LastExits::default(),
         })
     }
 

@@ -22,7 +22,7 @@ use crate::gic::{Delivery, Effects, Vredist};
 use crate::hypervisor::Hypervisor;
 use crate::id::{Pintid, VcpuId};
 use crate::spec::exception::Exception;
-use crate::trace::{AllTurns, ExitCounters};
+use crate::trace::{AllTurns, ExitCounters, LastExits};
 use crate::vm::Vm;
 
 use interrupt::OWN_PPIS;
@@ -48,6 +48,8 @@ pub struct Core<'a> {
     /// Counts this vCPU's exits; the VM owns it.
     turns: &'a AllTurns,
     counters: &'a ExitCounters,
+    /// What it has left its guest for, for who looks into a crash.
+    last: LastExits,
     hypervisor: &'a Hypervisor,
     vm: &'a Vm,
     vcpu: VcpuId,
@@ -149,6 +151,7 @@ impl<'a> Core<'a> {
             registers: GuestRegisters::new(hypervisor.mitigations),
             turns: counters.turns()?,
             counters,
+            last: LastExits::default(),
             hypervisor,
             vm,
             vcpu,

@@ -11,6 +11,7 @@ pub mod crash;
 pub mod fate;
 pub mod lifecycle;
 pub mod load;
+pub mod payload;
 pub mod platform;
 pub mod serial;
 pub mod spis;
@@ -24,7 +25,6 @@ use crate::memory::guest::GuestMemory;
 use crate::memory::stage2::Stage2;
 use crate::plan::{PauseTime, VmPlan};
 use crate::psci::Psci;
-use crate::psci::Start;
 use crate::sync::{Lock, OpenLock};
 use crate::trace::ExitCounters;
 use crate::vcpu::FromCore;
@@ -35,6 +35,7 @@ use crash::Capsule;
 use fate::Fate;
 use lifecycle::{Change, Lifecycle, Request, State};
 use load::{Damaged, LoadCost, Loader};
+use payload::Payloads;
 use platform::Platform;
 use serial::Serial;
 
@@ -70,8 +71,10 @@ pub struct Vm {
     pub fate: Fate,
     /// What is kept of its last crash.
     pub capsule: Lock<Capsule>,
-    /// What goes into its memory at a start.
+    /// What fills its memory at a start.
     pub loader: Loader,
+    /// What goes there.
+    pub payloads: Lock<Payloads>,
     /// Its guest's time.
     pub clock: Clock,
     /// What the guest sees of its physical SPIs, in the order of these.
@@ -188,7 +191,7 @@ impl Vm {
     /// # Errors
     /// The VM cannot start again, since an image is damaged.
     pub fn load(&self, pause: &mut dyn FnMut()) -> Result<LoadCost, Damaged> {
-        self.loader.load(pause)
+        self.loader.load(&self.payloads.acquire().now.images, pause)
     }
 
     /// Returns whether the guest's time stops while the VM is paused.
@@ -219,7 +222,7 @@ impl Vm {
         self.lifecycle.finish(Change::Start);
         // Now that it runs: of one that does not yet, nothing is due.
         self.ask_to_serve_platform();
-        let start = Start { entry: self.plan.entry, context: self.plan.tree.get() };
+        let start = self.payloads.acquire().now.start;
         // Nobody else turns on a vCPU of a VM that has just begun.
         let _ = self.psci.boot(VcpuId::new(0), start);
     }

@@ -264,7 +264,7 @@ fn t110_a_plan_is_read_and_checked_or_not() {
     let (plan, machine) = (plan(), machine());
     let limits = Limits { ipa_bits: 40, pa_bits: 44 };
     let check = || {
-        let report = check::check(&plan, &machine, limits, |_| Some(0x1000));
+        let report = check::check(&plan, &machine, limits, &|_| Some(0x1000));
         let report = report.map_err(|_| ())?;
         // A VM that could not be looked at for want of memory is refused for that.
         let is_short = |refusal: &check::VmRefusal<'_>| refusal.why == check::Refusal::NoMemory;
@@ -379,7 +379,7 @@ fn estate() -> Lock<Estate> {
     // Room for one VM in one piece, and for another in many.
     owners.add_bank(pa_range(RAM, 64 * MIB)).unwrap();
     owners.add_bank(pa_range(3 * RAM + 0x3000, 30 * MIB)).unwrap();
-    let machine = machine();
+    let machine = Box::leak(Box::new(machine()));
     Lock::new(Estate { machine, features: FEATURES, owners, vmids: Vmids::new(8) })
 }
 
@@ -403,7 +403,7 @@ fn t110_a_vm_is_built_or_not() {
         let left = LEFT.replace(usize::MAX);
         let plan = plan.clone();
         LEFT.set(left);
-        build(*id, plan, find, estate, &mut || ())
+        build(*id, plan, &find, estate, &mut || ())
     };
     let end = |vm| destroy(vm, estate, &mut || ());
     // Once it has grown, the list of owners keeps its room: that is no VM's.

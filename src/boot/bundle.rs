@@ -3,17 +3,16 @@
 #![forbid(unsafe_code)]
 
 use super::{Stage, Stop, fail, stop};
-use crate::addr::{Address, PAGE_SIZE, PaRange};
+use crate::addr::{PAGE_SIZE, PaRange};
 use crate::arch::{self, HypMemory};
-use crate::heap::NoMemory;
 use crate::memory::owners::{Owner, Owners};
-use crate::plan::check::{self, Limits, Report};
+use crate::plan::Plan;
+use crate::plan::check::{self, Report};
 use crate::plan::machine::Machine;
-use crate::plan::{DecodeError, FORMAT, Plan};
 use crate::spec::bundle::{self, Bundle, HEADER_BYTES};
 use crate::spec::size::Size;
 use crate::spec::vmsa::HypAttributes;
-use crate::vm::build::Source;
+use crate::vm::build::{self, Source};
 use core::fmt::Display;
 
 /// The bundle where it stays.
@@ -73,9 +72,7 @@ pub fn take(machine: &Machine, owners: &mut Owners) -> Result<Held, Stop> {
 fn keep(from: PaRange, owners: &mut Owners) -> Result<(HypMemory, &'static [u8]), Stop> {
     let fail = |e: &dyn Display| fail(Stage::BUNDLE, e);
     let bytes = from.size().next_multiple_of(PAGE_SIZE);
-    let fits = |free: &PaRange| free.size() >= bytes;
-    let free = owners.memory_of(Owner::Free).filter(fits).max_by_key(|free| free.end());
-    let Some(to) = free.and_then(|free| PaRange::new(top(free, bytes), bytes)) else {
+    let Some(to) = owners.highest(bytes, PAGE_SIZE) else {
         return arch::map_constant(from).map_err(|e| fail(&e));
     };
     let source = arch::map_hyp(from, HypAttributes::Rodata).map_err(|e| fail(&e))?;
@@ -89,23 +86,10 @@ fn keep(from: PaRange, owners: &mut Owners) -> Result<(HypMemory, &'static [u8])
     arch::map_constant(kept).map_err(|e| fail(&e))
 }
 
-fn top(free: PaRange, bytes: u64) -> crate::addr::Pa {
-    // `free` is at least so large.
-    crate::addr::Pa::new(free.end().get().saturating_sub(bytes)).align_down(PAGE_SIZE)
-}
-
 /// Reads the plan.
 #[inline(never)]
 pub fn plan(held: &Held) -> Result<Plan, Stop> {
-    let plan = Plan::decode(held.bundle.plan().bytes).map_err(|e| match e {
-        DecodeError::Format(found) => {
-            let [found, expected] = [found, FORMAT].map(u64::from);
-            let why = format_args!("plan format {found}, {expected} expected: build it again");
-            stop(Stage::PLAN, why)
-        }
-        DecodeError::Malformed => fail(Stage::PLAN, &"the plan does not decode"),
-        DecodeError::NoMemory => fail(Stage::PLAN, &NoMemory),
-    })?;
+    let plan = Plan::decode(held.bundle.plan().bytes).map_err(|e| fail(Stage::PLAN, &e))?;
     let size = Size(held.memory.range().size());
     Stage::BUNDLE.say(format_args!("bundle {size} crc32c ok, plan for {}", plan.board));
     Ok(plan)
@@ -114,8 +98,7 @@ pub fn plan(held: &Held) -> Result<Plan, Stop> {
 /// Compares the plan with the live machine: what is left is the VMs that can start.
 #[inline(never)]
 pub fn check<'a>(plan: &'a Plan, machine: &'a Machine, held: &Held) -> Result<Report<'a>, Stop> {
-    let pa_bits = arch::features().translation().pa_bits;
-    let limits = Limits { ipa_bits: crate::vm::build::IPA_BITS.min(pa_bits), pa_bits };
     let image_bytes = |name: &str| held.bundle.image(name).map(|image| image.bytes.len() as u64);
-    check::check(plan, machine, limits, image_bytes).map_err(|refusal| fail(Stage::PLAN, &refusal))
+    check::check(plan, machine, build::limits(), &image_bytes)
+        .map_err(|refusal| fail(Stage::PLAN, &refusal))
 }

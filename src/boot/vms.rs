@@ -13,7 +13,7 @@ use crate::control::Session;
 use crate::drivers::bcm2835_pm::Bcm2835Pm;
 use crate::drivers::gic::Distributor;
 use crate::drivers::uart::Uart;
-use crate::hypervisor::{self, Control, ControlPort, Estate, HostConsole, Hypervisor};
+use crate::hypervisor::{self, Control, ControlPort, Estate, HostConsole, Hypervisor, Upload};
 use crate::id::{Mpidr, VmId};
 use crate::plan::check::Report;
 use crate::plan::machine::{Interrupt, Machine};
@@ -90,7 +90,7 @@ fn build_one(
     if let Some(cpu) = vm.vcpus.iter().find(|cpu| !cores.is_up(machine, **cpu)) {
         return refuse(Stage::CORES, &format_args!("cpu {cpu} has not come up"));
     }
-    match build::build(id, vm.clone(), |name| held.source(name), estate, &mut || ()) {
+    match build::build(id, vm.clone(), &|name| held.source(name), estate, &mut || ()) {
         Ok(made) => Some(made),
         Err(BuildError::NoRoom) => refuse(Stage::MEMORY, &report.no_room(id, vm)),
         Err(error @ BuildError::NoImage(_)) => refuse(Stage::BUNDLE, &error),
@@ -146,25 +146,13 @@ pub fn install(
     }
     let control = control(plan, machine, &mut distributor, cores)?;
     let slots: Box<[Slot<Vm>]> = (0..VMS_MAX).map(|_| Slot::new()).collect();
-    for vm in vms {
-        console.attach(vm.id, &vm.plan.name).map_err(|e| fail(Stage::VM, &e))?;
-        console.started(vm.id);
-        for spi in vm.plan.devices.iter().flat_map(|device| device.interrupts.iter()) {
-            if let Some(target) = vm.pcpus.first() {
-                distributor.enable(spi.pintid, *target, spi.trigger);
-            }
-        }
-        if let Some(slot) = slots.get(vm.id.index()) {
-            let _ = slot.take();
-            slot.fill(vm);
-        }
-    }
     let firmware = cores::firmware(machine);
     let hypervisor = hypervisor::install(Hypervisor {
         vms: slots,
         posts: cores.posts(machine),
         console: HostConsole::new(console, port),
         control,
+        upload: Upload::default(),
         distributor: Lock::new(distributor),
         uart_interrupt: uart.map(|uart| uart.pintid),
         firmware,
@@ -176,6 +164,14 @@ pub fn install(
         reports_reset_cost: plan.knobs.report_reset_cost,
         estate,
     });
+    for vm in vms {
+        hypervisor.console.mux.attach(vm.id, &vm.plan.name).map_err(|e| fail(Stage::VM, &e))?;
+        hypervisor.console.mux.started(vm.id);
+        if let Some(slot) = hypervisor.vms.get(vm.id.index()) {
+            let _ = slot.take();
+        }
+        hypervisor.admit(vm);
+    }
     for slot in &hypervisor.vms {
         slot.look(|vm| hypervisor.post(vm));
     }

@@ -61,12 +61,19 @@ impl Ring {
     pub(super) fn peek(&self, ahead: usize) -> Option<u8> {
         (ahead < self.len).then(|| self.bytes.get(self.place(ahead)).copied())?
     }
-    /// Returns the byte `back` places before the newest, also one that was taken, where so many
-    /// have ever been pushed and nothing has come in its place since.
-    pub(super) fn behind(&self, back: usize) -> Option<u8> {
-        let newest = self.head.checked_add(self.len)?.checked_add(self.bytes.len())?;
-        let at = newest.checked_sub(back.checked_add(1)?)?.checked_rem(self.bytes.len())?;
-        (back < self.bytes.len()).then(|| self.bytes.get(at).copied())?
+    /// Copies the newest bytes, also those that were taken: as many as there is room for in
+    /// `buffer`, which is no more than the ring has and than were ever pushed.
+    pub(super) fn copy_newest(&self, buffer: &mut [u8]) {
+        let end = self.place(self.len);
+        // The older ones are at the end of the ring, where they do not fit in front of `end`.
+        let older = buffer.len().saturating_sub(end);
+        let (older, newer) = buffer.split_at_mut(older);
+        for (part, end) in [(older, self.bytes.len()), (newer, end)] {
+            let from = end.checked_sub(part.len()).and_then(|start| self.bytes.get(start..end));
+            if let Some(from) = from {
+                part.copy_from_slice(from);
+            }
+        }
     }
     /// Forgets the newest bytes, until `len` are left.
     pub(super) fn truncate(&mut self, len: usize) {

@@ -49,8 +49,8 @@ impl Source {
     pub(super) fn tail(&self, buffer: &mut [u8]) -> usize {
         let added = usize::try_from(self.counters.bytes).unwrap_or(usize::MAX);
         let count = buffer.len().min(added).min(self.ring.size());
-        for (slot, back) in buffer.iter_mut().zip((0..count).rev()) {
-            *slot = self.ring.behind(back).unwrap_or(0);
+        if let Some(part) = buffer.get_mut(..count) {
+            self.ring.copy_newest(part);
         }
         count
     }

@@ -30,6 +30,14 @@ pub enum Refusal {
     NotHeld(&'static str),
     /// That is not the VM's memory.
     NoMemory,
+    /// A bundle is looked at just now.
+    Busy,
+    /// There is no bundle that this could be a piece of, or that this could be about.
+    NoUpload,
+    /// There is no memory for that many bytes.
+    TooLarge,
+    /// No core is free to do it.
+    NoCore,
     /// This hypervisor cannot do it.
     NotSupported,
     /// A row of the reply did not fit a line, which is a mistake of the hypervisor's.
@@ -52,6 +60,10 @@ impl Refusal {
             Self::NoCrash => "no-crash",
             Self::NotHeld(_) => "not-held",
             Self::NoMemory => "no-memory",
+            Self::Busy => "busy",
+            Self::NoUpload => "no-upload",
+            Self::TooLarge => "too-large",
+            Self::NoCore => "no-core",
             Self::NotSupported => "not-supported",
             Self::Row => "row",
         }
@@ -67,7 +79,7 @@ impl fmt::Display for Refusal {
             Self::Version => "this is version 1: write C1",
             Self::Verb => {
                 "no such verb: write hello, list, stats, audit, crash, read, start, stop, kill, \
-                 reset, pause, resume or destroy"
+                 reset, pause, resume, destroy, upload, put, uploaded, create, update or confirm"
             }
             Self::Arguments(write) => {
                 f.write_str("write: ")?;
@@ -83,6 +95,10 @@ impl fmt::Display for Refusal {
                 return write!(f, "the VM is {state}; write pause, or on_crash = \"preserve\"");
             }
             Self::NoMemory => "that is not its memory: write crash for where that is",
+            Self::Busy => "an upload is being looked at: write uploaded",
+            Self::NoUpload => "no upload has that: write upload and put all of it first",
+            Self::TooLarge => "there is no free memory for that",
+            Self::NoCore => "no core is free: destroy a VM that is off",
             Self::NotSupported => "not supported",
             Self::Row => "a row did not fit",
         };

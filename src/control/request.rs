@@ -2,8 +2,8 @@
 //! Requests: verbs and their arguments.
 #![forbid(unsafe_code)]
 
-use super::Refusal;
 use super::line::number;
+use super::{Refusal, base64};
 use core::fmt;
 
 /// The most bytes of memory that one request reads.
@@ -37,6 +37,23 @@ pub enum Request<'a> {
         /// How many bytes.
         bytes: u32,
     },
+    /// Memory for a bundle that comes in pieces; what came before is forgotten.
+    Upload {
+        /// How many bytes it has.
+        bytes: u32,
+        /// The CRC32C of all of them.
+        crc32c: u32,
+    },
+    /// A piece of the bundle.
+    Put {
+        /// Where it goes.
+        offset: u32,
+        /// What goes there, in base64: at least one byte and at most
+        /// [`PUT_BYTES_MAX`](super::PUT_BYTES_MAX).
+        data: &'a str,
+    },
+    /// How it stands with the bundle.
+    Uploaded,
     /// Something for one VM.
     Change {
         /// The VM's name.
@@ -66,10 +83,19 @@ pub enum Action {
     Resume,
     /// It is forgotten, and what it had is free.
     Destroy,
+    /// It is made of the bundle that has come, and starts.
+    Create,
+    /// It gets the images of the bundle that has come, and starts anew if it is on.
+    Update {
+        /// After how many milliseconds it gets the old ones back, unless it is confirmed.
+        confirm_ms: Option<u32>,
+    },
+    /// It keeps the images that it has got.
+    Confirm,
 }
 
 /// How each verb is written, behind its name.
-pub const VERBS: [(&str, &str); 13] = [
+pub const VERBS: [(&str, &str); 19] = [
     ("hello", "hello"),
     ("list", "list"),
     ("stats", "stats [NAME]"),
@@ -83,6 +109,12 @@ pub const VERBS: [(&str, &str); 13] = [
     ("pause", "pause NAME"),
     ("resume", "resume NAME"),
     ("destroy", "destroy NAME"),
+    ("upload", "upload BYTES CRC32C"),
+    ("put", "put OFFSET BASE64, at most 348 bytes"),
+    ("uploaded", "uploaded"),
+    ("create", "create NAME"),
+    ("update", "update NAME [confirm_ms=0..4294967295]"),
+    ("confirm", "confirm NAME"),
 ];
 
 impl<'a> Request<'a> {
@@ -99,6 +131,16 @@ impl<'a> Request<'a> {
             "hello" => Self::Hello,
             "list" => Self::List,
             "audit" => Self::Audit,
+            "uploaded" => Self::Uploaded,
+            "upload" => {
+                let bytes = words.next().and_then(number).ok_or(wrong)?;
+                Self::Upload { bytes, crc32c: words.next().and_then(crc).ok_or(wrong)? }
+            }
+            "put" => {
+                let offset = words.next().and_then(number).ok_or(wrong)?;
+                let is_data = |data: &&str| base64::decode(data).is_some();
+                Self::Put { offset, data: words.next().filter(is_data).ok_or(wrong)? }
+            }
             "stats" => {
                 let vm = words.next();
                 Self::Stats { vm: if vm == Some("") { return Err(wrong) } else { vm } }
@@ -123,7 +165,7 @@ impl<'a> Request<'a> {
     /// Returns whether carrying it out twice is not the same as once.
     #[must_use]
     pub const fn has_effect(&self) -> bool {
-        matches!(self, Self::Change { .. })
+        matches!(self, Self::Change { .. } | Self::Upload { .. })
     }
 }
 
@@ -135,19 +177,32 @@ fn address(word: &str) -> Option<u64> {
     reads.then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
+/// Reads a checksum as it is written: 8 hexadecimal digits in lower case.
+fn crc(word: &str) -> Option<u32> {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let reads = word.len() == 8 && word.bytes().all(is_digit);
+    reads.then(|| u32::from_str_radix(word, 16).ok())?
+}
+
+/// Reads an argument that may be left out: `None` where what stands there is another.
+fn milliseconds(word: Option<&str>, key: &str) -> Option<Option<u32>> {
+    let Some(word) = word else { return Some(None) };
+    number(word.strip_prefix(key)?).map(Some)
+}
+
 impl Action {
     fn parse<'a>(verb: &str, words: &mut impl Iterator<Item = &'a str>) -> Option<Self> {
         Some(match verb {
             "start" => Self::Start,
-            "stop" => {
-                let deadline = words.next().map(|word| number(word.strip_prefix("deadline_ms=")?));
-                Self::Stop { deadline_ms: deadline.map_or(Some(None), |ms| ms.map(Some))? }
-            }
+            "stop" => Self::Stop { deadline_ms: milliseconds(words.next(), "deadline_ms=")? },
             "kill" => Self::Kill,
             "reset" => Self::Reset,
             "pause" => Self::Pause,
             "resume" => Self::Resume,
             "destroy" => Self::Destroy,
+            "create" => Self::Create,
+            "update" => Self::Update { confirm_ms: milliseconds(words.next(), "confirm_ms=")? },
+            "confirm" => Self::Confirm,
             _ => return None,
         })
     }
@@ -163,6 +218,9 @@ impl Action {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Destroy => "destroy",
+            Self::Create => "create",
+            Self::Update { .. } => "update",
+            Self::Confirm => "confirm",
         }
     }
 }
@@ -176,6 +234,9 @@ impl Action {
             Self::Kill | Self::Reset => "running, paused or crashed",
             Self::Resume => "paused",
             Self::Destroy => "off",
+            Self::Create => "no longer there",
+            Self::Update { .. } => "neither starting nor stopping",
+            Self::Confirm => "on trial after an update",
         }
     }
 }
@@ -191,9 +252,13 @@ impl fmt::Display for Request<'_> {
             Self::Audit => f.write_str("audit"),
             Self::Crash { vm } => write!(f, "crash {vm}"),
             Self::Read { vm, at, bytes } => write!(f, "read {vm} {at:#x} {bytes}"),
+            Self::Upload { bytes, crc32c } => write!(f, "upload {bytes} {crc32c:08x}"),
+            Self::Put { offset, data } => write!(f, "put {offset} {data}"),
+            Self::Uploaded => f.write_str("uploaded"),
             Self::Change { vm, action } => {
                 write!(f, "{} {vm}", action.verb())?;
                 match action {
+                    Action::Update { confirm_ms: Some(ms) } => write!(f, " confirm_ms={ms}"),
                     Action::Stop { deadline_ms: Some(ms) } => write!(f, " deadline_ms={ms}"),
                     _ => Ok(()),
                 }

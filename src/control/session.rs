@@ -31,6 +31,8 @@ pub enum Rows {
     None,
     /// The one about the hypervisor.
     Hello,
+    /// The one about the bundle that comes.
+    Uploaded,
     /// One for each VM: the first place that was not looked at.
     Vms(u8),
     /// What has been counted of some VMs.

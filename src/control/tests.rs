@@ -24,7 +24,10 @@ impl Executor for Fake {
             Request::Audit
             | Request::Stats { .. }
             | Request::Crash { .. }
-            | Request::Read { .. } => Ok(Rows::None),
+            | Request::Read { .. }
+            | Request::Upload { .. }
+            | Request::Put { .. }
+            | Request::Uploaded => Ok(Rows::None),
             Request::Change { vm: "a", .. } => Ok(Rows::None),
             Request::Change { .. } => Err(Refusal::NoVm),
         }
@@ -197,6 +200,10 @@ fn refusals_fit_a_line_and_have_codes_of_their_own() {
         Refusal::NoCrash,
         Refusal::NotHeld("running"),
         Refusal::NoMemory,
+        Refusal::Busy,
+        Refusal::NoUpload,
+        Refusal::TooLarge,
+        Refusal::NoCore,
         Refusal::NotSupported,
         Refusal::Row,
     ];
@@ -219,6 +226,9 @@ fn every_verb_is_as_its_usage_says() {
         let filled = usage
             .replace("NAME", "a")
             .replace(" [deadline_ms=0..4294967295]", "")
+            .replace(" [confirm_ms=0..4294967295]", "")
+            .replace("BYTES CRC32C", "4294967295 00c0ffee")
+            .replace("OFFSET BASE64, at most 348 bytes", "4294967295 Zg==")
             .replace("[a]", "a")
             .replace("0xADDRESS 1..4096", "0x40000000 4096");
         let request = Request::parse(&filled).unwrap();
@@ -298,7 +308,10 @@ fn requests() -> impl Strategy<Value = String> {
     let verb = prop::sample::select(VERBS.map(|(name, _)| name).to_vec());
     let number = prop::option::of(any::<u32>());
     (verb, name, number).prop_map(|(verb, name, number)| match (verb, number) {
-        ("hello" | "list" | "audit", _) => verb.to_string(),
+        ("hello" | "list" | "audit" | "uploaded", _) => verb.to_string(),
+        ("upload", n) => format!("upload {} {:08x}", n.unwrap_or(0), n.unwrap_or(1)),
+        ("put", n) => format!("put {} {}", n.unwrap_or(0), "Zm9v".repeat(1 + name.len())),
+        ("update", Some(ms)) => format!("update {name} confirm_ms={ms}"),
         ("stop", Some(ms)) => format!("stop {name} deadline_ms={ms}"),
         ("read", n) => {
             let n = n.unwrap_or(0);

@@ -196,7 +196,9 @@ fn fold_region(digest: u64, region: &Region) -> u64 {
         Owner::Bundle => 2,
         Owner::HostTree => 3,
         Owner::Firmware => 4,
+        Owner::Upload => 5,
         Owner::Vm(id) => 0x100 | u64::from(id.get()),
+        Owner::Images(id) => 0x200 | u64::from(id.get()),
     };
     let kind = u64::from(region.kind == Kind::Device);
     [region.range.start().get(), region.range.size(), owner, kind].into_iter().fold(digest, fold)

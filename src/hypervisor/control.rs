@@ -11,6 +11,7 @@ mod stats;
 
 use super::Hypervisor;
 use super::host_console::RECEIVE_MAX;
+use super::upload::Task;
 use crate::arch;
 use crate::console::{Sent, SerialPort, Switch};
 use crate::control::{
@@ -22,7 +23,9 @@ use crate::id::{Pintid, VmId};
 use crate::plan::Name;
 use crate::sync::{Lock, Slot};
 use crate::vcpu::FromCore;
-use crate::vm::{Vm, lifecycle};
+use crate::vm::Vm;
+use crate::vm::fate::Images;
+use crate::vm::lifecycle::{self, State};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -235,6 +238,12 @@ impl Executor for Hypervisor {
                 self.with_vm(VmId::new(place), check).unwrap_or(Err(Refusal::NoVm))?;
                 Ok(Rows::Memory(place, ReadAt { at, bytes }))
             }
+            Request::Upload { bytes, crc32c } => {
+                self.begin_upload(bytes, crc32c).map(|()| Rows::None)
+            }
+            Request::Put { offset, data } => self.put(offset, data).map(|()| Rows::None),
+            Request::Uploaded => Ok(Rows::Uploaded),
+            Request::Change { vm, action: Action::Create } => self.ask_for_vm(vm),
             Request::Change { vm, action } => self.change(vm, action),
         }
     }
@@ -243,6 +252,7 @@ impl Executor for Hypervisor {
         let (written, rest) = match *rows {
             Rows::None => return Row::End,
             Rows::Hello => (self.write_hello(line), Rows::None),
+            Rows::Uploaded => (self.write_upload(line), Rows::None),
             Rows::Stats(mut at) => {
                 let Some(written) = self.write_stats(&mut at, line) else { return Row::End };
                 (written, Rows::Stats(at))
@@ -286,6 +296,26 @@ impl Hypervisor {
         Ok(Rows::Stats(StatsAt { place, end: place.saturating_add(1), ..all }))
     }
 
+    /// Has a core that no VM has make the VM of this name.
+    fn ask_for_vm(&self, name: &str) -> Result<Rows, Refusal> {
+        if let Ok(place) = self.place(name) {
+            let state = self.with_vm(VmId::new(place), |vm| vm.lifecycle.state());
+            return Err(Refusal::State(Action::Create, state.unwrap_or(State::Gone).name()));
+        }
+        let wanted = Name::try_from(name).map_err(|_| Refusal::NoVm)?;
+        let post = self.posts.iter().find(|post| post.take()).ok_or(Refusal::NoCore)?;
+        match self.check_upload(Task::Create(wanted)) {
+            Ok(()) => {
+                post.make();
+                Ok(Rows::None)
+            }
+            Err(refusal) => {
+                post.free();
+                Err(refusal)
+            }
+        }
+    }
+
     /// Finds a VM by its name.
     fn place(&self, name: &str) -> Result<u8, Refusal> {
         let is_it = |slot: &Slot<Vm>| slot.look(|vm| vm.plan.name == name).unwrap_or(false);
@@ -320,7 +350,8 @@ impl Hypervisor {
 fn write_vm(vm: &Vm, line: &mut Line) -> core::fmt::Result {
     let (name, cpus, bytes) = (&vm.plan.name, vm.plan.vcpus.len(), vm.plan.memory.size());
     let state = vm.lifecycle.state();
-    write!(line, " name={name} state={state} vcpus={cpus} memory_bytes={bytes}")
+    let images = vm.fate.images().name();
+    write!(line, " name={name} state={state} vcpus={cpus} memory_bytes={bytes} images={images}")
 }
 
 /// Has a VM changed.
@@ -333,6 +364,27 @@ fn change(hypervisor: &Hypervisor, vm: &Vm, action: Action) -> Result<Rows, Refu
             vm.stop(&by, ticks).map_err(|state| Refusal::State(action, state.name()))?;
             return Ok(Rows::None);
         }
+        Action::Update { confirm_ms } => {
+            let state = vm.lifecycle.state();
+            if vm.fate.images() == Images::OnTrial {
+                return Err(Refusal::State(action, Images::OnTrial.name()));
+            }
+            if state == State::Gone {
+                return Err(Refusal::State(action, state.name()));
+            }
+            hypervisor.check_upload(Task::Update { vm: vm.id, confirm_ms })?;
+            vm.ask_to_serve_platform();
+            return Ok(Rows::None);
+        }
+        Action::Confirm => {
+            if !vm.fate.confirm() {
+                return Err(Refusal::State(action, vm.lifecycle.state().name()));
+            }
+            vm.ask_to_serve_platform();
+            return Ok(Rows::None);
+        }
+        // That was looked at before.
+        Action::Create => return Err(Refusal::State(action, vm.lifecycle.state().name())),
         Action::Start => lifecycle::Request::Start,
         Action::Kill => lifecycle::Request::Kill,
         Action::Reset => lifecycle::Request::Reset,

@@ -12,7 +12,7 @@ use crate::spec::vmsa::Features;
 #[derive(Debug)]
 pub struct Estate {
     /// What the host's tree says.
-    pub machine: Machine,
+    pub machine: &'static Machine,
     /// What all cores can do.
     pub features: Features,
     /// The owner of each page.

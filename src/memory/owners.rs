@@ -30,6 +30,10 @@ pub enum Owner {
     Firmware,
     /// One VM.
     Vm(VmId),
+    /// A bundle that comes by a port for requests.
+    Upload,
+    /// What a VM is started from, where that has come after boot.
+    Images(VmId),
 }
 
 impl fmt::Display for Owner {
@@ -41,6 +45,8 @@ impl fmt::Display for Owner {
             Self::HostTree => f.write_str("the host device tree"),
             Self::Firmware => f.write_str("the firmware"),
             Self::Vm(id) => write!(f, "VM {id}"),
+            Self::Upload => f.write_str("the upload"),
+            Self::Images(id) => write!(f, "the start of VM {id}"),
         }
     }
 }
@@ -204,6 +210,24 @@ impl Owners {
             }
         }
         self.merge();
+    }
+
+    /// Gives memory of `from`, or a part of it, to somebody else; nothing where it is not his.
+    ///
+    /// # Errors
+    /// There is no memory for the list.
+    pub fn give(&mut self, range: PaRange, from: Owner, to: Owner) -> Result<(), Refusal> {
+        let pages = range.page_cover().ok_or(Refusal::Unaligned)?;
+        self.make_room()?;
+        let index = self.first_behind(pages.start());
+        if let Some(held) = self.regions.get(index)
+            && held.kind == Kind::Memory
+            && held.owner == from
+            && held.range.covers(pages)
+        {
+            self.change(index, pages, to);
+        }
+        Ok(())
     }
 
     /// Returns what is at an address, `None` where there is nothing.

@@ -67,7 +67,7 @@ pub fn check<'a>(
     plan: &'a Plan,
     machine: &'a Machine,
     limits: Limits,
-    image_bytes: impl Fn(&str) -> Option<u64>,
+    image_bytes: &dyn Fn(&str) -> Option<u64>,
 ) -> Result<Report<'a>, PlanRefusal<'a>> {
     check_plan(plan, machine)?;
     let (expected, found) = (plan.machine.memory_bytes, machine.memory_bytes());
@@ -77,7 +77,7 @@ pub fn check<'a>(
     for (id, vm) in (0..).map(VmId::new).zip(&plan.vms) {
         let refusal = refusal::check_names(vm, &accepted)
             .and_then(|()| check_policies(id, &vm.policies))
-            .and_then(|()| guest::check(vm, limits, &image_bytes))
+            .and_then(|()| guest::check(vm, limits, image_bytes))
             .and_then(|()| physical::check(vm, &accepted, machine));
         let noted = match refusal {
             Ok(()) => heap::push(&mut accepted, (id, vm)),
@@ -86,6 +86,19 @@ pub fn check<'a>(
         noted.map_err(|NoMemory| PlanRefusal::NoMemory)?;
     }
     Ok(report)
+}
+
+/// Checks a VM that has passed [`check`] against another that is there, by name, PEs, registers and
+/// interrupts.
+///
+/// # Errors
+/// Says what both claim.
+pub fn check_beside<'a>(
+    vm: &'a VmPlan,
+    other: (VmId, &'a VmPlan),
+    machine: &'a Machine,
+) -> Result<(), Refusal<'a>> {
+    refusal::check_names(vm, &[other]).and_then(|()| physical::check(vm, &[other], machine))
 }
 
 /// Checks that a VM starts after VMs that the plan starts before it. So none starts after itself or

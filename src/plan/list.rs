@@ -26,6 +26,12 @@ impl<T, const MAX: usize> List<T, MAX> {
     pub fn new(elements: Vec<T>) -> Option<Self> {
         (elements.len() <= MAX).then_some(Self(elements))
     }
+
+    /// Returns the elements.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<T> {
+        self.0
+    }
 }
 
 impl<T, const MAX: usize> Deref for List<T, MAX> {

@@ -10,7 +10,7 @@ use std::vec;
 pub const IMAGE_BYTES: u64 = 8192;
 
 /// Makes a list of elements that fit.
-pub fn list<T: core::fmt::Debug, const MAX: usize>(elements: vec::Vec<T>) -> List<T, MAX> {
+pub fn list<T: fmt::Debug, const MAX: usize>(elements: vec::Vec<T>) -> List<T, MAX> {
     List::new(elements).unwrap()
 }
 

@@ -169,6 +169,7 @@ impl<'a> Bundle<'a> {
     ///
     /// # Errors
     /// Says what is wrong and names the images.
+    #[inline(never)]
     pub fn parse(present: &'a [u8]) -> Result<Self, BundleError<'a>> {
         let expected = total_size(present)?;
         let bytes = usize::try_from(expected).ok().and_then(|total| present.get(..total));

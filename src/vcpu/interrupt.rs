@@ -7,7 +7,7 @@ use crate::arch::{self, GuestCounts, Overflow};
 use crate::bits::{MmioError, Width};
 use crate::gic::{self, Flush, Frame, Injected, SgiRegister};
 use crate::id::{Pintid, Vintid};
-use crate::trace::{self, Exits, InterruptKind, Turns};
+use crate::trace::{self, Exits, InterruptKind, LastExit, Turns};
 
 /// The virtual interface wants maintenance.
 pub const MAINTENANCE: Pintid = Pintid::new(25);
@@ -26,9 +26,10 @@ pub const OWN_PPIS: u32 = 1 << 23 | 1 << 27 | 1 << 30;
 impl<'a> Core<'a> {
     /// Serves one physical interrupt of a GICv3; more come back at once after the entry.
     #[inline(always)]
-    pub(super) fn serve_interrupt(&mut self) -> (Next, &'a Turns) {
+    pub(super) fn serve_interrupt(&mut self, left_at: u64) -> (Next, &'a Turns) {
         let turns = &self.turns[trace::INTERRUPT];
         let Some(pintid) = arch::take_interrupt_v3() else { return (Next::Enter, turns) };
+        self.last.answered.keep(LastExit::interrupt(pintid.get(), arch::elr(), left_at));
         if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
             return (Next::Enter, self.pass_private(pintid));
         }
@@ -39,12 +40,19 @@ impl<'a> Core<'a> {
         self.serve_rare(pintid)
     }
 
-    /// Does the same with either GIC.
+    /// Does the same with a GICv2.
     #[cold]
     #[inline(never)]
-    pub(super) fn serve_any_interrupt(&mut self) -> (Next, &'a Turns) {
+    pub(super) fn serve_interrupt_v2(&mut self, left_at: u64) -> (Next, &'a Turns) {
         let turns = &self.turns[trace::INTERRUPT];
         let Some(pintid) = arch::take_interrupt() else { return (Next::Enter, turns) };
+        self.last.answered.keep(LastExit::interrupt(pintid.get(), arch::elr(), left_at));
+        self.serve_any(pintid)
+    }
+
+    /// Serves what was taken from either GIC.
+    fn serve_any(&mut self, pintid: Pintid) -> (Next, &'a Turns) {
+        let turns = &self.turns[trace::INTERRUPT];
         if matches!(pintid, VIRTUAL_TIMER | PHYSICAL_TIMER) {
             return (Next::Enter, self.pass_private(pintid));
         }
@@ -57,7 +65,8 @@ impl<'a> Core<'a> {
 
     /// Serves an interrupt that ends no exit.
     pub(super) fn serve_apart(&mut self) -> Next {
-        let (next, turns) = self.serve_any_interrupt();
+        let Some(pintid) = arch::take_interrupt() else { return Next::Enter };
+        let (next, turns) = self.serve_any(pintid);
         self.count_apart(turns);
         next
     }

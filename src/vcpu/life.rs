@@ -10,6 +10,7 @@ use crate::hypervisor::MachineEnd;
 use crate::id::VcpuId;
 use crate::plan::FaultKind;
 use crate::psci::{Others, Start};
+use crate::trace::LastExits;
 use crate::vm::Vm;
 use crate::vm::crash::{Crash, CrashCause, Frozen};
 use crate::vm::fate::Verdict;
@@ -140,6 +141,7 @@ impl Core<'_> {
     fn reset_guest(&mut self) {
         self.registers.x = [0; 32];
         self.physical_compare = 0;
+        self.last = LastExits::default();
         arch::reset_guest(Vm::mpidr_of(self.vcpu));
     }
 
@@ -189,7 +191,8 @@ impl Core<'_> {
         let leadership = vm.lifecycle.crash();
         if leadership == Leadership::Mine {
             let at_ticks = arch::counter();
-            capsule.begin(Crash { cause, vcpu, at_ticks });
+            let console = &self.hypervisor.console.mux;
+            capsule.begin(Crash { cause, vcpu, at_ticks }, |tail| console.tail(vm.id, tail));
             vm.fate.count_crash(at_ticks, arch::counter_frequency_hz());
         }
         drop(capsule);
@@ -275,7 +278,7 @@ impl Core<'_> {
     /// Keeps where this vCPU is, for who wants to know why the VM has crashed.
     fn keep_state(&self) {
         let [x @ .., _xzr] = self.registers.x;
-        let frozen = Frozen { x, state: arch::guest_state() };
+        let frozen = Frozen { x, state: arch::guest_state(), last: self.last.clone() };
         if let Some(kept) = self.vm.capsule.acquire().vcpus.get_mut(self.vcpu.index()) {
             *kept = Some(frozen);
         }
@@ -299,6 +302,7 @@ impl Core<'_> {
             // Where it does not fit any more, nothing is to be done.
             let _ = vm.request(request);
         }
+        self.hypervisor.look_after_images(vm);
         if let Some(deadline_ticks) = vm.fate.deadline_ticks() {
             arch::arm_hyp_timer(deadline_ticks);
         }
@@ -346,9 +350,14 @@ impl Core<'_> {
         }
         vm.fate.ends();
         vm.reset_models(&self.effects());
-        let started = match change {
-            Change::Start => vm.load(&mut || self.serve_others()),
-            Change::Stop => return self.hypervisor.vm_is_off(vm),
+        if change == Change::Stop {
+            return self.hypervisor.vm_is_off(vm);
+        }
+        let started = loop {
+            let started = vm.load(&mut || self.serve_others());
+            if started.is_ok() || !self.hypervisor.go_back(vm) {
+                break started;
+            }
         };
         match started {
             Ok(cost) => {

@@ -10,6 +10,7 @@ use crate::gic::{self, Home};
 use crate::spec::esr::{Access, DataAbort, Direction};
 use crate::spec::exception::{AbortOn, Exception};
 use crate::spec::gicv2::INTID;
+use crate::trace::LastExit;
 use crate::vm::bus::{Target, TargetV2};
 use crate::vm::crash::CrashCause;
 
@@ -24,10 +25,12 @@ enum V2<T> {
 impl Core<'_> {
     /// Carries an access out, or gives the guest an external abort.
     #[inline(always)]
-    pub(super) fn data_abort(&mut self, abort: DataAbort) -> Next {
-        let Some(access) = abort.access() else { return self.no_access(abort) };
+    pub(super) fn data_abort(&mut self, abort: DataAbort, exit: impl Fn(u64) -> LastExit) -> Next {
+        let Some(access) = abort.access() else { return self.no_access(abort, exit(0).at_ticks) };
         // HPFAR_EL2 has the page, FAR_EL2 the offset in it (traps T26).
         let ipa = Ipa::new(arch::hpfar().get() | arch::far().page_offset());
+        let exit = exit(ipa.get());
+        self.last.answered.keep(exit);
         let done = match access.direction {
             Direction::Read => self.read_device(ipa, access),
             Direction::Write => self.write_device(ipa, access),
@@ -37,7 +40,9 @@ impl Core<'_> {
                 arch::skip_instruction();
                 Next::Enter
             }
-            Err(MmioError::Width | MmioError::Unmapped) => self.external_abort(abort),
+            Err(MmioError::Width | MmioError::Unmapped) => {
+                self.external_abort(abort, exit.at_ticks)
+            }
             Err(MmioError::Panicked) => {
                 arch::skip_instruction();
                 self.crash(CrashCause::Panicked)
@@ -46,18 +51,18 @@ impl Core<'_> {
     }
 
     /// Settles what is not an access to a device.
-    fn no_access(&mut self, abort: DataAbort) -> Next {
+    fn no_access(&mut self, abort: DataAbort, left_at: u64) -> Next {
         // Maintenance of addresses without memory does nothing (traps T32); a walk that fails
         // during it is a failed walk all the same.
         if abort.is_cache_maintenance() && !abort.abort().is_stage1_walk() {
             arch::skip_instruction();
             return Next::Enter;
         }
-        self.external_abort(abort)
+        self.external_abort(abort, left_at)
     }
 
-    fn external_abort(&mut self, abort: DataAbort) -> Next {
-        self.keep_exit();
+    fn external_abort(&mut self, abort: DataAbort, left_at: u64) -> Next {
+        self.keep_fault(left_at);
         let far = abort.abort().has_address().then(arch::far);
         let on = if abort.abort().is_stage1_walk() { AbortOn::Walk } else { AbortOn::Access };
         let direction = if abort.is_write() { Direction::Write } else { Direction::Read };

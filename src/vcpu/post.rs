@@ -28,6 +28,8 @@ impl Post {
     const TAKEN: u32 = 1;
     /// Of a core that is not there.
     const ABSENT: u32 = 2;
+    /// Somebody's who wants a VM made.
+    const MAKER: u32 = 3;
     /// A vCPU's: its VM in bits 15:8, its number in bits 7:0.
     const SERVES: u32 = 1 << 31;
 
@@ -55,10 +57,23 @@ impl Post {
         self.word.compare_exchange(free, taken, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
+    /// Has the pCPU, whose post is taken, make a VM.
+    pub fn make(&self) {
+        // Release pairs with the acquire in `task`: what is to be made is known.
+        self.word.store(Self::MAKER, Ordering::Release);
+        arch::send_sgi(KICK, self.kick);
+    }
+
+    /// Gives the post up, unless there is a vCPU to serve by now.
+    fn has_made(&self) {
+        let (maker, free) = (Self::MAKER, Self::FREE);
+        let _ = self.word.compare_exchange(maker, free, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Gives the pCPU, whose post is taken, a vCPU to serve.
     pub fn assign(&self, vm: VmId, vcpu: VcpuId) {
         let word = Self::SERVES | u32::from(vm.get()) << 8 | u32::from(vcpu.get());
-        // Release pairs with the acquire in `served`: the VM is in its slot.
+        // Release pairs with the acquire in `task`: the VM is in its slot.
         self.word.store(word, Ordering::Release);
         arch::send_sgi(KICK, self.kick);
     }
@@ -89,20 +104,33 @@ impl Post {
         self.residue.load(Ordering::Relaxed)
     }
 
-    /// Returns the vCPU that the pCPU serves.
-    fn served(&self) -> Option<(VmId, VcpuId)> {
+    /// Returns what the pCPU is to do.
+    fn task(&self) -> Task {
         let word = self.word.load(Ordering::Acquire);
         let [vcpu, vm, ..] = word.to_le_bytes();
-        (word & Self::SERVES != 0).then_some((VmId::new(vm), VcpuId::new(vcpu)))
+        match word {
+            Self::MAKER => Task::Make,
+            _ if word & Self::SERVES != 0 => Task::Serve(VmId::new(vm), VcpuId::new(vcpu)),
+            _ => Task::Nothing,
+        }
     }
+}
+
+/// What a pCPU is to do.
+enum Task {
+    Nothing,
+    /// Serve a vCPU.
+    Serve(VmId, VcpuId),
+    /// Make a VM.
+    Make,
 }
 
 /// Does what a pCPU is given to do, for good.
 pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupts) -> ! {
     let Some(post) = hypervisor.posts.get(here.index()) else { arch::halt() };
     loop {
-        match post.served() {
-            Some((vm, vcpu)) => {
+        match post.task() {
+            Task::Serve(vm, vcpu) => {
                 hypervisor.with_vm(vm, |vm| {
                     if let Some(mut core) = Core::new(hypervisor, vm, vcpu, &mut private) {
                         core.serve();
@@ -114,7 +142,11 @@ pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupt
                 }
                 post.free();
             }
-            None => idle(hypervisor),
+            Task::Make => {
+                hypervisor.make_vm(post.mpidr, &mut || serve_own(hypervisor));
+                post.has_made();
+            }
+            Task::Nothing => idle(hypervisor),
         }
     }
 }

@@ -21,10 +21,10 @@ impl<'a> Core<'a> {
             let left_at = arch::counter();
             let all = self.turns;
             let (next, turns) = match exit {
-                Exit::Synchronous(syndrome) => self.answer(syndrome),
-                Exit::Interrupt => self.serve_interrupt(),
-                Exit::InterruptV2 => self.serve_any_interrupt(),
-                Exit::SError => (self.pass_serror_on(), &all[trace::FAULT]),
+                Exit::Synchronous(syndrome) => self.answer(syndrome, left_at),
+                Exit::Interrupt => self.serve_interrupt(left_at),
+                Exit::InterruptV2 => self.serve_interrupt_v2(left_at),
+                Exit::SError => (self.pass_serror_on(left_at), &all[trace::FAULT]),
             };
             let mut exits = &turns.plain;
             if next != Next::Enter {
@@ -40,40 +40,49 @@ impl<'a> Core<'a> {
 
     /// Answers what the guest did.
     #[inline(always)]
-    fn answer(&mut self, syndrome: Syndrome) -> (Next, &'a Turns) {
+    fn answer(&mut self, syndrome: Syndrome, left_at: u64) -> (Next, &'a Turns) {
         let turns = self.turns;
+        let exit = |detail| LastExit {
+            syndrome: syndrome.get(),
+            pc: arch::elr(),
+            at_ticks: left_at,
+            detail,
+        };
         match syndrome.cause() {
-            Cause::Hvc(immediate) => (self.call(immediate), &turns[trace::CALL]),
+            Cause::Hvc(immediate) => {
+                self.last.answered.keep(exit(self.x(0)));
+                (self.call(immediate), &turns[trace::CALL])
+            }
             Cause::Smc(immediate) => {
+                self.last.answered.keep(exit(self.x(0)));
                 arch::skip_instruction();
                 (self.call(immediate), &turns[trace::CALL])
             }
-            Cause::DataAbort(abort) => (self.data_abort(abort), &turns[trace::MMIO]),
+            Cause::DataAbort(abort) => (self.data_abort(abort, exit), &turns[trace::MMIO]),
             Cause::SystemRegister(access) => {
-                (self.system_register(access), &turns[trace::SYSTEM_REGISTER])
+                (self.system_register(access, left_at), &turns[trace::SYSTEM_REGISTER])
             }
-            Cause::Rare(syndrome) => (self.answer_rare(syndrome), &turns[trace::FAULT]),
+            Cause::Rare(syndrome) => (self.answer_rare(syndrome, left_at), &turns[trace::FAULT]),
         }
     }
 
-    /// Keeps what has made the guest leave, for who looks into a crash. Before the answer, which
-    /// moves the guest on.
+    /// Keeps a fault, for who looks into a crash. Before the answer, which moves the guest on.
     #[cold]
     #[inline(never)]
-    pub(super) fn keep_exit(&self) {
-        self.counters.last.keep(LastExit {
+    pub(super) fn keep_fault(&mut self, left_at: u64) {
+        self.last.faults.keep(LastExit {
             syndrome: arch::esr(),
             pc: arch::elr(),
-            far: arch::far().get(),
-            at_ticks: arch::counter(),
+            at_ticks: left_at,
+            detail: arch::far().get(),
         });
     }
 
     /// Answers what a guest does by mistake.
     #[cold]
     #[inline(never)]
-    fn answer_rare(&mut self, syndrome: Syndrome) -> Next {
-        self.keep_exit();
+    fn answer_rare(&mut self, syndrome: Syndrome, left_at: u64) -> Next {
+        self.keep_fault(left_at);
         match syndrome.rare_cause() {
             RareCause::InstructionAbort(abort) => {
                 let far = abort.has_address().then(arch::far);
@@ -92,8 +101,8 @@ impl<'a> Core<'a> {
     }
 
     /// An SError while the guest ran is the guest's (traps T62).
-    fn pass_serror_on(&mut self) -> Next {
-        self.keep_exit();
+    fn pass_serror_on(&mut self, left_at: u64) -> Next {
+        self.keep_fault(left_at);
         arch::inject_serror();
         Next::Enter
     }

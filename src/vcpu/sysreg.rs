@@ -7,6 +7,7 @@ use crate::arch;
 use crate::gic::{SgiRegister, Version};
 use crate::spec::esr::{Direction, SystemRegister, SystemRegisterAccess};
 use crate::spec::idregs;
+use crate::trace::LastExit;
 
 const ICC_SGI1R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 5);
 const ICC_ASGI1R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 6);
@@ -21,16 +22,18 @@ const MDRAR_EL1: SystemRegister = SystemRegister::new(2, 0, 1, 0, 0);
 impl Core<'_> {
     /// Answers a trapped MRS or MSR and moves on, or makes it UNDEF.
     #[inline(always)]
-    pub(super) fn system_register(&mut self, access: SystemRegisterAccess) -> Next {
+    pub(super) fn system_register(&mut self, access: SystemRegisterAccess, left_at: u64) -> Next {
         if access.id == ICC_SGI1R_EL1 && access.direction == Direction::Write {
             self.send_sgi(SgiRegister::Sgi1, self.x(access.register));
             arch::skip_instruction();
             return Next::Enter;
         }
-        self.rare_system_register(access)
+        self.rare_system_register(access, left_at)
     }
 
-    fn rare_system_register(&mut self, access: SystemRegisterAccess) -> Next {
+    fn rare_system_register(&mut self, access: SystemRegisterAccess, left_at: u64) -> Next {
+        let (syndrome, pc) = (arch::esr(), arch::elr());
+        self.last.answered.keep(LastExit { syndrome, pc, at_ticks: left_at, detail: 0 });
         let SystemRegisterAccess { id, direction, register } = access;
         match direction {
             Direction::Read => {

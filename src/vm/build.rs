@@ -10,7 +10,8 @@ use super::clock::Clock;
 use super::crash::Capsule;
 use super::fate::Fate;
 use super::lifecycle::Lifecycle;
-use super::load::{Image, Loader};
+use super::load::Loader;
+use super::payload::{Payload, Payloads};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, PaRange};
 use crate::arch::{self, HeapTables, HypMapError, HypMemory, Stage2Registers, Tlb};
 use crate::gic::{ConfigError, SpiToken, Version, Vgic, Vits};
@@ -21,6 +22,7 @@ use crate::memory::guest::{BadChunk, Chunk, GuestMemory, LayOutError};
 use crate::memory::mapper::MapError;
 use crate::memory::owners::{self, Owner};
 use crate::memory::stage2::Stage2;
+use crate::plan::check::Limits;
 use crate::plan::machine::Gic;
 use crate::plan::{Name, VgicFrames, VmPlan};
 use crate::psci::Psci;
@@ -88,6 +90,13 @@ impl fmt::Display for BuildError {
     }
 }
 
+/// Returns how far addresses reach.
+#[must_use]
+pub fn limits() -> Limits {
+    let pa_bits = arch::features().translation().pa_bits;
+    Limits { ipa_bits: IPA_BITS.min(pa_bits), pa_bits }
+}
+
 /// Where an image of the bundle is, and its CRC32C.
 pub type Source = (HypMemory, u32);
 
@@ -98,12 +107,12 @@ pub type Source = (HypMemory, u32);
 pub fn build(
     id: VmId,
     plan: VmPlan,
-    find: impl Fn(&str) -> Option<Source>,
+    find: &dyn Fn(&str) -> Option<Source>,
     estate: &Lock<Estate>,
     pause: &mut dyn FnMut(),
 ) -> Result<Vm, BuildError> {
     // First what needs nothing of the estate.
-    let images = images(&plan, find)?;
+    let payload = Payload::find(&plan, find)?;
     let Models { vgic, spis, psci, vits, links, capsule } = Models::new(&plan)?;
     let pcpus = heap::collect(plan.vcpus.iter().copied())?;
     let kicks = heap::collect(pcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)))?;
@@ -131,7 +140,8 @@ pub fn build(
         fate: Fate::new(),
         capsule: Lock::new(capsule),
         // It is full, so this moves nothing.
-        loader: Loader::new(images, mapped.into()),
+        loader: Loader::new(mapped.into()),
+        payloads: Lock::new(Payloads::new(payload)),
         clock: Clock::new(),
         links,
         pcpus,
@@ -144,7 +154,11 @@ pub fn build(
 
 /// Takes a VM apart that no core serves any more, with a `pause` now and then.
 pub fn destroy(vm: Vm, estate: &Lock<Estate>, pause: &mut dyn FnMut()) {
-    let Vm { id, translation, loader, .. } = vm;
+    let Vm { id, translation, loader, payloads, .. } = vm;
+    for bundle in payloads.into_inner().bundles() {
+        arch::unmap_memory(bundle, pause);
+    }
+    estate.acquire().owners.release(Owner::Images(id));
     take_down(Made { id, stage2: translation, mapped: loader.into_memory() }, estate, pause);
 }
 
@@ -257,21 +271,6 @@ impl Made {
         }
         Ok(())
     }
-}
-
-/// Finds the images that go into a VM's memory.
-fn images(
-    plan: &VmPlan,
-    find: impl Fn(&str) -> Option<Source>,
-) -> Result<Box<[Image]>, BuildError> {
-    let mut images = heap::list(plan.images.len())?;
-    for image in &plan.images {
-        let (source, crc32c) =
-            find(&image.name).ok_or_else(|| BuildError::NoImage(image.name.clone()))?;
-        heap::push(&mut images, Image { source, ipa: image.ipa, crc32c })?;
-    }
-    // It is full, so this moves nothing.
-    Ok(images.into())
 }
 
 /// The models of a VM.

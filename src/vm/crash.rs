@@ -5,8 +5,13 @@
 use crate::arch::GuestState;
 use crate::heap::{self, NoMemory};
 use crate::id::VcpuId;
+use crate::trace::LastExits;
 use alloc::boxed::Box;
 use core::fmt;
+use core::iter::repeat_n;
+
+/// How much is kept of what its guest has said: what Linux says of a panic fits.
+const TAIL_BYTES: usize = 4096;
 
 /// Why a VM cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +53,8 @@ pub struct Frozen {
     pub x: [u64; 31],
     /// All else.
     pub state: GuestState,
+    /// What it has left its guest for.
+    pub last: LastExits,
 }
 
 /// A crash.
@@ -70,6 +77,8 @@ pub struct Capsule {
     is_undecided: bool,
     /// Where each vCPU was that was on.
     pub vcpus: Box<[Option<Frozen>]>,
+    tail: Box<[u8]>,
+    tail_bytes: usize,
 }
 
 impl Capsule {
@@ -79,14 +88,23 @@ impl Capsule {
     /// The heap is exhausted.
     pub fn new(vcpu_count: usize) -> Result<Self, NoMemory> {
         let vcpus = heap::collect((0..vcpu_count).map(|_| None))?;
-        Ok(Self { crash: None, is_undecided: false, vcpus })
+        let tail = heap::collect(repeat_n(0, TAIL_BYTES))?;
+        Ok(Self { crash: None, is_undecided: false, vcpus, tail, tail_bytes: 0 })
     }
 
-    /// Begins to keep another crash instead.
-    pub fn begin(&mut self, crash: Crash) {
+    /// Begins to keep another crash instead; `said` copies the last bytes that the guest has said
+    /// and returns how many.
+    pub fn begin(&mut self, crash: Crash, said: impl FnOnce(&mut [u8]) -> usize) {
         self.crash = Some(crash);
         self.is_undecided = true;
         self.vcpus.fill(None);
+        self.tail_bytes = said(&mut self.tail);
+    }
+
+    /// Returns the last bytes that the guest had said when it crashed.
+    #[must_use]
+    pub fn tail(&self) -> &[u8] {
+        self.tail.get(..self.tail_bytes).unwrap_or_default()
     }
 
     /// Returns a crash of which nobody has said what follows from it, once.

@@ -71,6 +71,33 @@ pub struct Fate {
     is_doomed: AtomicBool,
     /// Whether it is to start as soon as the VMs that it starts after have.
     is_waiting: AtomicBool,
+    /// When it gets its old images back.
+    trial_ends_at: AtomicU64,
+    /// The updates that were not taken back.
+    updates: AtomicU16,
+}
+
+/// Which images a VM has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Images {
+    /// Those that it was made with.
+    First,
+    /// Those of an update.
+    Updated,
+    /// Those of an update that is not confirmed.
+    OnTrial,
+}
+
+impl Images {
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Updated => "updated",
+            Self::OnTrial => "trial",
+        }
+    }
 }
 
 impl Fate {
@@ -84,6 +111,8 @@ impl Fate {
             kill_at: AtomicU64::new(NEVER),
             is_doomed: AtomicBool::new(false),
             is_waiting: AtomicBool::new(false),
+            trial_ends_at: AtomicU64::new(NEVER),
+            updates: AtomicU16::new(0),
         }
     }
 
@@ -150,7 +179,8 @@ impl Fate {
     /// Returns when something is due.
     #[must_use]
     pub fn deadline_ticks(&self) -> Option<u64> {
-        let first = self.kill_at.load(Relaxed).min(self.restart_at.load(Relaxed));
+        let all = [&self.kill_at, &self.restart_at, &self.trial_ends_at];
+        let first = all.into_iter().fold(NEVER, |first, at| first.min(at.load(Relaxed)));
         (first != NEVER).then_some(first)
     }
 
@@ -179,6 +209,40 @@ impl Fate {
     #[must_use]
     pub fn waits_for_others(&self) -> bool {
         self.is_waiting.load(Relaxed)
+    }
+
+    /// Returns which images the VM has.
+    #[must_use]
+    pub fn images(&self) -> Images {
+        match (self.updates.load(Relaxed), self.trial_ends_at.load(Relaxed)) {
+            (0, _) => Images::First,
+            (_, NEVER) => Images::Updated,
+            _ => Images::OnTrial,
+        }
+    }
+
+    /// Notes that the VM has been updated, on trial to a time or for good.
+    pub fn note_update(&self, trial_ends_at_ticks: Option<u64>) {
+        self.trial_ends_at.store(trial_ends_at_ticks.unwrap_or(NEVER), Relaxed);
+        self.updates.store(self.updates.load(Relaxed).saturating_add(1), Relaxed);
+    }
+
+    /// Notes that it has its old images back.
+    pub fn note_return(&self) {
+        self.updates.store(self.updates.load(Relaxed).saturating_sub(1), Relaxed);
+        self.trial_ends_at.store(NEVER, Relaxed);
+    }
+
+    /// Ends a trial for good; of many who do, and the time, one wins.
+    #[must_use]
+    pub fn confirm(&self) -> bool {
+        self.trial_ends_at.swap(NEVER, Relaxed) != NEVER
+    }
+
+    /// Returns whether the time of a trial is up.
+    #[must_use]
+    pub fn trial_has_failed(&self, now_ticks: u64) -> bool {
+        self.trial_ends_at.load(Relaxed) <= now_ticks
     }
 
     /// Ends the wait; of many who do, one is told that it did.

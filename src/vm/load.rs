@@ -31,7 +31,6 @@ pub struct Image {
 /// What it takes to fill a VM's memory.
 #[derive(Debug)]
 pub struct Loader {
-    images: Box<[Image]>,
     /// The VM's memory: what the guest sees, and EL2's own mapping of it.
     memory: Box<[(Chunk, HypMemory)]>,
     is_scrubbed: AtomicBool,
@@ -59,10 +58,10 @@ pub struct LoadCost {
 pub struct Damaged(pub Ipa);
 
 impl Loader {
-    /// Takes the images and the memory of a VM.
+    /// Takes the memory of a VM.
     #[must_use]
-    pub fn new(images: Box<[Image]>, memory: Box<[(Chunk, HypMemory)]>) -> Self {
-        Self { images, memory, is_scrubbed: AtomicBool::new(false) }
+    pub fn new(memory: Box<[(Chunk, HypMemory)]>) -> Self {
+        Self { memory, is_scrubbed: AtomicBool::new(false) }
     }
 
     /// Gives the memory up.
@@ -80,11 +79,12 @@ impl Loader {
         })
     }
 
-    /// Fills the memory, with a `pause` now and then. Only the leader of a start calls this.
+    /// Fills the memory with these images, with a `pause` now and then. Only the leader of a start
+    /// calls this.
     ///
     /// # Errors
     /// An image is damaged; the memory is then partly filled and must not run.
-    pub fn load(&self, pause: &mut dyn FnMut()) -> Result<LoadCost, Damaged> {
+    pub fn load(&self, images: &[Image], pause: &mut dyn FnMut()) -> Result<LoadCost, Damaged> {
         let mut cost = LoadCost::default();
         let begun = arch::counter();
         if !self.is_scrubbed.swap(true, Ordering::Relaxed) {
@@ -95,7 +95,7 @@ impl Loader {
             cost.scrub_ticks = arch::counter().wrapping_sub(begun);
         }
         let start = arch::counter();
-        for image in &self.images {
+        for image in images {
             let mut crc32c = 0;
             in_pieces(image.source, pause, |piece, _| crc32c = arch::crc32c(crc32c, piece));
             if crc32c != image.crc32c {
@@ -104,7 +104,7 @@ impl Loader {
             cost.image_bytes = cost.image_bytes.saturating_add(image.source.range().size());
         }
         let hashed = arch::counter();
-        self.images.iter().for_each(|image| self.copy(image, pause));
+        images.iter().for_each(|image| self.copy(image, pause));
         let copied = arch::counter();
         self.clean(pause);
         let cleaned = arch::counter();

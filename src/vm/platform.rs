@@ -183,7 +183,7 @@ impl Vm {
     }
 
     /// Asks the core of vCPU 0 to look what is due.
-    pub(super) fn ask_to_serve_platform(&self) {
+    pub fn ask_to_serve_platform(&self) {
         if let Some(core) = self.kicks.first() {
             arch::send_sgi(GO_ON, *core);
         }

@@ -63,7 +63,7 @@ pub const LIMITS: &[Limit] = &[
     Limit { operation: "cpu_on", max: 1200 },
     Limit { operation: "reset_to_guest", max: 1_500_000 },
     Limit { operation: "restart_64_mib", max: 10_000_000 },
-    Limit { operation: "image_bytes", max: 208 << 10 },
+    Limit { operation: "image_bytes", max: 240 << 10 },
     Limit { operation: "ram_bytes", max: 1 << 20 },
 ];
 

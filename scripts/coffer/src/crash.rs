@@ -8,7 +8,9 @@
 
 pub mod backtrace;
 pub mod core_file;
+pub mod exits;
 pub mod kallsyms;
+pub mod map;
 pub mod names;
 pub mod translate;
 
@@ -73,6 +75,11 @@ impl<M: Memory> Memory for Cached<M> {
         self.pages.insert(ipa, page.clone());
         Ok(page)
     }
+}
+
+/// Writes an address into JSON: as text in hexadecimal.
+pub(crate) fn hex<S: serde::Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{value:#x}"))
 }
 
 /// Reads bytes of a guest's memory; returns whether all of them are memory.

@@ -225,7 +225,7 @@ impl Verb {
             }
             Self::List(_) => return Ok(Said::List { format: FORMAT, vms: list(client)? }),
             Self::Crash(args) => {
-                let report = crash::look(client, &args.name, &args.wanted())?;
+                let report = Box::new(crash::look(client, &args.name, &args.wanted())?);
                 return Ok(Said::Crash { format: FORMAT, report });
             }
             Self::Stats { name, .. } => {
@@ -277,7 +277,10 @@ fn wait_for(
 /// before anybody looks.
 fn is_done(action: Action, state: &str) -> bool {
     match action {
-        Action::Start | Action::Reset => !matches!(state, "starting" | "stopping"),
+        Action::Confirm => true,
+        Action::Start | Action::Reset | Action::Create | Action::Update { .. } => {
+            !matches!(state, "starting" | "stopping")
+        }
         Action::Stop { .. } | Action::Kill => matches!(state, "off" | DESTROYED),
         Action::Pause => state == "paused",
         Action::Resume => !matches!(state, "paused" | "resuming"),
@@ -353,7 +356,7 @@ enum Said {
     Crash {
         format: u32,
         #[serde(flatten)]
-        report: Report,
+        report: Box<Report>,
     },
     Changed {
         format: u32,

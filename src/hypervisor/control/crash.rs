@@ -1,34 +1,109 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The rows of `crash` and `read`: where the vCPUs of a VM were when it crashed, and what is in the
-//! memory of one that is held.
+//! The rows of `crash` and `read`: where the vCPUs of a VM were when it crashed, what it has for
+//! addresses and has said, and what is in the memory of one that is held.
 #![forbid(unsafe_code)]
 
-use crate::addr::{Address, Ipa};
+use crate::addr::{Address, Ipa, IpaRange};
 use crate::arch::{self, GuestState};
 use crate::control::{Line, ReadAt, Refusal};
 use crate::gic::GuestTables;
+use crate::plan::{Layout, VgicFrames};
+use crate::trace::{LastExit, LastExits};
 use crate::vm::Vm;
-use crate::vm::crash::{Capsule, Crash, Frozen};
+use crate::vm::crash::{Crash, Frozen};
 use core::fmt::{self, Write};
 
 /// Numbers in a row.
 const NUMBERS: usize = 4;
 /// Bytes of memory in a row.
 const BYTES: usize = 64;
-/// The rows of a vCPU: its system registers, then X0 to X30.
-const ROWS: u16 = 12;
+/// The rows of a vCPU's registers: those of the system, then X0 to X30.
+const ROWS: usize = 12;
+
+/// A row that is looked for, past those that were passed over.
+struct Wanted(usize);
+
+impl Wanted {
+    /// Returns which of the next `count` rows it is, or passes over them.
+    fn among(&mut self, count: usize) -> Option<usize> {
+        let row = self.0;
+        self.0 = row.saturating_sub(count);
+        (row < count).then_some(row)
+    }
+}
 
 /// Writes a row about the last crash of a VM, by its number; `None` behind the last.
 pub(super) fn write_row(vm: &Vm, row: u16, line: &mut Line) -> Option<fmt::Result> {
     let capsule = vm.capsule.acquire();
     let crash = capsule.crash?;
-    let Some(behind) = row.checked_sub(1) else { return Some(write_crash(vm, crash, line)) };
-    let (vcpu, frozen) = held(&capsule).nth(usize::from(behind / ROWS))?;
-    Some(write_vcpu(vcpu, frozen, behind % ROWS, line))
+    let mut wanted = Wanted(row.into());
+    if wanted.among(1).is_some() {
+        return Some(write_crash(vm, crash, line));
+    }
+    for (vcpu, frozen) in capsule.vcpus.iter().enumerate() {
+        let Some(frozen) = frozen else { continue };
+        if let Some(row) = wanted.among(ROWS) {
+            return Some(write_vcpu(vcpu, frozen, row, line));
+        }
+        let LastExits { answered, faults } = &frozen.last;
+        for (what, ring) in [("exit", answered), ("fault", faults)] {
+            if let Some(n) = wanted.among(ring.len()) {
+                return Some(write_exit(what, vcpu, ring.get(n)?, line));
+            }
+        }
+    }
+    if let Some(written) = write_area(vm, &mut wanted, line) {
+        return Some(written);
+    }
+    let at = wanted.0.saturating_mul(BYTES);
+    let rest = capsule.tail().get(at..).filter(|rest| !rest.is_empty())?;
+    let part = rest.get(..BYTES).unwrap_or(rest);
+    Some(write_bytes("what=console ", at as u64, part, line))
 }
 
-fn held(capsule: &Capsule) -> impl Iterator<Item = (usize, &Frozen)> {
-    capsule.vcpus.iter().enumerate().filter_map(|(n, frozen)| Some((n, frozen.as_ref()?)))
+/// Writes a row about where a VM has memory, models of devices and devices of the machine.
+fn write_area(vm: &Vm, wanted: &mut Wanted, line: &mut Line) -> Option<fmt::Result> {
+    const SMALL: [&str; 4] = ["gpio", "watchdog", "watchdog-refresh", "panic"];
+    let layout = &vm.plan.layout;
+    let is_v2 = matches!(layout.vgic, VgicFrames::V2 { .. });
+    let mut write = |kind, name: &str, range: Option<IpaRange>| {
+        let range = range?;
+        wanted.among(1)?;
+        let (at, bytes) = (range.start().get(), range.size());
+        Some(write!(line, " what=map kind={kind} at={at:#x} size_bytes={bytes:#x} name={name}"))
+    };
+    let models = [
+        ("gicd", layout.vdist_range()),
+        (if is_v2 { "gicc" } else { "gicr" }, layout.vgic_range(vm.plan.vcpus.len())),
+        ("its", layout.vits_range()),
+        ("pl011", layout.vuart_range()),
+    ];
+    let mut written = write("ram", "ram", Some(vm.ram()));
+    for (name, range) in models {
+        written = written.or_else(|| write("model", name, range));
+    }
+    let mut small = layout.platform;
+    for name in SMALL {
+        let range = IpaRange::new(small, Layout::PLATFORM_STRIDE);
+        written = written.or_else(|| write("model", name, range));
+        small = Ipa::new(small.get().wrapping_add(Layout::PLATFORM_STRIDE));
+    }
+    for device in &vm.plan.devices {
+        for (registers, ipa) in &device.regions {
+            let range = IpaRange::new(*ipa, registers.size());
+            written = written.or_else(|| write("device", &device.path, range));
+        }
+    }
+    written
+}
+
+fn write_exit(what: &str, vcpu: usize, exit: &LastExit, line: &mut Line) -> fmt::Result {
+    let LastExit { syndrome, pc, at_ticks, detail } = exit;
+    write!(
+        line,
+        " what={what} vcpu={vcpu} at_ticks={at_ticks} syndrome={syndrome:#x} pc={pc:#x} \
+         detail={detail:#x}"
+    )
 }
 
 fn write_crash(vm: &Vm, crash: Crash, line: &mut Line) -> fmt::Result {
@@ -48,9 +123,9 @@ fn write_crash(vm: &Vm, crash: Crash, line: &mut Line) -> fmt::Result {
     )
 }
 
-fn write_vcpu(vcpu: usize, frozen: &Frozen, row: u16, line: &mut Line) -> fmt::Result {
+fn write_vcpu(vcpu: usize, frozen: &Frozen, row: usize, line: &mut Line) -> fmt::Result {
     write!(line, " what=vcpu vcpu={vcpu}")?;
-    let first = usize::from(row).saturating_mul(NUMBERS);
+    let first = row.saturating_mul(NUMBERS);
     let system = GuestState::NAMES.iter().zip(frozen.state.0).skip(first).take(NUMBERS);
     for (name, value) in system {
         write!(line, " {name}={value:#x}")?;
@@ -87,13 +162,13 @@ pub(super) fn write_memory(vm: &Vm, read: &mut ReadAt, line: &mut Line) -> Optio
         let size = u32::try_from(size).unwrap_or(read.bytes);
         (read.at, read.bytes) = (at.saturating_add(size.into()), read.bytes.saturating_sub(size));
         if part.iter().any(|byte| *byte != 0) {
-            return Some(write_bytes(at, part, line));
+            return Some(write_bytes("", at, part, line));
         }
     }
     None
 }
 
-fn write_bytes(at: u64, bytes: &[u8], line: &mut Line) -> fmt::Result {
-    write!(line, " at={at:#x} bytes=")?;
+fn write_bytes(what: &str, at: u64, bytes: &[u8], line: &mut Line) -> fmt::Result {
+    write!(line, " {what}at={at:#x} bytes=")?;
     bytes.iter().try_for_each(|byte| write!(line, "{byte:02x}"))
 }

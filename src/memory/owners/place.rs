@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Owner, Owners, Refusal};
-use crate::addr::{Address, PAGE_SIZE, PaRange};
+use crate::addr::{Address, PAGE_SIZE, Pa, PaRange};
 use alloc::vec::Vec;
 
 /// What stage 2 can map at once: blocks, and runs under the contiguous hint.
@@ -32,6 +32,18 @@ impl Owners {
         let range = found.ok_or_else(|| self.exhausted(size, owner))?;
         self.claim(range, owner)?;
         Ok(range)
+    }
+
+    /// Returns the highest free `size` bytes that begin at a multiple of `align`, a power of two:
+    /// away from where VMs want large blocks.
+    #[must_use]
+    pub fn highest(&self, size: u64, align: u64) -> Option<PaRange> {
+        let fit = |free: PaRange| {
+            let start = Pa::new(free.end().get().checked_sub(size)?).align_down(align);
+            let range = PaRange::new(start, size)?;
+            free.covers(range).then_some(range)
+        };
+        self.memory_of(Owner::Free).filter_map(fit).max_by_key(|range| range.end())
     }
 
     /// Gives `owner` `size` bytes in pieces, the most aligned first.

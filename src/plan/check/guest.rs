@@ -24,7 +24,7 @@ type Check<'a> = Result<(), Refusal<'a>>;
 pub(super) fn check<'a>(
     vm: &'a VmPlan,
     limits: Limits,
-    image_bytes: &impl Fn(&str) -> Option<u64>,
+    image_bytes: &dyn Fn(&str) -> Option<u64>,
 ) -> Check<'a> {
     if vm.vcpus.is_empty() {
         return Err(Refusal::NoVcpu);
@@ -89,7 +89,7 @@ fn ends_within(end: impl Address, bits: u32) -> bool {
 }
 
 /// Checks that the images are those of the bundle and do not overlap in the VM's memory.
-fn check_images<'a>(vm: &'a VmPlan, image_bytes: &impl Fn(&str) -> Option<u64>) -> Check<'a> {
+fn check_images<'a>(vm: &'a VmPlan, image_bytes: &dyn Fn(&str) -> Option<u64>) -> Check<'a> {
     let mut claims: Vec<Claim<'a>> = Vec::new();
     for image in &vm.images {
         let name = image.name.as_str();

@@ -28,7 +28,7 @@ fn said(plan: &Plan) -> Vec<String> {
 }
 
 fn said_on(plan: &Plan, machine: &Machine) -> Vec<String> {
-    match check(plan, machine, LIMITS, image_bytes) {
+    match check(plan, machine, LIMITS, &image_bytes) {
         Ok(report) => report.refusals.iter().map(ToString::to_string).collect(),
         Err(refusal) => vec![refusal.to_string()],
     }
@@ -51,7 +51,7 @@ fn pages(start: u64, pages: u64) -> PaRange {
 fn plan_that_fits_is_accepted() {
     let plan = two_vms();
     let machine = machine();
-    let report = check(&plan, &machine, LIMITS, image_bytes).unwrap();
+    let report = check(&plan, &machine, LIMITS, &image_bytes).unwrap();
     assert_eq!(report, Report { refusals: vec![], shortfall: None });
 }
 
@@ -103,7 +103,7 @@ fn less_memory_than_expected_is_reported_and_refuses_nothing() {
     let mut plan = two_vms();
     plan.machine.memory_bytes = 4 << 30;
     let machine = machine();
-    let report = check(&plan, &machine, LIMITS, image_bytes).unwrap();
+    let report = check(&plan, &machine, LIMITS, &image_bytes).unwrap();
     assert_eq!(report.refusals, []);
     assert_eq!(report.shortfall.unwrap().to_string(), "plan expects 4G, tree has 2G");
     let id = VmId::new(1);
@@ -153,7 +153,7 @@ fn vm_that_is_refused_does_not_stop_the_others() {
     third.vcpus = list(vec![]);
     plan.vms = list(vec![third, plan.vms[0].clone(), plan.vms[1].clone()]);
     let machine = machine();
-    let report = check(&plan, &machine, LIMITS, image_bytes).unwrap();
+    let report = check(&plan, &machine, LIMITS, &image_bytes).unwrap();
     assert_eq!(report.refusal(VmId::new(0)).unwrap().to_string(), "\"third\" has no cpu");
     assert_eq!((report.refusal(VmId::new(1)), report.refusal(VmId::new(2))), (None, None));
     assert_eq!(report.refusals.len(), 1);

@@ -85,6 +85,16 @@ fn panic_is_shown() -> Result<()> {
     if at(FUNCTION) != Some(0) || at(CALLER) != Some(1) {
         return Err(report.to_text());
     }
+    // The port's write is the last that it did, behind the line that says so.
+    let last = vcpu.exits.last().ok_or("no exits")?;
+    let function = last.place.function.as_deref().unwrap_or_default();
+    if last.why != "data abort, write of 1 bytes of 0x9060000 (panic+0x0)"
+        || !function.starts_with(FUNCTION)
+        || report.console.last().is_none_or(|line| line != "PANIC 0")
+        || !report.map.iter().any(|area| area.kind == "ram" && area.bytes == 64 << 20)
+    {
+        return Err(report.to_text());
+    }
     let pc = report.at.as_ref().ok_or("it is nowhere")?.pc;
     check_core(&core, &elf, pc)?;
     open_with_gdb(&core, &elf)
@@ -137,7 +147,9 @@ fn restart_leaves_registers() -> Result<()> {
     let names: Vec<_> = report.vcpus.iter().flat_map(|vcpu| &vcpu.backtrace).collect();
     let is_named = matches!(names[..], [place]
         if place.function.as_deref().is_some_and(|name| name.starts_with(FUNCTION)));
-    if !is_named || !report.to_text().contains("1 in a row, now running)") {
+    // What it says later does not stand in place of what it has said.
+    let said_last = report.console.last().is_some_and(|line| line == "PANIC 0");
+    if !is_named || !said_last || !report.to_text().contains("1 in a row, now running)") {
         return Err(report.to_text());
     }
     let core = folder(test)?.join("a.core");

@@ -40,7 +40,7 @@ pub(super) fn objections(manifest: &Manifest, board: &Board, bundle: &Bundle) ->
         let image = bundle.images.iter().find(|image| image.name == name)?;
         u64::try_from(image.bytes.len()).ok()
     };
-    let checked = match check::check(&bundle.plan, &machine, LIMITS, image_bytes) {
+    let checked = match check::check(&bundle.plan, &machine, LIMITS, &image_bytes) {
         Ok(checked) => checked,
         Err(refusal) => return refused(Code::E42, refusal.to_string()),
     };

@@ -240,7 +240,10 @@ mod tests {
                 | Request::Audit
                 | Request::Stats { .. }
                 | Request::Crash { .. }
-                | Request::Read { .. } => return Ok(Rows::None),
+                | Request::Read { .. }
+                | Request::Upload { .. }
+                | Request::Put { .. }
+                | Request::Uploaded => return Ok(Rows::None),
                 Request::Change { vm: "a" | "b", .. } => {}
                 Request::Change { .. } => return Err(Refusal::NoVm),
             }

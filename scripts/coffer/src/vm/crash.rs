@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod report;
+mod rows;
 
 use super::client::{Client, ClientError, Row};
 use super::port::Port;
@@ -16,11 +17,10 @@ use crate::crash::names::Names;
 use crate::crash::{Cached, Memory, PAGE, Page, Registers, translate};
 use cofferdam::control::Request;
 pub use report::{CoreReport, Place, Report, VcpuReport};
-use std::collections::BTreeMap;
+use rows::{Crash, number};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tempfile::NamedTempFile;
 
 const PAGE_U64: u64 = PAGE as u64;
@@ -143,96 +143,6 @@ impl CrashError {
     }
 }
 
-/// A crash, as the machine tells it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Crash {
-    cause: String,
-    vcpu: u64,
-    at_ticks: u64,
-    now_ticks: u64,
-    count: u64,
-    state: String,
-    ram: Range<u64>,
-    /// The registers of each vCPU that was on, in the order in which they are told.
-    vcpus: BTreeMap<u64, Vec<(String, u64)>>,
-}
-
-impl Crash {
-    fn ask<P: Port>(client: &mut Client<P>, vm: &str) -> Result<Self, ClientError> {
-        let rows = client.ask(&Request::Crash { vm }.to_string(), PATIENCE)?;
-        Self::parse(&rows).map_err(ClientError::Strange)
-    }
-
-    fn parse(rows: &[Row]) -> Result<Self, String> {
-        let (first, rows) = rows.split_first().ok_or("a crash without rows")?;
-        if first.get("what") != "crash" {
-            return Err(format!("{first:?} in place of a crash"));
-        }
-        let take = |key: &str| number(first.get(key));
-        let (start, bytes) = (take("ram")?, take("ram_bytes")?);
-        let end = start.checked_add(bytes).ok_or("memory without end")?;
-        if start % PAGE_U64 != 0 || end % PAGE_U64 != 0 {
-            return Err("memory that is no pages".to_owned());
-        }
-        let mut vcpus: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for row in rows.iter().filter(|row| row.get("what") == "vcpu") {
-            let registers = vcpus.entry(number(row.get("vcpu"))?).or_default();
-            for (key, value) in row.0.iter().filter(|(key, _)| key != "what" && key != "vcpu") {
-                registers.push((key.clone(), number(value)?));
-            }
-        }
-        Ok(Self {
-            cause: first.get("cause").to_owned(),
-            vcpu: take("vcpu")?,
-            at_ticks: take("at_ticks")?,
-            now_ticks: take("now_ticks")?,
-            count: take("count")?,
-            state: first.get("state").to_owned(),
-            ram: start..end,
-            vcpus,
-        })
-    }
-
-    /// Returns the registers of the vCPUs, those of the one that has crashed in front.
-    fn registers(&self) -> Vec<(u64, Registers)> {
-        let all = self.vcpus.iter().map(|(vcpu, values)| (*vcpu, registers(values)));
-        let mut all: Vec<_> = all.collect();
-        all.sort_by_key(|(vcpu, _)| (*vcpu != self.vcpu, *vcpu));
-        all
-    }
-
-    /// Returns whether the memory is as the crash has left it.
-    fn is_kept(&self) -> bool {
-        self.state == HELD
-    }
-}
-
-fn number(text: &str) -> Result<u64, String> {
-    let read = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    read.map_err(|_| format!("{text:?} in place of a number"))
-}
-
-fn registers(values: &[(String, u64)]) -> Registers {
-    let get = |name: &str| values.iter().find(|(own, _)| own == name).map_or(0, |(_, v)| *v);
-    let pstate = get("pstate");
-    // M[3:0] is 5 at EL1 with SP_EL1; all else that runs here uses SP_EL0.
-    let sp = if pstate & 0xf == 5 { "sp_el1" } else { "sp_el0" };
-    Registers {
-        x: std::array::from_fn(|n| get(&format!("x{n}"))),
-        sp: get(sp),
-        pc: get("pc"),
-        pstate,
-        sctlr: get("sctlr_el1"),
-        tcr: get("tcr_el1"),
-        ttbr0: get("ttbr0_el1"),
-        ttbr1: get("ttbr1_el1"),
-        vbar: get("vbar_el1"),
-    }
-}
-
 /// The memory of a VM that is held, by the port for requests.
 struct HeldMemory<'a, P> {
     client: &'a mut Client<P>,
@@ -263,16 +173,8 @@ impl<P: Port> Memory for HeldMemory<'_, P> {
 /// Puts the bytes of a row into the page at `ipa`.
 fn put(page: &mut [u8], ipa: u64, row: &Row) -> Option<()> {
     let at = usize::try_from(number(row.get("at")).ok()?.checked_sub(ipa)?).ok()?;
-    let digits = row.get("bytes").as_bytes();
-    let place = page.get_mut(at..at.checked_add(digits.len() / 2)?)?;
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    let digit = |digit: &u8| char::from(*digit).to_digit(16).and_then(|n| u8::try_from(n).ok());
-    for (byte, pair) in place.iter_mut().zip(digits.chunks_exact(2)) {
-        let [high, low] = pair else { return None };
-        *byte = digit(high)? << 4 | digit(low)?;
-    }
+    let bytes = rows::bytes(row)?;
+    page.get_mut(at..at.checked_add(bytes.len())?)?.copy_from_slice(&bytes);
     Some(())
 }
 
@@ -288,14 +190,17 @@ pub fn look<P: Port>(
     let hello = client.ask(&Request::Hello.to_string(), PATIENCE)?;
     let hz = number(hello.first().map_or("", |row| row.get("counter_hz")));
     let hz = hz.map_err(ClientError::Strange)?;
-    let crash = Crash::ask(client, vm)?;
+    let crash = Crash { hz, ..Crash::ask(client, vm)? };
     let vcpus = crash.registers();
     if wanted.core.is_some() && !crash.is_kept() {
         return Err(CrashError::NotKept { vm: vm.to_owned(), state: crash.state });
     }
     let ram = crash.is_kept().then(|| crash.ram.clone());
     let mut memory = Cached::new(HeldMemory { client, vm, ram });
-    let mut report = Report::new(vm, &crash, ago(&crash, hz));
+    let mut report = Report::new(vm, &crash);
+    if wanted.detail == Detail::Full {
+        report.add_surroundings(&crash);
+    }
     describe(&mut report, &mut memory, &crash, &vcpus, wanted)?;
     let core = wanted.core.map(|path| write_core(path, &mut memory, vm, &vcpus)).transpose()?;
     // Memory of a VM that was let go reads as zero.
@@ -336,16 +241,10 @@ fn describe(
         if wanted.detail == Detail::Full {
             let frames = backtrace(memory, registers).map_err(CrashError::of_memory)?;
             let frames = frames.iter().map(|frame| place(frame.pc, frame.lookup())).collect();
-            report.add_vcpu(*vcpu, crash.vcpus.get(vcpu).map_or(&[], Vec::as_slice), frames);
+            report.add_vcpu(*vcpu, crash, frames, place);
         }
     }
     Ok(())
-}
-
-fn ago(crash: &Crash, hz: u64) -> Duration {
-    let ticks = u128::from(crash.now_ticks.saturating_sub(crash.at_ticks));
-    let ms = ticks * 1000 / u128::from(hz.max(1));
-    Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
 }
 
 fn read_names(

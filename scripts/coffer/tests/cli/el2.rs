@@ -34,7 +34,7 @@ fn accepted(manifest: &str, overrides: Overrides) {
     let tree = Dtb::new(&built.board.tree_bytes[..size]).unwrap();
     let machine = Machine::read(&tree).unwrap();
     let bytes_of = |name: &str| u64::try_from(bundle.image(name)?.bytes.len()).ok();
-    let report = check::check(&plan, &machine, LIMITS, bytes_of).unwrap();
+    let report = check::check(&plan, &machine, LIMITS, &bytes_of).unwrap();
     assert_eq!((report.refusals, report.shortfall), (vec![], None));
 }
 

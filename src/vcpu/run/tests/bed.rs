@@ -12,7 +12,7 @@ use crate::console::{Config, Console, Mode, TokenBucket};
 use crate::drivers::gic::{Distributor, PrivateInterrupts};
 use crate::drivers::gicv3::Redistributor;
 use crate::drivers::uart::{Uart, UartKind};
-use crate::hypervisor::{Control, Estate, HostConsole, Hypervisor};
+use crate::hypervisor::{Control, Estate, HostConsole, Hypervisor, Upload};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::owners::Owners;
 use crate::memory::vmid::Vmids;
@@ -133,6 +133,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         estate,
         console,
         control: Control::default(),
+        upload: Upload::default(),
         distributor: Lock::new(distributor),
         uart_interrupt: Some(Pintid::new(33)),
         firmware: Some(arch::HostPsci),
@@ -155,6 +156,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
 pub fn estate() -> Estate {
     let tree = virt();
     let machine = Machine::read(&Dtb::new(&tree).unwrap()).unwrap();
+    let machine = Box::leak(Box::new(machine));
     let mut owners = Owners::new();
     owners.add_bank(pa_range(RAM_PA, 2 * RAM_BYTES)).unwrap();
     let encoding = MemAttrEncoding::Combining;
@@ -168,7 +170,7 @@ pub fn make_vm(n: u8, plan: &VmPlan, estate: &Lock<Estate>) -> Vm {
         "kernel" => Some(source(BUNDLE, &KERNEL)),
         _ => Some(source(BUNDLE + 0x10, &TREE)),
     };
-    build(VmId::new(n), plan.clone(), find, estate, &mut || ()).unwrap()
+    build(VmId::new(n), plan.clone(), &find, estate, &mut || ()).unwrap()
 }
 
 pub fn map(range: PaRange) -> HypMemory {

@@ -9,6 +9,7 @@ use crate::bits::Level;
 use crate::control::{Executor, Line, Refusal, Request, Row};
 use crate::id::Pintid;
 use crate::plan::{OnCrash, Plan};
+use crate::trace::LastExit;
 use crate::vcpu::FromCore;
 use crate::vm::crash::CrashCause;
 use crate::vm::lifecycle::Change::{Start, Stop};
@@ -279,11 +280,36 @@ fn what_is_kept_of_a_crash_is_told_and_so_is_memory() {
     assert_eq!(ask(&bed, "read a 0x40000000 4"), Err(Refusal::NotHeld("running")));
     bed.core.registers.x = core::array::from_fn(|n| u64::MAX - n as u64);
     bed.core.registers.x[3] = 1;
+    let mux = &bed.core.hypervisor.console.mux;
+    for byte in [b'a'; 69].into_iter().chain([b'b']) {
+        mux.push_guest(bed.vm.id, byte);
+    }
     assert_eq!(bed.exit(store(PANIC, 0, 3)), None);
+    mux.push_guest(bed.vm.id, b'c');
     let rows = ask(&bed, "crash a").unwrap();
     assert!(rows[0].starts_with("what=crash vm=a cause=panicked vcpu=0 at_ticks="), "{rows:?}");
     assert!(rows[0].ends_with(" count=1 state=crashed ram=0x40000000 ram_bytes=0x4000"));
-    assert_eq!(rows.len(), 1 + 12, "one vCPU was on");
+    let of = |what: &str| {
+        rows.iter().filter(|row| row.starts_with(&std::format!("what={what} "))).count()
+    };
+    assert_eq!(["crash", "vcpu", "exit", "fault"].map(of), [1, 12, 1, 0], "one vCPU was on");
+    assert_eq!(["map", "console"].map(of), [9, 2]);
+    assert_eq!(rows.len(), 1 + 12 + 1 + 9 + 2);
+    assert!(rows[13].starts_with("what=exit vcpu=0 at_ticks="), "{rows:?}");
+    assert!(rows[13].ends_with(&std::format!(" detail={PANIC:#x}")), "{rows:?}");
+    assert_eq!(rows[14], "what=map kind=ram at=0x40000000 size_bytes=0x4000 name=ram");
+    assert_eq!(rows[15], "what=map kind=model at=0x8000000 size_bytes=0x10000 name=gicd");
+    assert_eq!(rows[22], "what=map kind=model at=0x9060000 size_bytes=0x10000 name=panic");
+    // What it has said: 70 bytes, of which those that are behind the crash are none.
+    assert_eq!(rows[23], std::format!("what=console at=0x0 bytes={}", "61".repeat(64)));
+    assert_eq!(rows[24], "what=console at=0x40 bytes=616161616162");
+    bed.vm.capsule.acquire().vcpus[0].as_mut().unwrap().last.faults.keep(LastExit {
+        syndrome: u64::MAX,
+        pc: u64::MAX,
+        at_ticks: u64::MAX,
+        detail: u64::MAX,
+    });
+    assert!(ask(&bed, "crash a").unwrap()[14].starts_with("what=fault vcpu=0 at_ticks=184"));
     assert!(rows[1].starts_with("what=vcpu vcpu=0 pc=0x4000"), "{rows:?}");
     let all = rows.join(" ");
     for (n, x) in [(0, u64::MAX), (3, 1), (30, u64::MAX - 30)] {

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::{Crash, Written};
+use crate::crash::hex;
+use crate::crash::map::Area;
 use crate::message::bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -31,6 +33,10 @@ pub struct Report {
     pub at: Option<Place>,
     /// All vCPUs that were on, where they are wanted.
     pub vcpus: Vec<VcpuReport>,
+    /// Where the guest has memory and devices, where that is wanted.
+    pub map: Vec<Area>,
+    /// The last that the guest has said, likewise; what is no text is escaped.
+    pub console: Vec<String>,
     /// What was written.
     pub core: Option<CoreReport>,
     #[serde(skip)]
@@ -57,6 +63,23 @@ pub struct VcpuReport {
     pub registers: Vec<(String, u64)>,
     /// The calls that it is in, the innermost first.
     pub backtrace: Vec<Place>,
+    /// What it has left its guest for, the last one behind.
+    pub exits: Vec<ExitReport>,
+}
+
+/// An exit.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ExitReport {
+    /// How long before the crash.
+    pub before_us: u128,
+    /// Where the guest was.
+    #[serde(flatten)]
+    pub place: Place,
+    /// ESR_EL2; for an interrupt 2^63 and its number.
+    #[serde(serialize_with = "hex")]
+    pub syndrome: u64,
+    /// Why, in words.
+    pub why: String,
 }
 
 /// A core file.
@@ -68,10 +91,6 @@ pub struct CoreReport {
     pub memory_bytes: u64,
     /// Whether the guest maps more than it has room for.
     pub is_cut: bool,
-}
-
-fn hex<S: serde::Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{value:#x}"))
 }
 
 fn hex_map<S: serde::Serializer>(
@@ -90,7 +109,8 @@ impl CoreReport {
 }
 
 impl Report {
-    pub(super) fn new(vm: &str, crash: &Crash, ago: Duration) -> Self {
+    pub(super) fn new(vm: &str, crash: &Crash) -> Self {
+        let ago = crash.time(crash.now_ticks.saturating_sub(crash.at_ticks));
         Self {
             vm: vm.to_owned(),
             cause: crash.cause.clone(),
@@ -100,18 +120,35 @@ impl Report {
             state: crash.state.clone(),
             at: None,
             vcpus: Vec::new(),
+            map: Vec::new(),
+            console: Vec::new(),
             core: None,
             ago,
         }
     }
 
+    /// Tells what is around the vCPUs.
+    pub(super) fn add_surroundings(&mut self, crash: &Crash) {
+        self.map.clone_from(&crash.map.0);
+        self.console = lines(&crash.said);
+    }
+
     pub(super) fn add_vcpu(
         &mut self,
         vcpu: u64,
-        registers: &[(String, u64)],
+        crash: &Crash,
         backtrace: Vec<Place>,
+        place: impl Fn(u64, u64) -> Place,
     ) {
-        self.vcpus.push(VcpuReport { vcpu, registers: registers.to_vec(), backtrace });
+        let Some(own) = crash.vcpus.get(&vcpu) else { return };
+        let exits = own.exits.iter().map(|exit| ExitReport {
+            before_us: crash.time(crash.at_ticks.saturating_sub(exit.at_ticks)).as_micros(),
+            place: place(exit.pc, exit.lookup()),
+            syndrome: exit.syndrome,
+            why: exit.to_text(&crash.map),
+        });
+        let (registers, exits) = (own.registers.clone(), exits.collect());
+        self.vcpus.push(VcpuReport { vcpu, registers, backtrace, exits });
     }
 
     /// Writes it for a person.
@@ -127,6 +164,18 @@ impl Report {
         }
         for vcpu in &self.vcpus {
             text += &vcpu.to_text();
+        }
+        if !self.map.is_empty() {
+            text += "  addresses\n";
+        }
+        for Area { kind, at, bytes: size, name } in &self.map {
+            text += &format!("    {at:#014x} {:>6} {kind:6} {name}\n", bytes(*size));
+        }
+        if !self.console.is_empty() {
+            text += "  the last that it has said\n";
+        }
+        for line in &self.console {
+            text += &format!("    | {line}\n");
         }
         if let Some(CoreReport { path, memory_bytes, is_cut }) = &self.core {
             let cut = if *is_cut { ", not all that is mapped" } else { "" };
@@ -153,8 +202,37 @@ impl VcpuReport {
         for (n, place) in self.backtrace.iter().enumerate() {
             text += &format!("    #{n:<2} {}\n", place.to_text());
         }
+        for ExitReport { before_us, place, why, .. } in &self.exits {
+            text += &format!("    {before_us:>9} us before, {}: {why}\n", place.to_text());
+        }
         text
     }
+}
+
+/// Makes lines of what a guest has said: what would change a terminal is escaped, and so is what
+/// is no text.
+fn lines(said: &[u8]) -> Vec<String> {
+    let lines = said.split(|byte| *byte == b'\n');
+    let mut lines: Vec<String> = lines
+        .map(|line| {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let text = line.utf8_chunks().map(|chunk| {
+                let valid = chunk.valid().chars().map(|c| match c {
+                    '\t' => c.to_string(),
+                    c if c.is_control() => c.escape_default().to_string(),
+                    c => c.to_string(),
+                });
+                let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+                valid.chain(invalid).collect::<String>()
+            });
+            text.collect()
+        })
+        .collect();
+    // What is behind the last line feed is nothing, or a line that is not whole.
+    if lines.last().is_some_and(String::is_empty) {
+        lines.pop();
+    }
+    lines
 }
 
 /// Returns the words for a cause.

@@ -15,6 +15,8 @@ struct Machine {
     state: &'static str,
     /// What `crash` tells, behind the row of the crash.
     vcpus: Vec<String>,
+    /// And behind those.
+    more: Vec<&'static str>,
     /// How often `crash` may be asked before the VM starts again.
     asked_left: u32,
     replies: Vec<u8>,
@@ -31,7 +33,8 @@ impl Machine {
             "vcpu=1 pc=0x40000500 pstate=0x3c4 sp_el0=0x2 sp_el1=0x3",
         ];
         let vcpus = vcpus.map(str::to_owned).to_vec();
-        Self { ram, state: "crashed", vcpus, asked_left: u32::MAX, replies: Vec::new() }
+        let (more, replies) = (Vec::new(), Vec::new());
+        Self { ram, state: "crashed", vcpus, more, asked_left: u32::MAX, replies }
     }
 
     fn rows(&mut self, request: &str) -> Result<Vec<String>, &'static str> {
@@ -50,7 +53,8 @@ impl Machine {
                     self.state
                 );
                 let vcpus = self.vcpus.iter().map(|row| format!("what=vcpu {row}"));
-                Ok(std::iter::once(first).chain(vcpus).collect())
+                let more = self.more.iter().map(|row| format!("what={row}"));
+                Ok(std::iter::once(first).chain(vcpus).chain(more).collect())
             }
             ["read", "a", at, "4096"] if self.state == "crashed" => {
                 let at = number(at).map_err(|_| "arguments")?;
@@ -139,6 +143,53 @@ a crashed: its guest has panicked (vcpu 1, 3 s ago, 2 in a row)
     assert_eq!((&json["ago_ms"], &json["count"]), (&3500.into(), &2.into()));
 }
 
+/// Ticks are milliseconds here, and the crash is at 4000.
+#[test]
+fn exits_addresses_and_last_words_are_told() {
+    let more = vec![
+        "exit vcpu=1 at_ticks=3990 syndrome=0x5a000000 pc=0x40000104 detail=0xc4000003",
+        "exit vcpu=1 at_ticks=3999 syndrome=0x93800007 pc=0x40000108 detail=0x9000018",
+        "exit vcpu=1 at_ticks=3995 syndrome=0x800000000000001b pc=0x40000200 detail=0x0",
+        "fault vcpu=1 at_ticks=3980 syndrome=0x82000004 pc=0x40000300 detail=0x8",
+        "fault vcpu=1 at_ticks=3999 syndrome=0x93800007 pc=0x40000108 detail=0xffff0018",
+        "map kind=ram at=0x40000000 size_bytes=0x4000 name=ram",
+        "map kind=model at=0x9000000 size_bytes=0x1000 name=pl011",
+        "console at=0x0 bytes=6f6f70730d0a1b5b316d07",
+        "console at=0xb bytes=ff0a656e",
+    ];
+    let report = shown(Machine { more, ..Machine::new() }, &FULL).unwrap();
+    let expected = "
+    #0  0x0000000040000500
+        20000 us before, 0x0000000040000300: instruction abort at 0x8
+        10000 us before, 0x0000000040000104: HVC PSCI CPU_ON
+         5000 us before, 0x0000000040000200: interrupt 27 (virtual timer)
+         1000 us before, 0x0000000040000108: data abort, read of 4 bytes of 0x9000018 (pl011+0x18)
+  vcpu 0
+";
+    let text = report.to_text();
+    assert!(text.contains(expected), "{text}");
+    let expected = "
+  addresses
+    0x000040000000    16K ram    ram
+    0x000009000000     4K model  pl011
+  the last that it has said
+    | oops
+    | \\u{1b}[1m\\u{7}\\xff
+    | en
+";
+    assert!(text.ends_with(expected), "{text}");
+    let json = serde_json::to_value(&report).unwrap();
+    let exit = serde_json::json!({
+        "before_us": 10_000, "pc": "0x40000104", "function": null,
+        "syndrome": "0x5a000000", "why": "HVC PSCI CPU_ON",
+    });
+    assert_eq!(json["vcpus"][0]["exits"][1], exit);
+    let area = serde_json::json!({
+        "kind": "model", "at": "0x9000000", "bytes": 4096, "name": "pl011",
+    });
+    assert_eq!((&json["map"][1], &json["console"][2]), (&area, &"en".into()));
+}
+
 #[test]
 fn the_stack_pointer_is_that_of_the_level() {
     let crash = Crash::ask(&mut Client::new(Machine::new(), 1), "a").unwrap();
@@ -197,7 +248,17 @@ fn what_does_not_read_is_told() {
         assert!(Crash::parse(&[row(&wrong)]).is_err(), "{wrong}");
     }
     assert!(Crash::parse(&[]).is_err());
-    assert!(Crash::parse(&[row(good), row("what=vcpu vcpu=0 pc=x")]).is_err());
+    for wrong in [
+        "what=vcpu vcpu=0 pc=x",
+        "what=exit vcpu=0 at_ticks=1 syndrome=0x1 pc=0x1",
+        "what=fault at_ticks=1 syndrome=0x1 pc=0x1 detail=0x1",
+        "what=map kind=ram at=0x0 name=ram",
+        "what=console at=0x1 bytes=00",
+        "what=console at=0x0 bytes=0",
+        "what=console at=0x0 bytes=+1",
+    ] {
+        assert!(Crash::parse(&[row(good), row(wrong)]).is_err(), "{wrong}");
+    }
     let mut page = [0; PAGE];
     for wrong in [
         "at=0xfff bytes=00",

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What is made of a bundle that has come by a port for requests: a VM, or new images for one.
+//!
+//! A VM is made by a core that no VM has. The images of one are replaced by its own core of vCPU 0,
+//! the only one that leads a start that somebody else has asked for.
+#![forbid(unsafe_code)]
+
+use super::Hypervisor;
+use super::upload::{Progress, Refused, Staged, Task};
+use crate::arch::{self, HypMemory};
+use crate::heap;
+use crate::id::{Mpidr, VmId};
+use crate::memory::owners::Owner;
+use crate::plan::check::{self, Report};
+use crate::plan::machine::Machine;
+use crate::plan::{Name, Plan, VmPlan};
+use crate::spec::bundle::{Bundle, crc32c};
+use crate::vm::Vm;
+use crate::vm::build::{self, Source};
+use crate::vm::fate::Images;
+use crate::vm::lifecycle::{Request, State};
+use crate::vm::payload::Payload;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// What is in a bundle for one VM.
+struct Opened {
+    plan: VmPlan,
+    images: Vec<(Name, Source)>,
+}
+
+impl Opened {
+    fn find(&self, name: &str) -> Option<Source> {
+        self.images.iter().find(|(image, _)| image == name).map(|(_, source)| *source)
+    }
+}
+
+impl Hypervisor {
+    /// Finds the one VM in a bundle, and checks it against the machine.
+    fn open(&self, staged: Staged, machine: &Machine) -> Result<Opened, Refused> {
+        let (memory, board) = (staged.bundle(), &self.control.board);
+        let why = |why: &dyn fmt::Display| self.refuse_upload(why);
+        arch::with_bytes(memory, |bytes| {
+            let bundle = Bundle::parse(bytes).map_err(|e| why(&e))?;
+            bundle.plan().verify(crc32c).map_err(|e| why(&e))?;
+            let plan = Plan::decode(bundle.plan().bytes).map_err(|e| why(&e))?;
+            if plan.board != *board {
+                return Err(why(&format_args!("it is for {}, and this is {board}", plan.board)));
+            }
+            let [vm] = &*plan.vms else {
+                return Err(why(&format_args!("it has {} VMs, and not one", plan.vms.len())));
+            };
+            let image_bytes = |name: &str| bundle.image(name).map(|image| image.bytes.len() as u64);
+            let report = check::check(&plan, machine, build::limits(), &image_bytes);
+            let Report { refusals, .. } = report.map_err(|e| why(&e))?;
+            if let Some(refusal) = refusals.first() {
+                return Err(why(refusal));
+            }
+            let mut images = heap::list(vm.images.len()).map_err(|e| why(&e))?;
+            for image in &vm.images {
+                let found = bundle.image(&image.name).and_then(|image| {
+                    let (offset, bytes) = (image.offset as u64, image.bytes.len() as u64);
+                    Some((memory.part(offset, bytes)?, image.crc32c))
+                });
+                let source = found.ok_or_else(|| why(&format_args!("it has no {}", image.name)))?;
+                heap::push(&mut images, (image.name.clone(), source)).map_err(|e| why(&e))?;
+            }
+            let plan = plan.vms.into_vec().pop();
+            Ok(Opened { plan: plan.ok_or_else(|| why(&"it has no VM"))?, images })
+        })
+    }
+
+    /// Makes the VM that somebody has asked for, on a core that no VM has; its own post is taken.
+    pub fn make_vm(&self, here: Mpidr, pause: &mut dyn FnMut()) {
+        while self.is_checked_for(None) {
+            pause();
+            if let Progress::Whole(staged, Task::Create(name)) = self.check_piece(None) {
+                // What is wrong has been said.
+                let _ = self.create(staged, &name, here, pause);
+            }
+        }
+    }
+
+    fn create(
+        &self,
+        staged: Staged,
+        name: &Name,
+        here: Mpidr,
+        pause: &mut dyn FnMut(),
+    ) -> Result<(), Refused> {
+        let why = |why: &dyn fmt::Display| self.refuse_upload(why);
+        let machine = self.estate.acquire().machine;
+        let opened = self.open(staged, machine)?;
+        if opened.plan.name != *name {
+            return Err(why(&format_args!("it is for {}, and not {name}", opened.plan.name)));
+        }
+        for slot in &self.vms {
+            let check = |other: &Vm| {
+                let checked = check::check_beside(&opened.plan, (other.id, &other.plan), machine);
+                checked.map_err(|e| why(&e))
+            };
+            slot.look(check).unwrap_or(Ok(()))?;
+        }
+        let free = (0..).map(VmId::new).zip(&self.vms).find(|(_, slot)| slot.take());
+        let Some((id, slot)) = free else { return Err(why(&"there are as many VMs as can be")) };
+        let made = self.create_at(id, opened, staged, here, pause);
+        if made.is_err() {
+            slot.free();
+        }
+        made
+    }
+
+    /// Makes a VM in a slot that is taken for it.
+    fn create_at(
+        &self,
+        id: VmId,
+        opened: Opened,
+        staged: Staged,
+        here: Mpidr,
+        pause: &mut dyn FnMut(),
+    ) -> Result<(), Refused> {
+        let why = |why: &dyn fmt::Display| self.refuse_upload(why);
+        let plan = opened.plan.clone();
+        self.take_posts(&plan.vcpus, here)
+            .map_err(|mpidr| why(&format_args!("cpu {mpidr} is another VM's, or is not there")))?;
+        let made = self.console.mux.attach(id, &plan.name).map_err(|e| why(&e)).and_then(|()| {
+            let find = |name: &str| opened.find(name);
+            let vm = build::build(id, plan, &find, &self.estate, pause).map_err(|e| why(&e));
+            if vm.is_err() {
+                self.console.mux.detach(id);
+            }
+            vm
+        });
+        match made {
+            Ok(vm) => {
+                vm.payloads.acquire().now.bundle = Some(staged.memory);
+                self.keep_images(id, staged.memory);
+                self.admit(vm);
+                self.with_vm(id, |vm| {
+                    self.post(vm);
+                    let _ = vm.request(Request::Start);
+                });
+                self.end_upload();
+                Ok(())
+            }
+            Err(refused) => {
+                self.free_posts(&opened.plan.vcpus, here);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Takes the posts of the pCPUs of a VM, all or none; that of `here` is taken.
+    fn take_posts(&self, pcpus: &[Mpidr], here: Mpidr) -> Result<(), Mpidr> {
+        for (n, mpidr) in pcpus.iter().enumerate() {
+            let mut posts = self.posts.iter();
+            let is_taken = *mpidr == here || posts.any(|post| post.mpidr == *mpidr && post.take());
+            if !is_taken {
+                self.free_posts(pcpus.get(..n).unwrap_or_default(), here);
+                return Err(*mpidr);
+            }
+        }
+        Ok(())
+    }
+
+    fn free_posts(&self, pcpus: &[Mpidr], here: Mpidr) {
+        let is_own = |mpidr: &Mpidr| *mpidr != here && pcpus.contains(mpidr);
+        self.posts.iter().filter(|post| is_own(&post.mpidr)).for_each(|post| post.free());
+    }
+
+    /// Notes that a bundle is what a VM is started from.
+    fn keep_images(&self, id: VmId, memory: HypMemory) {
+        // Without memory for the list it stays the upload's, which nobody gives back then.
+        let owners = &mut self.estate.acquire().owners;
+        let _ = owners.give(memory.range(), Owner::Upload, Owner::Images(id));
+    }
+
+    /// Puts a VM in its place, which is taken: the physical interrupts of its devices go to it.
+    pub fn admit(&self, vm: Vm) {
+        for spi in vm.plan.devices.iter().flat_map(|device| device.interrupts.iter()) {
+            if let Some(target) = vm.pcpus.first() {
+                self.distributor.lock().enable(spi.pintid, *target, spi.trigger);
+            }
+        }
+        if let Some(slot) = self.vms.get(vm.id.index()) {
+            slot.fill(vm);
+        }
+    }
+
+    /// Does what is to be done about the images of a VM; its core of vCPU 0 does that.
+    pub fn look_after_images(&self, vm: &Vm) {
+        if self.is_checked_for(Some(vm.id)) {
+            if let Progress::Whole(staged, Task::Update { confirm_ms, .. }) =
+                self.check_piece(Some(vm.id))
+            {
+                self.update(vm, staged, confirm_ms);
+            }
+            if self.is_checked_for(Some(vm.id)) {
+                // The guest comes in between.
+                vm.ask_to_serve_platform();
+            }
+        }
+        if vm.fate.trial_has_failed(arch::counter()) {
+            self.take_update_back(vm);
+        }
+        if vm.fate.images() != Images::OnTrial {
+            let before = vm.payloads.try_lock().and_then(|mut payloads| payloads.before.take());
+            self.discard(vm.id, before);
+        }
+    }
+
+    /// Replaces the images of a VM, unless it is just being started or stopped: then later.
+    fn update(&self, vm: &Vm, staged: Staged, confirm_ms: Option<u32>) {
+        let why = |why: &dyn fmt::Display| self.refuse_upload(why);
+        let machine = self.estate.acquire().machine;
+        let payload = self.open(staged, machine).and_then(|opened| {
+            if !is_alike(&opened.plan, &vm.plan) {
+                return Err(why(&"its name, cores, memory or devices are not those of the VM"));
+            }
+            Payload::find(&opened.plan, &|name| opened.find(name)).map_err(|e| why(&e))
+        });
+        let Ok(mut payload) = payload else { return };
+        // From here on no other core starts the VM.
+        match vm.request(Request::Reset) {
+            Ok(()) | Err(State::Off) => {}
+            Err(_) => return,
+        }
+        payload.bundle = Some(staged.memory);
+        self.keep_images(vm.id, staged.memory);
+        vm.payloads.acquire().replace(payload);
+        let trial_ticks =
+            |ms: u32| u64::from(ms).saturating_mul(arch::counter_frequency_hz()) / 1000;
+        let ends_at = |ms| arch::counter().saturating_add(trial_ticks(ms));
+        vm.fate.note_update(confirm_ms.map(ends_at));
+        log::info!(target: "vm", "{} updated", vm.plan.name);
+        self.end_upload();
+    }
+
+    /// Gives a VM the images back that it had before an update that nobody has confirmed, unless it
+    /// is just being started or stopped: then later.
+    fn take_update_back(&self, vm: &Vm) {
+        match vm.request(Request::Reset) {
+            Ok(()) | Err(State::Off) => {}
+            Err(_) => return,
+        }
+        if self.go_back(vm) {
+            log::info!(target: "vm", "{}: nobody has confirmed the update", vm.plan.name);
+        }
+    }
+
+    /// Gives a VM on trial the images back that it had before, and returns whether there were any.
+    /// Whoever leads its start does that.
+    pub fn go_back(&self, vm: &Vm) -> bool {
+        if vm.fate.images() != Images::OnTrial {
+            return false;
+        }
+        let failed = vm.payloads.acquire().go_back();
+        vm.fate.note_return();
+        let is_back = failed.is_some();
+        self.discard(vm.id, failed);
+        is_back
+    }
+
+    /// Gives the memory back in which images have come that nobody needs any more.
+    fn discard(&self, id: VmId, payload: Option<Payload>) {
+        if let Some(memory) = payload.and_then(|payload| payload.bundle) {
+            self.give_back(memory, Owner::Images(id));
+        }
+    }
+}
+
+/// Returns whether a plan differs from that of a VM in nothing but its images, what is started of
+/// them, and the policies, which stay as they are.
+fn is_alike(new: &VmPlan, old: &VmPlan) -> bool {
+    let VmPlan { name, vcpus, memory, layout, devices, .. } = new;
+    *name == old.name
+        && *vcpus == old.vcpus
+        && *memory == old.memory
+        && *layout == old.layout
+        && *devices == old.devices
+}
