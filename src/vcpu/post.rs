@@ -65,7 +65,7 @@ impl Post {
     }
 
     /// Gives the post up, unless there is a vCPU to serve by now.
-    fn has_made(&self) {
+    pub fn has_made(&self) {
         let (maker, free) = (Self::MAKER, Self::FREE);
         let _ = self.word.compare_exchange(maker, free, Ordering::AcqRel, Ordering::Relaxed);
     }

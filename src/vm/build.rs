@@ -156,7 +156,9 @@ pub fn build(
 pub fn destroy(vm: Vm, estate: &Lock<Estate>, pause: &mut dyn FnMut()) {
     let Vm { id, translation, loader, payloads, .. } = vm;
     for bundle in payloads.into_inner().bundles() {
-        arch::unmap_memory(bundle, pause);
+        // It was mapped at once, and is unmapped at once.
+        let unmapped = arch::unmap_hyp(bundle);
+        debug_assert!(unmapped.is_ok());
     }
     estate.acquire().owners.release(Owner::Images(id));
     take_down(Made { id, stage2: translation, mapped: loader.into_memory() }, estate, pause);

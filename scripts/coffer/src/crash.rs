@@ -12,6 +12,8 @@ pub mod exits;
 pub mod kallsyms;
 pub mod map;
 pub mod names;
+pub mod selection;
+pub mod symbol_file;
 pub mod translate;
 
 use std::collections::BTreeMap;

@@ -15,3 +15,4 @@ mod platform;
 mod races;
 mod requests;
 mod time;
+mod uploads;

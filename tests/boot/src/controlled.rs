@@ -145,6 +145,11 @@ impl Controlled {
         }
     }
 
+    /// Types on the console, for the guest that has the focus.
+    pub fn type_in(&mut self, what: &str) -> Result<()> {
+        self.console.port().send(what.as_bytes()).map_err(text)
+    }
+
     /// Passes over what has been said.
     pub fn pass_over(&mut self) -> Result<()> {
         self.listen("it does not go on")?;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guests that cannot go on: each comes back as its policy says.
 
+mod linux;
+
 use crate::controlled::{BOTH_PORTS, Controlled};
 use crate::harness::{self, Result, Vm, boot, folder, manifest, script, text};
 use coffer::expect::End;
 use coffer::qemu::{Clock, Gic, Machine};
 use coffer::run;
-use coffer::vm::crash::{Detail, Wanted, look};
+use coffer::vm::crash::{Detail, Extent, Wanted, WantedCore, look};
 use libtest_mimic::Trial;
 use object::read::elf::{ElfFile64, FileHeader as _};
 use object::{LittleEndian, Object as _, ObjectSegment as _};
@@ -26,6 +28,8 @@ pub fn trials() -> Vec<Trial> {
         }),
         harness::test("crashes::a_panic_is_shown_with_names", panic_is_shown),
         harness::test("crashes::a_restart_leaves_registers_alone", restart_leaves_registers),
+        harness::test("crashes::a_panic_is_nothing_to_the_neighbour", neighbour_goes_on),
+        harness::test("crashes::a_debian_that_panics_is_shown_with_names", linux::panic_is_named),
     ]
 }
 
@@ -76,7 +80,11 @@ fn panic_is_shown() -> Result<()> {
     if !is_brief {
         return Err(said);
     }
-    let full = Wanted { detail: Detail::Full, core: Some(&core), elf: Some(&elf) };
+    let full = Wanted {
+        detail: Detail::Full,
+        core: Some(WantedCore { path: &core, extent: Extent::Brief }),
+        elf: Some(&elf),
+    };
     let report = look(&mut machine.client, "a", &full).map_err(text)?;
     let vcpu = report.vcpus.first().ok_or("no vCPU")?;
     let names: Vec<_> =
@@ -121,18 +129,48 @@ fn check_core(core: &Path, elf: &Path, pc: u64) -> Result<()> {
 
 /// Where `gdb-multiarch` is installed, it finds the same function in the core file.
 fn open_with_gdb(core: &Path, elf: &Path) -> Result<()> {
+    let Some(said) = gdb(elf, core)? else { return Ok(()) };
+    match said.lines().find(|line| line.starts_with("#0")) {
+        Some(frame) if frame.contains("report") => Ok(()),
+        _ => Err(said),
+    }
+}
+
+/// Returns what `gdb-multiarch` says of where a core file is, where it is installed.
+fn gdb(elf: &Path, core: &Path) -> Result<Option<String>> {
     let mut gdb = Command::new("gdb-multiarch");
     gdb.args(["-nx", "-batch", "-ex", "backtrace"]).args([elf, core]);
     let output = match gdb.output() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         output => output.map_err(text)?,
     };
-    let said = String::from_utf8_lossy(&output.stdout);
-    let frame = said.lines().find(|line| line.starts_with("#0"));
-    match frame {
-        Some(frame) if frame.contains("report") => Ok(()),
-        _ => Err(format!("{said}{}", String::from_utf8_lossy(&output.stderr))),
-    }
+    let [said, errors] = [&output.stdout, &output.stderr].map(|own| String::from_utf8_lossy(own));
+    Ok(Some(format!("{said}{errors}")))
+}
+
+/// A guest that reports a panic starts again by its policy, and its neighbour, which counts its own
+/// interrupts meanwhile, misses none.
+fn neighbour_goes_on() -> Result<()> {
+    let vms = [
+        Vm::of_guest("b", "2-3", "guest-suite", "mode=ledger count=15000"),
+        Vm::of_guest("a", "0-1", "guest-suite", "mode=panic"),
+    ];
+    let manifest = manifest(&vms, "").replacen(
+        "[vm.a]\n",
+        "[vm.a]\nafter = [\"b\"]\non_crash = { restart = 3, backoff = \"100ms\" }\n",
+        1,
+    );
+    let script = script(End::Done, |script| {
+        script.expect("a", "^PANIC 0$")?;
+        script.expect_hypervisor(
+            r"^\[vm!\] a crashed: its guest has panicked; it starts again in 100 ms$",
+        )?;
+        script.expect("a", "^BACK 1$")?;
+        script.after("b", "a").expect("b", "^RESULT passed=5 failed=0 skipped=0")?;
+        script.never("FAIL|b crashed|WENT ON|hypervisor fault")?;
+        Ok(())
+    })?;
+    boot("crashes-neighbour", &manifest, &Machine::default(), &script).map(drop)
 }
 
 /// A VM that has started again still has the registers of its crash, and not its memory.
@@ -153,7 +191,7 @@ fn restart_leaves_registers() -> Result<()> {
         return Err(report.to_text());
     }
     let core = folder(test)?.join("a.core");
-    let wanted = Wanted { core: Some(&core), ..wanted };
+    let wanted = Wanted { core: Some(WantedCore { path: &core, extent: Extent::Brief }), ..wanted };
     match look(&mut machine.client, "a", &wanted) {
         Err(error) if error.code() == "not-kept" && !core.exists() => Ok(()),
         Err(error) => Err(error.to_string()),

@@ -15,6 +15,8 @@ pub struct Frame {
     pub pc: u64,
     /// Whether `pc` is behind a call.
     pub is_return: bool,
+    /// Where the record is that it was found in.
+    pub record: Option<u64>,
 }
 
 impl Frame {
@@ -33,7 +35,7 @@ impl Frame {
 /// # Errors
 /// The memory cannot be read.
 pub fn backtrace(memory: &mut impl Memory, registers: &Registers) -> io::Result<Vec<Frame>> {
-    let mut frames = vec![Frame { pc: registers.pc, is_return: false }];
+    let mut frames = vec![Frame { pc: registers.pc, is_return: false, record: None }];
     let mut visited = Vec::new();
     let mut record = registers.x[29];
     while frames.len() < FRAMES_MAX
@@ -53,7 +55,8 @@ pub fn backtrace(memory: &mut impl Memory, registers: &Registers) -> io::Result<
         if pc == 0 {
             break;
         }
-        frames.push(Frame { pc: registers.without_tag(pc), is_return: true });
+        let pc = registers.without_tag(pc);
+        frames.push(Frame { pc, is_return: true, record: Some(record) });
         record = next;
     }
     Ok(frames)

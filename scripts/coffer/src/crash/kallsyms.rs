@@ -65,6 +65,18 @@ impl Kallsyms {
         Some(Self { symbols })
     }
 
+    /// Takes symbols that are in order.
+    #[cfg(test)]
+    pub(super) fn of(symbols: Vec<Symbol>) -> Self {
+        Self { symbols }
+    }
+
+    /// Returns the functions, by offset, without the marks of code and data that an assembler makes.
+    pub fn functions(&self) -> impl Iterator<Item = &Symbol> {
+        let is_code = |symbol: &&Symbol| matches!(symbol.kind | 0x20, b't' | b'w');
+        self.symbols.iter().filter(is_code).filter(|symbol| !symbol.name.starts_with('$'))
+    }
+
     /// Returns the symbols, by offset.
     #[must_use]
     pub fn symbols(&self) -> &[Symbol] {

@@ -8,6 +8,7 @@
 
 use super::{Memory, PAGE_U64, Registers};
 use std::io;
+use std::ops::Range;
 
 /// The most tables that are read to list a guest's mappings, for each page of its memory: a table
 /// that is found in many places counts each time.
@@ -35,6 +36,23 @@ pub struct Mappings {
     pub runs: Vec<Run>,
     /// Whether there is more, which no sane guest has.
     pub is_cut: bool,
+}
+
+impl Mappings {
+    /// Adds a run behind all others.
+    pub(super) fn add(&mut self, run: Run) {
+        let is_full = self.runs.len() >= RUNS_MAX;
+        match self.runs.last_mut() {
+            Some(last)
+                if last.va.wrapping_add(last.bytes) == run.va
+                    && last.ipa.wrapping_add(last.bytes) == run.ipa =>
+            {
+                last.bytes += run.bytes;
+            }
+            _ if is_full => self.is_cut = true,
+            _ => self.runs.push(run),
+        }
+    }
 }
 
 /// One half of the address space.
@@ -193,7 +211,8 @@ pub fn mappings(memory: &mut impl Memory, registers: &Registers) -> io::Result<M
     let mut list = Lister { mappings: Mappings::default(), tables_left, ranges };
     if !registers.has_mmu_on() {
         for range in list.ranges.clone() {
-            list.add(range.start, range.start, range.end - range.start);
+            let Range { start, end } = range;
+            list.mappings.add(Run { va: start, ipa: start, bytes: end - start });
         }
         return Ok(list.mappings);
     }
@@ -206,7 +225,7 @@ pub fn mappings(memory: &mut impl Memory, registers: &Registers) -> io::Result<M
 struct Lister {
     mappings: Mappings,
     tables_left: u64,
-    ranges: Vec<std::ops::Range<u64>>,
+    ranges: Vec<Range<u64>>,
 }
 
 impl Lister {
@@ -245,23 +264,9 @@ impl Lister {
         for range in self.ranges.clone() {
             let (start, end) = (range.start.max(ipa), range.end.min(end));
             if start < end {
-                self.add(va + (start - ipa), start, end - start);
+                let (va, bytes) = (va + (start - ipa), end - start);
+                self.mappings.add(Run { va, ipa: start, bytes });
             }
-        }
-    }
-
-    fn add(&mut self, va: u64, ipa: u64, bytes: u64) {
-        let runs = &mut self.mappings.runs;
-        let is_full = runs.len() >= RUNS_MAX;
-        match runs.last_mut() {
-            Some(last)
-                if last.va.wrapping_add(last.bytes) == va
-                    && last.ipa.wrapping_add(last.bytes) == ipa =>
-            {
-                last.bytes += bytes;
-            }
-            _ if is_full => self.mappings.is_cut = true,
-            _ => runs.push(Run { va, ipa, bytes }),
         }
     }
 }

@@ -5,23 +5,23 @@
 //! the machine says is checked as a guest's word would be.
 #![forbid(unsafe_code)]
 
+mod cores;
 mod report;
 mod rows;
 
 use super::client::{Client, ClientError, Row};
 use super::port::Port;
 use super::{LineArgs, PATIENCE};
-use crate::crash::backtrace::backtrace;
-use crate::crash::core_file::{self, Written};
+use crate::crash::backtrace::{Frame, backtrace};
 use crate::crash::names::Names;
-use crate::crash::{Cached, Memory, PAGE, Page, Registers, translate};
+use crate::crash::{Cached, Memory, PAGE, Page, Registers};
 use cofferdam::control::Request;
-pub use report::{CoreReport, Place, Report, VcpuReport};
+use cores::Core;
+pub use report::{CoreReport, ExitReport, PanicReport, Place, Report, VcpuReport};
 use rows::{Crash, number};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 const PAGE_U64: u64 = PAGE as u64;
 /// The same, as a request has it.
@@ -37,9 +37,12 @@ pub(super) struct CrashArgs {
     /// Shows all registers and the calls of each vCPU
     #[arg(long)]
     full: bool,
-    /// Writes the memory and the registers as a core file for gdb
+    /// Writes a core file for gdb: the registers, and what of the memory a backtrace needs
     #[arg(long, value_name = "FILE")]
     core: Option<PathBuf>,
+    /// The same with all memory, which takes its time
+    #[arg(long, value_name = "FILE", conflicts_with = "core")]
+    core_all: Option<PathBuf>,
     /// The guest's ELF file, or the Image of its Linux kernel: names of functions come from there
     #[arg(long, value_name = "ELF")]
     elf: Option<PathBuf>,
@@ -50,7 +53,9 @@ pub(super) struct CrashArgs {
 impl CrashArgs {
     pub(super) fn wanted(&self) -> Wanted<'_> {
         let detail = if self.full || self.line.json { Detail::Full } else { Detail::Brief };
-        Wanted { detail, core: self.core.as_deref(), elf: self.elf.as_deref() }
+        let brief = self.core.as_deref().map(|path| WantedCore { path, extent: Extent::Brief });
+        let all = self.core_all.as_deref().map(|path| WantedCore { path, extent: Extent::All });
+        Wanted { detail, core: brief.or(all), elf: self.elf.as_deref() }
     }
 }
 
@@ -60,9 +65,27 @@ pub struct Wanted<'a> {
     /// How much is shown.
     pub detail: Detail,
     /// Where a core file is to be written.
-    pub core: Option<&'a Path>,
+    pub core: Option<WantedCore<'a>>,
     /// Where names come from.
     pub elf: Option<&'a Path>,
+}
+
+/// What core file is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct WantedCore<'a> {
+    /// Where.
+    pub path: &'a Path,
+    /// How much of the memory is in it.
+    pub extent: Extent,
+}
+
+/// How much of the memory is in a core file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// What a backtrace needs.
+    Brief,
+    /// All of it.
+    All,
 }
 
 /// How much is shown.
@@ -191,60 +214,87 @@ pub fn look<P: Port>(
     let hz = number(hello.first().map_or("", |row| row.get("counter_hz")));
     let hz = hz.map_err(ClientError::Strange)?;
     let crash = Crash { hz, ..Crash::ask(client, vm)? };
-    let vcpus = crash.registers();
     if wanted.core.is_some() && !crash.is_kept() {
         return Err(CrashError::NotKept { vm: vm.to_owned(), state: crash.state });
     }
     let ram = crash.is_kept().then(|| crash.ram.clone());
     let mut memory = Cached::new(HeldMemory { client, vm, ram });
-    let mut report = Report::new(vm, &crash);
-    if wanted.detail == Detail::Full {
-        report.add_surroundings(&crash);
+    let all = crash.registers();
+    let names = match (wanted.elf, all.first()) {
+        (Some(path), Some((_, registers))) => Some(read_names(path, &mut memory, registers)?),
+        _ => None,
+    };
+    let wants_calls = names.is_some() || wanted.core.is_some() || wanted.detail == Detail::Full;
+    let mut vcpus = Vec::new();
+    for (vcpu, registers) in all {
+        let frames = if wants_calls { backtrace(&mut memory, &registers) } else { Ok(Vec::new()) };
+        let frames = frames.map_err(CrashError::of_memory)?;
+        let panic = names.as_ref().and_then(|names| panic_in(&frames, names));
+        vcpus.push(Held { vcpu, registers, frames, panic });
     }
-    describe(&mut report, &mut memory, &crash, &vcpus, wanted)?;
-    let core = wanted.core.map(|path| write_core(path, &mut memory, vm, &vcpus)).transpose()?;
+    // A watchdog is served by one vCPU for all: the one that has panicked is what matters.
+    vcpus.sort_by_key(|own| own.panic.is_none());
+    let mut report = Report::new(vm, &crash);
+    describe(&mut report, &crash, &vcpus, names.as_ref(), wanted.detail);
+    let core =
+        wanted.core.map(|core| Core::write(core, &mut memory, &crash, &vcpus, names.as_ref()));
+    let core = core.transpose()?;
     // Memory of a VM that was let go reads as zero.
     let after = Crash::ask(client, vm)?;
     if crash.is_kept() && (after.at_ticks, &after.state) != (crash.at_ticks, &crash.state) {
         return Err(CrashError::Changed(vm.to_owned()));
     }
-    if let (Some((file, written)), Some(path)) = (core, wanted.core) {
-        file.persist(path).map_err(|error| CrashError::of_file(path)(error.error))?;
-        report.core = Some(CoreReport::new(path, written));
-    }
+    report.core = core.map(Core::keep).transpose()?;
     Ok(report)
 }
 
-/// Says where the vCPUs were, the one that has crashed in front.
+/// A vCPU where it was held.
+struct Held {
+    vcpu: u64,
+    registers: Registers,
+    frames: Vec<Frame>,
+    /// The call that has made the guest's kernel panic.
+    panic: Option<Frame>,
+}
+
+/// Finds the call of the function by which kernels panic, below which all is about telling it.
+fn panic_in(frames: &[Frame], names: &Names) -> Option<Frame> {
+    const PANIC: [&str; 3] = ["panic", "vpanic", "nmi_panic"];
+    let is_panic = |frame: &Frame| {
+        names.function(frame.lookup()).is_some_and(|(name, _)| PANIC.contains(&name))
+    };
+    let last = frames.iter().rposition(is_panic)?;
+    frames.get(last + 1).copied()
+}
+
+/// Says where the vCPUs were.
 fn describe(
     report: &mut Report,
-    memory: &mut impl Memory,
     crash: &Crash,
-    vcpus: &[(u64, Registers)],
-    wanted: &Wanted<'_>,
-) -> Result<(), CrashError> {
-    let names = match (wanted.elf, vcpus.first()) {
-        (Some(path), Some((_, registers))) => Some(read_names(path, memory, registers)?),
-        _ => None,
-    };
+    vcpus: &[Held],
+    names: Option<&Names>,
+    detail: Detail,
+) {
     let place = |pc: u64, lookup: u64| {
-        let found = names.as_ref().and_then(|names| names.function(lookup));
+        let found = names.and_then(|names| names.function(lookup));
         // How far PC is, which may be where the next function begins.
         let offset = |offset: u64| offset.saturating_add(pc.saturating_sub(lookup));
         let function = found.map(|(name, at)| format!("{name}+{:#x}", offset(at)));
         Place { pc, function }
     };
-    for (vcpu, registers) in vcpus {
-        if *vcpu == crash.vcpu {
-            report.at = Some(place(registers.pc, registers.pc));
-        }
-        if wanted.detail == Detail::Full {
-            let frames = backtrace(memory, registers).map_err(CrashError::of_memory)?;
+    if let Some(Held { vcpu, registers, panic, .. }) = vcpus.first() {
+        let is_it = panic.is_some() || *vcpu == crash.vcpu;
+        report.at = is_it.then(|| place(registers.pc, registers.pc));
+        let by = panic.map(|frame| place(frame.pc, frame.lookup()));
+        report.panic = by.map(|by| PanicReport { vcpu: *vcpu, by });
+    }
+    if detail == Detail::Full {
+        report.add_surroundings(crash);
+        for Held { vcpu, frames, .. } in vcpus {
             let frames = frames.iter().map(|frame| place(frame.pc, frame.lookup())).collect();
             report.add_vcpu(*vcpu, crash, frames, place);
         }
     }
-    Ok(())
 }
 
 fn read_names(
@@ -255,24 +305,6 @@ fn read_names(
     let file = std::fs::read(path).map_err(CrashError::of_file(path))?;
     let names = Names::read(&file, memory, registers).map_err(CrashError::of_memory)?;
     names.map_err(|why| CrashError::Names { path: path.to_owned(), why })
-}
-
-/// Writes a core file under another name: one that does not become whole is none.
-fn write_core(
-    path: &Path,
-    memory: &mut impl Memory,
-    vm: &str,
-    vcpus: &[(u64, Registers)],
-) -> Result<(NamedTempFile, Written), CrashError> {
-    let all: Vec<_> = vcpus.iter().map(|(_, registers)| *registers).collect();
-    let first = all.first().ok_or_else(|| CrashError::NoVcpu(vm.to_owned()))?;
-    let mappings = translate::mappings(memory, first).map_err(CrashError::of_memory)?;
-    let failed = CrashError::of_file(path);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let mut file = NamedTempFile::new_in(folder).map_err(&failed)?;
-    let written = core_file::write(&mut file, memory, vm, &all, &mappings).map_err(&failed)?;
-    Ok((file, written))
 }
 
 #[cfg(test)]

@@ -60,11 +60,14 @@ const BUNDLE: u64 = 0x7000_0000;
 /// The pCPUs of VM 0 and VM 1; no vCPU has the number of its pCPU.
 pub const PCPUS: [[u64; 2]; 2] = [[0x101, 0x100], [0x300, 0x200]];
 
+/// The pCPUs of the machine's tree, which no VM has.
+pub const FREE: [u64; 4] = [0, 1, 2, 3];
+
 pub fn pcpu(vm: usize, vcpu: usize) -> Mpidr {
     affinity(PCPUS[vm][vcpu])
 }
 
-fn affinity(value: u64) -> Mpidr {
+pub fn affinity(value: u64) -> Mpidr {
     Mpidr::from_affinity(value).unwrap()
 }
 
@@ -129,10 +132,10 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
     }
     let hypervisor = Hypervisor {
         vms: slots,
-        posts: PCPUS.as_flattened().iter().map(|cpu| Post::new(affinity(*cpu))).collect(),
+        posts: PCPUS.as_flattened().iter().chain(&FREE).map(|c| Post::new(affinity(*c))).collect(),
         estate,
         console,
-        control: Control::default(),
+        control: Control::new(plan.board.clone(), None, None),
         upload: Upload::default(),
         distributor: Lock::new(distributor),
         uart_interrupt: Some(Pintid::new(33)),

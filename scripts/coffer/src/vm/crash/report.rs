@@ -2,13 +2,14 @@
 //! A crash as text and as JSON.
 #![forbid(unsafe_code)]
 
-use super::{Crash, Written};
+use super::rows::Crash;
+use crate::crash::core_file::Written;
 use crate::crash::hex;
 use crate::crash::map::Area;
 use crate::message::bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Registers in a line.
@@ -31,6 +32,8 @@ pub struct Report {
     pub state: String,
     /// Where the vCPU was.
     pub at: Option<Place>,
+    /// Who has made the guest's kernel panic, where that is seen.
+    pub panic: Option<PanicReport>,
     /// All vCPUs that were on, where they are wanted.
     pub vcpus: Vec<VcpuReport>,
     /// Where the guest has memory and devices, where that is wanted.
@@ -51,6 +54,15 @@ pub struct Place {
     pub pc: u64,
     /// The function that it is in, and how far: `name+0x…`.
     pub function: Option<String>,
+}
+
+/// A kernel that has panicked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PanicReport {
+    /// The vCPU on which it did.
+    pub vcpu: u64,
+    /// The call.
+    pub by: Place,
 }
 
 /// Where a vCPU was.
@@ -89,6 +101,8 @@ pub struct CoreReport {
     pub path: PathBuf,
     /// The memory that is in it; all else is zero.
     pub memory_bytes: u64,
+    /// The names of the kernel's functions, for a debugger.
+    pub symbols: Option<PathBuf>,
     /// Whether the guest maps more than it has room for.
     pub is_cut: bool,
 }
@@ -102,9 +116,9 @@ fn hex_map<S: serde::Serializer>(
 }
 
 impl CoreReport {
-    pub(super) fn new(path: &Path, written: Written) -> Self {
+    pub(super) fn new(path: PathBuf, symbols: Option<PathBuf>, written: Written) -> Self {
         let memory_bytes = written.pages.saturating_mul(super::PAGE_U64);
-        Self { path: path.to_owned(), memory_bytes, is_cut: written.is_cut }
+        Self { path, memory_bytes, symbols, is_cut: written.is_cut }
     }
 }
 
@@ -119,6 +133,7 @@ impl Report {
             count: crash.count,
             state: crash.state.clone(),
             at: None,
+            panic: None,
             vcpus: Vec::new(),
             map: Vec::new(),
             console: Vec::new(),
@@ -160,7 +175,13 @@ impl Report {
         let mut text =
             format!("{vm} crashed: {cause} (vcpu {vcpu}, {ago} ago, {count} in a row{now})\n");
         if let Some(place) = &self.at {
-            text += &format!("  at pc {}\n", place.to_text());
+            let by = |panic: &PanicReport| {
+                let PanicReport { vcpu, by: Place { pc, function } } = panic;
+                let by = function.clone().unwrap_or_else(|| format!("{pc:#018x}"));
+                format!(", panic by {by} on vcpu {vcpu}")
+            };
+            let by = self.panic.as_ref().map(by).unwrap_or_default();
+            text += &format!("  at pc {}{by}\n", place.to_text());
         }
         for vcpu in &self.vcpus {
             text += &vcpu.to_text();
@@ -177,9 +198,12 @@ impl Report {
         for line in &self.console {
             text += &format!("    | {line}\n");
         }
-        if let Some(CoreReport { path, memory_bytes, is_cut }) = &self.core {
+        if let Some(CoreReport { path, memory_bytes, symbols, is_cut }) = &self.core {
             let cut = if *is_cut { ", not all that is mapped" } else { "" };
             text += &format!("  core {}: {}{cut}\n", path.display(), bytes(*memory_bytes));
+            if let Some(symbols) = symbols {
+                text += &format!("  gdb {} {}\n", symbols.display(), path.display());
+            }
         }
         text
     }

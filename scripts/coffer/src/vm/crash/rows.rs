@@ -19,6 +19,7 @@ const SAID_BYTES_MAX: usize = 1 << 20;
 /// A crash, as the machine tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Crash {
+    pub(super) vm: String,
     pub(super) cause: String,
     pub(super) vcpu: u64,
     pub(super) at_ticks: u64,
@@ -62,6 +63,7 @@ impl Crash {
             return Err("memory that is no pages".to_owned());
         }
         let mut crash = Self {
+            vm: first.get("vm").to_owned(),
             cause: first.get("cause").to_owned(),
             vcpu: take("vcpu")?,
             at_ticks: take("at_ticks")?,

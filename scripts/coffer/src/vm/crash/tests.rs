@@ -214,7 +214,7 @@ fn memory_is_what_the_guest_has_left() {
 fn a_core_file_is_whole_or_none() {
     let bed = tempfile::tempdir().unwrap();
     let core = bed.path().join("a.core");
-    let wanted = Wanted { core: Some(&core), ..BRIEF };
+    let wanted = Wanted { core: Some(WantedCore { path: &core, extent: Extent::All }), ..BRIEF };
     let gone = Machine { state: "paused", ..Machine::new() };
     let error = shown(gone, &wanted).unwrap_err();
     assert_eq!(error.code(), "not-kept");
