@@ -104,9 +104,7 @@ impl Hypervisor {
         log::info!(target: "vm", "{} gone", vm.plan.name);
         self.console.send();
         self.console.mux.detach(id);
-        if self.is_checked_for(Some(id)) {
-            let _ = self.refuse_upload(&"its VM is gone");
-        }
+        self.abandon(id);
         build::destroy(vm, &self.estate, pause);
         slot.free();
     }

@@ -219,11 +219,11 @@ impl Vm {
     pub fn begin(&self) {
         self.clock.begin(arch::counter());
         self.start_platform();
-        self.lifecycle.finish(Change::Start);
-        // Now that it runs: of one that does not yet, nothing is due.
-        self.ask_to_serve_platform();
         let start = self.payloads.acquire().now.start;
         // Nobody else turns on a vCPU of a VM that has just begun.
         let _ = self.psci.boot(VcpuId::new(0), start);
+        self.lifecycle.finish(Change::Start);
+        // Now that it runs: of one that does not yet, nothing is due.
+        self.ask_to_serve_platform();
     }
 }

@@ -302,18 +302,13 @@ impl Hypervisor {
             let state = self.with_vm(VmId::new(place), |vm| vm.lifecycle.state());
             return Err(Refusal::State(Action::Create, state.unwrap_or(State::Gone).name()));
         }
-        let wanted = Name::try_from(name).map_err(|_| Refusal::NoVm)?;
-        let post = self.posts.iter().find(|post| post.take()).ok_or(Refusal::NoCore)?;
-        match self.check_upload(Task::Create(wanted)) {
-            Ok(()) => {
-                post.make();
-                Ok(Rows::None)
-            }
-            Err(refusal) => {
-                post.free();
-                Err(refusal)
-            }
-        }
+        let name = Name::try_from(name).map_err(|_| Refusal::NoVm)?;
+        self.check_upload(|| {
+            let post = self.posts.iter().find(|post| post.take()).ok_or(Refusal::NoCore)?;
+            post.make();
+            Ok(Task::Create { name, maker: post.mpidr })
+        })?;
+        Ok(Rows::None)
     }
 
     /// Finds a VM by its name.
@@ -372,12 +367,13 @@ fn change(hypervisor: &Hypervisor, vm: &Vm, action: Action) -> Result<Rows, Refu
             if state == State::Gone {
                 return Err(Refusal::State(action, state.name()));
             }
-            hypervisor.check_upload(Task::Update { vm: vm.id, confirm_ms })?;
+            hypervisor.check_upload(|| Ok(Task::Update { vm: vm.id, confirm_ms }))?;
+            vm.fate.begin_check();
             vm.ask_to_serve_platform();
             return Ok(Rows::None);
         }
         Action::Confirm => {
-            if !vm.fate.confirm() {
+            if vm.fate.end_trial().is_none() {
                 return Err(Refusal::State(action, vm.lifecycle.state().name()));
             }
             vm.ask_to_serve_platform();

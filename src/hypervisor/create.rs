@@ -6,15 +6,15 @@
 #![forbid(unsafe_code)]
 
 use super::Hypervisor;
-use super::upload::{Progress, Refused, Staged, Task};
+use super::upload::{Checker, Progress, Refused, Staged, Task};
 use crate::arch::{self, HypMemory};
 use crate::heap;
 use crate::id::{Mpidr, VmId};
 use crate::memory::owners::Owner;
-use crate::plan::check::{self, Report};
+use crate::plan::check::{self, Report, VmRefusal};
 use crate::plan::machine::Machine;
-use crate::plan::{Name, Plan, VmPlan};
-use crate::spec::bundle::{Bundle, crc32c};
+use crate::plan::{DecodeError, Name, PLAN_BYTES_MAX, Plan, VmPlan};
+use crate::spec::bundle::{Bundle, HEADER_BYTES};
 use crate::vm::Vm;
 use crate::vm::build::{self, Source};
 use crate::vm::fate::Images;
@@ -23,16 +23,24 @@ use crate::vm::payload::Payload;
 use alloc::vec::Vec;
 use core::fmt;
 
+/// The most bytes in the list of a bundle's images: that of one VM needs less than 4 KiB.
+const FIT_BYTES_MAX: u32 = 16 << 10;
+
+/// Returns how many bytes the list of a bundle's images says it has (Devicetree Specification
+/// v0.4, 5.2).
+fn fit_bytes(bundle: &[u8]) -> u32 {
+    let total = bundle.get(HEADER_BYTES + 4..).and_then(|rest| rest.first_chunk());
+    total.map_or(0, |total| u32::from_be_bytes(*total))
+}
+
 /// What is in a bundle for one VM.
 struct Opened {
     plan: VmPlan,
     images: Vec<(Name, Source)>,
 }
 
-impl Opened {
-    fn find(&self, name: &str) -> Option<Source> {
-        self.images.iter().find(|(image, _)| image == name).map(|(_, source)| *source)
-    }
+fn find(images: &[(Name, Source)], name: &str) -> Option<Source> {
+    images.iter().find(|(image, _)| image == name).map(|(_, source)| *source)
 }
 
 impl Hypervisor {
@@ -41,9 +49,20 @@ impl Hypervisor {
         let (memory, board) = (staged.bundle(), &self.control.board);
         let why = |why: &dyn fmt::Display| self.refuse_upload(why);
         arch::with_bytes(memory, |bytes| {
+            if fit_bytes(bytes) > FIT_BYTES_MAX {
+                return Err(why(&"it has too long a list of images"));
+            }
             let bundle = Bundle::parse(bytes).map_err(|e| why(&e))?;
-            bundle.plan().verify(crc32c).map_err(|e| why(&e))?;
-            let plan = Plan::decode(bundle.plan().bytes).map_err(|e| why(&e))?;
+            let plan = bundle.plan();
+            if plan.bytes.len() > PLAN_BYTES_MAX {
+                return Err(why(&DecodeError::Malformed));
+            }
+            plan.verify(|bytes| {
+                let place = memory.part(plan.offset as u64, bytes.len() as u64);
+                place.map_or(0, |place| arch::crc32c(0, place))
+            })
+            .map_err(|e| why(&e))?;
+            let plan = Plan::decode(plan.bytes).map_err(|e| why(&e))?;
             if plan.board != *board {
                 return Err(why(&format_args!("it is for {}, and this is {board}", plan.board)));
             }
@@ -72,11 +91,15 @@ impl Hypervisor {
 
     /// Makes the VM that somebody has asked for, on a core that no VM has; its own post is taken.
     pub fn make_vm(&self, here: Mpidr, pause: &mut dyn FnMut()) {
-        while self.is_checked_for(None) {
-            pause();
-            if let Progress::Whole(staged, Task::Create(name)) = self.check_piece(None) {
-                // What is wrong has been said.
-                let _ = self.create(staged, &name, here, pause);
+        loop {
+            match self.check_piece(Checker::Maker(here)) {
+                Progress::More => pause(),
+                Progress::Whole(staged, Task::Create { name, .. }) => {
+                    // What is wrong has been said.
+                    let _ = self.create(staged, &name, here, pause);
+                    return;
+                }
+                Progress::Whole(..) | Progress::NotMine => return,
             }
         }
     }
@@ -97,11 +120,18 @@ impl Hypervisor {
         for slot in &self.vms {
             let check = |other: &Vm| {
                 let checked = check::check_beside(&opened.plan, (other.id, &other.plan), machine);
-                checked.map_err(|e| why(&e))
+                let refusal = |why| VmRefusal { id: other.id, name: &opened.plan.name, why };
+                checked.map_err(|e| why(&refusal(e)))
             };
             slot.look(check).unwrap_or(Ok(()))?;
         }
-        let free = (0..).map(VmId::new).zip(&self.vms).find(|(_, slot)| slot.take());
+        // What others depend on is not this one, though it were in its place.
+        let depends = |id: VmId| {
+            let is_after = |vm: &Vm| vm.plan.policies.after.contains(&id);
+            self.vms.iter().any(|slot| slot.look(is_after).unwrap_or(false))
+        };
+        let mut places = (0..).map(VmId::new).zip(&self.vms);
+        let free = places.find(|(id, slot)| !depends(*id) && slot.take());
         let Some((id, slot)) = free else { return Err(why(&"there are as many VMs as can be")) };
         let made = self.create_at(id, opened, staged, here, pause);
         if made.is_err() {
@@ -120,11 +150,12 @@ impl Hypervisor {
         pause: &mut dyn FnMut(),
     ) -> Result<(), Refused> {
         let why = |why: &dyn fmt::Display| self.refuse_upload(why);
-        let plan = opened.plan.clone();
-        self.take_posts(&plan.vcpus, here)
+        let Opened { plan, images } = opened;
+        let pcpus = heap::collect(plan.vcpus.iter().copied()).map_err(|e| why(&e))?;
+        self.take_posts(&pcpus, here)
             .map_err(|mpidr| why(&format_args!("cpu {mpidr} is another VM's, or is not there")))?;
         let made = self.console.mux.attach(id, &plan.name).map_err(|e| why(&e)).and_then(|()| {
-            let find = |name: &str| opened.find(name);
+            let find = |name: &str| find(&images, name);
             let vm = build::build(id, plan, &find, &self.estate, pause).map_err(|e| why(&e));
             if vm.is_err() {
                 self.console.mux.detach(id);
@@ -144,7 +175,7 @@ impl Hypervisor {
                 Ok(())
             }
             Err(refused) => {
-                self.free_posts(&opened.plan.vcpus, here);
+                self.free_posts(&pcpus, here);
                 Err(refused)
             }
         }
@@ -177,61 +208,72 @@ impl Hypervisor {
 
     /// Puts a VM in its place, which is taken: the physical interrupts of its devices go to it.
     pub fn admit(&self, vm: Vm) {
-        for spi in vm.plan.devices.iter().flat_map(|device| device.interrupts.iter()) {
-            if let Some(target) = vm.pcpus.first() {
-                self.distributor.lock().enable(spi.pintid, *target, spi.trigger);
-            }
-        }
-        if let Some(slot) = self.vms.get(vm.id.index()) {
+        let (id, target) = (vm.id, vm.pcpus.first().copied());
+        if let Some(slot) = self.vms.get(id.index()) {
             slot.fill(vm);
         }
+        self.with_vm(id, |vm| {
+            for spi in vm.plan.devices.iter().flat_map(|device| device.interrupts.iter()) {
+                if let Some(target) = target {
+                    self.distributor.lock().enable(spi.pintid, target, spi.trigger);
+                }
+            }
+        });
     }
 
     /// Does what is to be done about the images of a VM; its core of vCPU 0 does that.
     pub fn look_after_images(&self, vm: &Vm) {
-        if self.is_checked_for(Some(vm.id)) {
-            if let Progress::Whole(staged, Task::Update { confirm_ms, .. }) =
-                self.check_piece(Some(vm.id))
-            {
-                self.update(vm, staged, confirm_ms);
-            }
-            if self.is_checked_for(Some(vm.id)) {
-                // The guest comes in between.
-                vm.ask_to_serve_platform();
+        let now = arch::counter();
+        if vm.fate.checks_upload() {
+            match self.check_piece(Checker::Vm(vm.id)) {
+                Progress::NotMine => vm.fate.end_check(),
+                Progress::More => arch::arm_hyp_timer(now.saturating_add(between_pieces())),
+                Progress::Whole(staged, task) => self.update(vm, staged, task),
             }
         }
-        if vm.fate.trial_has_failed(arch::counter()) {
+        if vm.fate.trial_has_failed(now) {
             self.take_update_back(vm);
         }
-        if vm.fate.images() != Images::OnTrial {
+        if vm.fate.images() != Images::OnTrial && vm.lifecycle.state() == State::Running {
+            // It has started with what it has.
             let before = vm.payloads.try_lock().and_then(|mut payloads| payloads.before.take());
             self.discard(vm.id, before);
         }
     }
 
     /// Replaces the images of a VM, unless it is just being started or stopped: then later.
-    fn update(&self, vm: &Vm, staged: Staged, confirm_ms: Option<u32>) {
+    fn update(&self, vm: &Vm, staged: Staged, task: Task) {
+        let Task::Update { confirm_ms, .. } = task else { return };
         let why = |why: &dyn fmt::Display| self.refuse_upload(why);
+        let later = |task| {
+            self.put_off(task);
+            arch::arm_hyp_timer(arch::counter().saturating_add(between_pieces()));
+        };
+        if matches!(vm.lifecycle.state(), State::Starting | State::Stopping) {
+            return later(task);
+        }
         let machine = self.estate.acquire().machine;
         let payload = self.open(staged, machine).and_then(|opened| {
             if !is_alike(&opened.plan, &vm.plan) {
                 return Err(why(&"its name, cores, memory or devices are not those of the VM"));
             }
-            Payload::find(&opened.plan, &|name| opened.find(name)).map_err(|e| why(&e))
+            Payload::find(&opened.plan, &|name| find(&opened.images, name)).map_err(|e| why(&e))
         });
-        let Ok(mut payload) = payload else { return };
+        let Ok(mut payload) = payload else { return vm.fate.end_check() };
         // From here on no other core starts the VM.
         match vm.request(Request::Reset) {
             Ok(()) | Err(State::Off) => {}
-            Err(_) => return,
+            Err(_) => return later(task),
         }
         payload.bundle = Some(staged.memory);
         self.keep_images(vm.id, staged.memory);
-        vm.payloads.acquire().replace(payload);
+        let older = vm.payloads.acquire().replace(payload);
+        self.discard(vm.id, older);
         let trial_ticks =
             |ms: u32| u64::from(ms).saturating_mul(arch::counter_frequency_hz()) / 1000;
         let ends_at = |ms| arch::counter().saturating_add(trial_ticks(ms));
         vm.fate.note_update(confirm_ms.map(ends_at));
+        vm.fate.end_check();
         log::info!(target: "vm", "{} updated", vm.plan.name);
         self.end_upload();
     }
@@ -239,24 +281,25 @@ impl Hypervisor {
     /// Gives a VM the images back that it had before an update that nobody has confirmed, unless it
     /// is just being started or stopped: then later.
     fn take_update_back(&self, vm: &Vm) {
+        // Of this and a confirmation one wins.
+        let Some(ends_at) = vm.fate.end_trial() else { return };
         match vm.request(Request::Reset) {
             Ok(()) | Err(State::Off) => {}
-            Err(_) => return,
+            Err(_) => return vm.fate.resume_trial(ends_at),
         }
         if self.go_back(vm) {
             log::info!(target: "vm", "{}: nobody has confirmed the update", vm.plan.name);
         }
     }
 
-    /// Gives a VM on trial the images back that it had before, and returns whether there were any.
-    /// Whoever leads its start does that.
+    /// Gives a VM the images back that it had before, where it has not yet started with new ones or
+    /// has them on trial, and returns whether there were any. Whoever leads its start does that.
     pub fn go_back(&self, vm: &Vm) -> bool {
-        if vm.fate.images() != Images::OnTrial {
-            return false;
-        }
         let failed = vm.payloads.acquire().go_back();
-        vm.fate.note_return();
         let is_back = failed.is_some();
+        if is_back {
+            vm.fate.note_return();
+        }
         self.discard(vm.id, failed);
         is_back
     }
@@ -267,6 +310,11 @@ impl Hypervisor {
             self.give_back(memory, Owner::Images(id));
         }
     }
+}
+
+/// How long a guest comes in between the pieces of an upload that its core checks, in ticks.
+fn between_pieces() -> u64 {
+    arch::counter_frequency_hz() / 10_000
 }
 
 /// Returns whether a plan differs from that of a VM in nothing but its images, what is started of

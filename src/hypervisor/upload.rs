@@ -8,7 +8,7 @@
 use super::Hypervisor;
 use crate::arch::{self, HypMemory};
 use crate::control::{Line, Refusal, base64};
-use crate::id::VmId;
+use crate::id::{Mpidr, VmId};
 use crate::memory::owners::Owner;
 use crate::plan::Name;
 use crate::spec::vmsa::HypAttributes;
@@ -18,7 +18,7 @@ use core::fmt::{self, Write};
 /// What the memory for an upload is a multiple of: EL2 maps it in blocks.
 const GRANULE: u64 = 2 << 20;
 /// The most bytes in an upload: mapping so many blocks takes some 10,000 instructions.
-const BYTES_MAX: u64 = 256 << 20;
+const BYTES_MAX: u64 = 128 << 20;
 /// The bytes that are checked at once: some 10,000 instructions where the core has CRC32C.
 const PIECE_BYTES: u64 = 32 << 10;
 
@@ -54,8 +54,13 @@ impl Staged {
 /// What is wanted of a bundle.
 #[derive(Clone, Debug)]
 pub enum Task {
-    /// To make the VM of this name.
-    Create(Name),
+    /// To make a VM.
+    Create {
+        /// Its name.
+        name: Name,
+        /// Which pCPU makes it.
+        maker: Mpidr,
+    },
     /// To update a VM.
     Update {
         /// Which.
@@ -81,16 +86,38 @@ enum Stage {
         at: u64,
         crc32c: u32,
     },
+    /// It is whole, and somebody makes something of it.
+    InUse(Staged),
     /// Nobody could use it.
     Refused(Staged),
+}
+
+/// Who checks the bundle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Checker {
+    /// A pCPU that makes a VM.
+    Maker(Mpidr),
+    /// The core of vCPU 0 of a VM that is to be updated.
+    Vm(VmId),
+}
+
+impl Task {
+    fn is_for(&self, by: Checker) -> bool {
+        match self {
+            Self::Create { maker, .. } => by == Checker::Maker(*maker),
+            Self::Update { vm, .. } => by == Checker::Vm(*vm),
+        }
+    }
 }
 
 /// What a look at a piece has brought.
 #[derive(Debug)]
 pub enum Progress {
-    /// There is more to look at, or nothing.
-    Goes,
-    /// All of it is what was sent.
+    /// There is nothing to look at for this core, or no more.
+    NotMine,
+    /// There is more to look at.
+    More,
+    /// All of it is what was sent; nobody else is told so.
     Whole(Staged, Task),
 }
 
@@ -98,9 +125,10 @@ impl Stage {
     fn staged(&self) -> Option<Staged> {
         match self {
             Self::None => None,
-            Self::Filling(staged) | Self::Refused(staged) | Self::Checking { staged, .. } => {
-                Some(*staged)
-            }
+            Self::Filling(staged)
+            | Self::Checking { staged, .. }
+            | Self::InUse(staged)
+            | Self::Refused(staged) => Some(*staged),
         }
     }
 }
@@ -109,7 +137,7 @@ impl Hypervisor {
     /// Makes room for a bundle; what came before is forgotten. No byte is none.
     pub(super) fn begin_upload(&self, bytes: u32, crc32c: u32) -> Result<(), Refusal> {
         let stage = &mut self.upload.0.acquire().stage;
-        if let Stage::Checking { .. } = *stage {
+        if let Stage::Checking { .. } | Stage::InUse(_) = *stage {
             return Err(Refusal::Busy);
         }
         if u64::from(bytes) > BYTES_MAX {
@@ -141,7 +169,7 @@ impl Hypervisor {
         owners.claim(range, Owner::Upload).ok()?;
         let mapped = arch::map_hyp(range, HypAttributes::Data);
         if mapped.is_err() {
-            owners.release(Owner::Upload);
+            let _ = owners.give(range, Owner::Upload, Owner::Free);
         }
         mapped.ok()
     }
@@ -160,7 +188,7 @@ impl Hypervisor {
         let kept = self.upload.0.acquire();
         let staged = match &kept.stage {
             Stage::Filling(staged) => staged,
-            Stage::Checking { .. } => return Err(Refusal::Busy),
+            Stage::Checking { .. } | Stage::InUse(_) => return Err(Refusal::Busy),
             Stage::None | Stage::Refused(_) => return Err(Refusal::NoUpload),
         };
         let bytes = piece.as_bytes();
@@ -170,56 +198,75 @@ impl Hypervisor {
         Ok(())
     }
 
-    /// Begins to check the bundle for a task.
-    pub(super) fn check_upload(&self, task: Task) -> Result<(), Refusal> {
+    /// Begins to check the bundle for the task that `task` makes, where there is one to check.
+    pub(super) fn check_upload(
+        &self,
+        task: impl FnOnce() -> Result<Task, Refusal>,
+    ) -> Result<(), Refusal> {
         let stage = &mut self.upload.0.acquire().stage;
         match *stage {
             Stage::Filling(staged) => {
-                *stage = Stage::Checking { staged, task, at: 0, crc32c: 0 };
+                *stage = Stage::Checking { staged, task: task()?, at: 0, crc32c: 0 };
                 Ok(())
             }
-            Stage::Checking { .. } => Err(Refusal::Busy),
+            Stage::Checking { .. } | Stage::InUse(_) => Err(Refusal::Busy),
             Stage::None | Stage::Refused(_) => Err(Refusal::NoUpload),
         }
     }
 
-    /// Looks at the next piece for the maker of VMs (`None`), or for the core of a VM that is to
-    /// be updated.
-    pub(super) fn check_piece(&self, by: Option<VmId>) -> Progress {
+    /// Looks at the next piece of what this core has to check.
+    pub(super) fn check_piece(&self, by: Checker) -> Progress {
+        let (staged, piece, before) = {
+            let Stage::Checking { staged, task, at, crc32c } = &self.upload.0.acquire().stage
+            else {
+                return Progress::NotMine;
+            };
+            if !task.is_for(by) {
+                return Progress::NotMine;
+            }
+            let left = u64::from(staged.bytes).saturating_sub(*at);
+            (*staged, staged.bundle().part(*at, left.min(PIECE_BYTES)), *crc32c)
+        };
+        // Without the lock, for which others wait: nobody else has this to check.
+        let sum = piece.map(|piece| arch::crc32c(before, piece));
         let mut kept = self.upload.0.acquire();
-        let Stage::Checking { staged, task, at, crc32c } = &mut kept.stage else {
-            return Progress::Goes;
+        let Stage::Checking { task, at, crc32c, .. } = &mut kept.stage else {
+            return Progress::NotMine;
         };
-        let is_own = match task {
-            Task::Create(_) => by.is_none(),
-            Task::Update { vm, .. } => by == Some(*vm),
-        };
-        if !is_own {
-            return Progress::Goes;
-        }
-        let left = u64::from(staged.bytes).saturating_sub(*at);
-        if let Some(piece) = staged.bundle().part(*at, left.min(PIECE_BYTES)) {
-            *crc32c = arch::crc32c(*crc32c, piece);
+        if let Some(sum) = sum {
+            *crc32c = sum;
             *at = at.saturating_add(PIECE_BYTES);
-            return Progress::Goes;
+            return Progress::More;
         }
-        if *crc32c == staged.crc32c {
-            return Progress::Whole(*staged, task.clone());
-        }
-        let (expected, found) = (staged.crc32c, *crc32c);
+        let task = task.clone();
+        kept.stage = Stage::InUse(staged);
         drop(kept);
+        if before == staged.crc32c {
+            return Progress::Whole(staged, task);
+        }
+        let expected = staged.crc32c;
         let _ = self.refuse_upload(&format_args!(
-            "not all of it has come: crc32c {expected:08x} expected, {found:08x}"
+            "not all of it has come: crc32c {expected:08x} expected, {before:08x}"
         ));
-        Progress::Goes
+        Progress::NotMine
     }
 
-    /// Returns whether somebody has the bundle checked: the maker of VMs (`None`) or a VM.
-    pub(super) fn is_checked_for(&self, by: Option<VmId>) -> bool {
-        match &self.upload.0.acquire().stage {
-            Stage::Checking { task: Task::Create(_), .. } => by.is_none(),
-            Stage::Checking { task: Task::Update { vm, .. }, .. } => by == Some(*vm),
-            _ => false,
+    /// Lets what is whole be looked at again later.
+    pub(super) fn put_off(&self, task: Task) {
+        let stage = &mut self.upload.0.acquire().stage;
+        if let Stage::InUse(staged) = *stage {
+            let (at, crc32c) = (staged.bytes.into(), staged.crc32c);
+            *stage = Stage::Checking { staged, task, at, crc32c };
+        }
+    }
+
+    /// Forgets what was wanted for a VM that is gone.
+    pub(super) fn abandon(&self, vm: VmId) {
+        let stage = &mut self.upload.0.acquire().stage;
+        if let Stage::Checking { staged, task, .. } = stage
+            && task.is_for(Checker::Vm(vm))
+        {
+            *stage = Stage::Filling(*staged);
         }
     }
 
@@ -232,7 +279,7 @@ impl Hypervisor {
     pub(super) fn refuse_upload(&self, why: &dyn fmt::Display) -> Refused {
         log::error!(target: "vm", "upload: {why}");
         let mut kept = self.upload.0.acquire();
-        if let Some(staged) = kept.stage.staged() {
+        if let Stage::InUse(staged) = kept.stage {
             kept.stage = Stage::Refused(staged);
         }
         kept.why = Line::default();
@@ -247,7 +294,7 @@ impl Hypervisor {
         let state = match &kept.stage {
             Stage::None => "none",
             Stage::Filling(_) => "filling",
-            Stage::Checking { .. } => "checking",
+            Stage::Checking { .. } | Stage::InUse(_) => "checking",
             Stage::Refused(_) => "refused",
         };
         let bytes = kept.stage.staged().map_or(0, |staged| staged.bytes);

@@ -27,10 +27,12 @@ impl Core<'_> {
         self.reset_guest();
         loop {
             self.look_after_vm();
-            while self.vcpu.get() == 0
+            if self.vcpu.get() == 0
                 && let Some(change) = self.vm.lifecycle.take_asked()
             {
                 self.lead(change);
+                // What came meanwhile was only taken in.
+                continue;
             }
             if self.vm.lifecycle.state() == State::Gone {
                 return arch::leave();

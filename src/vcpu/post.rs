@@ -159,7 +159,8 @@ fn idle(hypervisor: &Hypervisor) {
 
 /// Serves the hypervisor's own interrupts.
 fn serve_own(hypervisor: &Hypervisor) {
-    while let Some(pintid) = arch::take_interrupt() {
+    // One: a device of a VM that is just made may interrupt before its core serves it, on and on.
+    if let Some(pintid) = arch::take_interrupt() {
         arch::deactivate(pintid);
         match pintid {
             HALT => arch::halt(),

@@ -75,6 +75,8 @@ pub struct Fate {
     trial_ends_at: AtomicU64,
     /// The updates that were not taken back.
     updates: AtomicU16,
+    /// Whether an upload is to be checked for it.
+    checks_upload: AtomicBool,
 }
 
 /// Which images a VM has.
@@ -113,6 +115,7 @@ impl Fate {
             is_waiting: AtomicBool::new(false),
             trial_ends_at: AtomicU64::new(NEVER),
             updates: AtomicU16::new(0),
+            checks_upload: AtomicBool::new(false),
         }
     }
 
@@ -233,10 +236,32 @@ impl Fate {
         self.trial_ends_at.store(NEVER, Relaxed);
     }
 
-    /// Ends a trial for good; of many who do, and the time, one wins.
+    /// Ends a trial; of many who do, one is told when it would have ended.
     #[must_use]
-    pub fn confirm(&self) -> bool {
-        self.trial_ends_at.swap(NEVER, Relaxed) != NEVER
+    pub fn end_trial(&self) -> Option<u64> {
+        let ends_at = self.trial_ends_at.swap(NEVER, Relaxed);
+        (ends_at != NEVER).then_some(ends_at)
+    }
+
+    /// Goes on with a trial that could not be ended.
+    pub fn resume_trial(&self, ends_at_ticks: u64) {
+        self.trial_ends_at.store(ends_at_ticks, Relaxed);
+    }
+
+    /// Has the core of vCPU 0 check what the VM is to be updated with.
+    pub fn begin_check(&self) {
+        self.checks_upload.store(true, Relaxed);
+    }
+
+    /// Returns whether there is something to check.
+    #[must_use]
+    pub fn checks_upload(&self) -> bool {
+        self.checks_upload.load(Relaxed)
+    }
+
+    /// Ends the check.
+    pub fn end_check(&self) {
+        self.checks_upload.store(false, Relaxed);
     }
 
     /// Returns whether the time of a trial is up.

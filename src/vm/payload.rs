@@ -62,9 +62,11 @@ impl Payloads {
         self.now.bundle.into_iter().chain(before)
     }
 
-    /// Puts others in their place; these come back by [`Self::go_back`].
-    pub fn replace(&mut self, now: Payload) {
-        self.before = Some(core::mem::replace(&mut self.now, now));
+    /// Puts others in their place; these come back by [`Self::go_back`]. Returns what cannot come
+    /// back any more.
+    #[must_use]
+    pub fn replace(&mut self, now: Payload) -> Option<Payload> {
+        self.before.replace(core::mem::replace(&mut self.now, now))
     }
 
     /// Takes those before back, where there are any, and returns what is no longer used.

@@ -15,6 +15,7 @@ pub mod names;
 pub mod selection;
 pub mod symbol_file;
 pub mod translate;
+pub mod unsigned;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -29,7 +29,13 @@ pub fn trials() -> Vec<Trial> {
         harness::test("crashes::a_panic_is_shown_with_names", panic_is_shown),
         harness::test("crashes::a_restart_leaves_registers_alone", restart_leaves_registers),
         harness::test("crashes::a_panic_is_nothing_to_the_neighbour", neighbour_goes_on),
-        harness::test("crashes::a_debian_that_panics_is_shown_with_names", linux::panic_is_named),
+        harness::test("crashes::a_debian_that_panics_is_shown_with_names", || {
+            linux::panic_is_named("crashes-linux", "cortex-a72")
+        }),
+        // Its return addresses are signed.
+        harness::test("crashes::a_debian_with_pauth_that_panics_is_shown_with_names", || {
+            linux::panic_is_named("crashes-linux-pauth", "max")
+        }),
     ]
 }
 

@@ -17,6 +17,7 @@ use crate::spec::bundle::{HEADER_BYTES, MAGIC, crc32c};
 use crate::spec::dtb::builder::Builder;
 use crate::vm::Vm;
 use crate::vm::lifecycle::{Change, State};
+use std::cell::Cell;
 use std::string::String;
 use std::vec;
 use std::vec::Vec;
@@ -339,19 +340,61 @@ fn a_confirmed_update_stays() {
     });
 }
 
-/// An image that is not what its checksum says is found when the VM starts; on trial that is no
-/// loss.
+/// An image that is not what its checksum says is found when the VM starts: no loss.
 #[test]
-fn a_damaged_image_on_trial_gives_way_to_the_old_one() {
+fn a_damaged_image_gives_way_to_the_old_one() {
     with_one_made(|hypervisor, vm| {
+        let free = hypervisor.estate.acquire().owners.free_bytes();
         let mut bytes = bundle(&plan_of_one(), 2);
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        upload(hypervisor, &bytes);
-        assert_eq!(change(hypervisor, "c", Action::Update { confirm_ms: Some(100) }), Ok(()));
+        for confirm_ms in [None, Some(100)] {
+            upload(hypervisor, &bytes);
+            assert_eq!(change(hypervisor, "c", Action::Update { confirm_ms }), Ok(()));
+            look(hypervisor, vm);
+            assert_eq!(vm.lifecycle.state(), State::Starting);
+            assert_eq!(started(hypervisor, vm), 1);
+            assert_eq!(vm.fate.images().name(), "first");
+            assert_eq!(hypervisor.estate.acquire().owners.free_bytes(), free);
+        }
+    });
+}
+
+/// Whoever comes while a bundle is in use gets none of it.
+#[test]
+fn a_bundle_is_used_once() {
+    let hypervisor = machine();
+    upload(hypervisor, &bundle(&plan_of_one(), 1));
+    assert_eq!(change(hypervisor, "c", Action::Create), Ok(()));
+    assert_eq!(change(hypervisor, "c", Action::Create), Err(Refusal::Busy));
+    let begin = Request::Upload { bytes: 10, crc32c: 0 };
+    assert_eq!(ask(hypervisor, begin), Err(Refusal::Busy));
+    let (maker, other) = (hypervisor.posts[0].mpidr, hypervisor.posts[1].mpidr);
+    hypervisor.make_vm(other, &mut || ());
+    assert_eq!(uploaded(hypervisor), "state=checking bytes=32768");
+    let asked_again = &Cell::new(0);
+    hypervisor.make_vm(maker, &mut || {
+        assert_eq!(ask(hypervisor, begin), Err(Refusal::Busy));
+        assert_eq!(change(hypervisor, "c", Action::Create), Err(Refusal::Busy));
+        asked_again.set(asked_again.get() + 1);
+    });
+    assert!(asked_again.get() > 0);
+    assert_eq!(made(hypervisor).plan.name, "c");
+    hypervisor.make_vm(maker, &mut || ());
+}
+
+#[test]
+fn an_update_comes_through_where_the_vm_is_off() {
+    with_one_made(|hypervisor, vm| {
+        vm.lifecycle.request(crate::vm::lifecycle::Request::Kill).unwrap();
+        assert_eq!(vm.lifecycle.take_asked(), Some(Change::Stop));
+        hypervisor.vm_is_off(vm);
+        upload(hypervisor, &bundle(&plan_of_one(), 2));
+        assert_eq!(change(hypervisor, "c", Action::Update { confirm_ms: None }), Ok(()));
         look(hypervisor, vm);
-        assert_eq!(started(hypervisor, vm), 1);
-        assert_eq!(vm.fate.images().name(), "first");
+        assert_eq!((vm.lifecycle.state(), vm.fate.images().name()), (State::Off, "updated"));
+        vm.request(crate::vm::lifecycle::Request::Start).unwrap();
+        assert_eq!(started(hypervisor, vm), 2);
     });
 }
 

@@ -18,12 +18,12 @@ const PANIC: &str = "insmod /lib/modules/$(uname -r)/sbsa_gwdt.ko; \
 const SECONDS: u64 = 120;
 
 /// The function is in the report and, where `gdb-multiarch` is installed, in its backtrace.
-pub fn panic_is_named() -> Result<()> {
+pub fn panic_is_named(test: &str, cpu: &str) -> Result<()> {
     fetch()?;
-    let test = "crashes-linux";
     let manifest = manifest(&[debian("a", "6.12", "0-1")], "");
     let manifest = manifest.replacen("\nmemory", "\non_crash = \"preserve\"\nmemory", 1);
-    let mut machine = Controlled::boot(test, &(manifest + BOTH_PORTS), &Machine::default())?;
+    let machine = Machine { cpu: Some(cpu.to_owned()), ..Machine::default() };
+    let mut machine = Controlled::boot(test, &(manifest + BOTH_PORTS), &machine)?;
     machine.hear("READY a")?;
     machine.type_in(PANIC)?;
     machine.wait_for("a", "crashed")?;

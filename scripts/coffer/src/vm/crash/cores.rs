@@ -10,6 +10,7 @@ use crate::crash::core_file::{self, Written};
 use crate::crash::names::Names;
 use crate::crash::selection::{Around, for_backtraces};
 use crate::crash::translate::{self, Mappings};
+use crate::crash::unsigned::Unsigned;
 use crate::crash::{Memory, symbol_file};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -41,7 +42,11 @@ impl Core {
         let failed = CrashError::of_file(path);
         let registers: Vec<_> = vcpus.iter().map(|own| own.registers).collect();
         let mut file = beside(path).map_err(&failed)?;
-        let written = core_file::write(&mut file, memory, &crash.vm, &registers, &mappings);
+        let mut memory = Unsigned::new(memory);
+        for Held { registers, frames, .. } in vcpus {
+            memory.add(registers, frames).map_err(CrashError::of_memory)?;
+        }
+        let written = core_file::write(&mut file, &mut memory, &crash.vm, &registers, &mappings);
         let written = written.map_err(&failed)?;
         let symbols = match names {
             Some(Names::Kernel(kallsyms, base)) => {
