@@ -99,13 +99,22 @@ fn build_one(
     }
 }
 
-/// Opens the ports that requests come in by. The one that is not the console's interrupts a core
-/// that no VM has, where one is up: no guest is to pay for requests.
+/// Returns the core that serves the UARTs: one that no VM has, where one is up. No guest is to pay
+/// for requests, or for what others say.
+fn core_for_uarts(plan: &Plan, machine: &Machine, cores: &Cores) -> Mpidr {
+    let is_free = |mpidr: &Mpidr| {
+        cores.is_up(machine, *mpidr) && !plan.vms.iter().any(|vm| vm.vcpus.contains(mpidr))
+    };
+    let free = machine.cpus.iter().map(|cpu| cpu.mpidr).find(is_free);
+    free.unwrap_or(arch::this_mpidr())
+}
+
+/// Opens the ports that requests come in by. The one that is not the console's interrupts `core`.
 fn control(
     plan: &Plan,
     machine: &Machine,
     distributor: &mut Distributor,
-    cores: &Cores,
+    core: Mpidr,
 ) -> Result<Control, Stop> {
     let on_console = plan.control.on_console.then(Session::default);
     let port = match &machine.control {
@@ -114,13 +123,9 @@ fn control(
             let Interrupt { pintid, trigger } = uart.interrupt.ok_or(Stop)?;
             let registers = arch::map_hyp(uart.registers, HypAttributes::Device)
                 .map_err(|e| fail(Stage::VM, &format_args!("{}: {e}", uart.path)))?;
-            let is_free = |mpidr: &Mpidr| {
-                cores.is_up(machine, *mpidr) && !plan.vms.iter().any(|vm| vm.vcpus.contains(mpidr))
-            };
-            let free = machine.cpus.iter().map(|cpu| cpu.mpidr).find(is_free);
             let port = Uart::beside(tree::kind(uart.kind), registers.range());
             let port = ControlPort::new(port, pintid);
-            distributor.enable(pintid, free.unwrap_or(arch::this_mpidr()), trigger);
+            distributor.enable(pintid, core, trigger);
             Some(port)
         }
     };
@@ -140,11 +145,12 @@ pub fn install(
     let mut distributor = cores.distributor.take().ok_or(Stop)?;
     let mut port = hypervisor::take_early_port();
     let uart = machine.uart.as_ref().and_then(|uart| uart.interrupt);
+    let core = core_for_uarts(plan, machine, cores);
     if let (Some(uart), Some(port)) = (uart, &mut port) {
         port.enable_receive_interrupt();
-        distributor.enable(uart.pintid, arch::this_mpidr(), uart.trigger);
+        distributor.enable(uart.pintid, core, uart.trigger);
     }
-    let control = control(plan, machine, &mut distributor, cores)?;
+    let control = control(plan, machine, &mut distributor, core)?;
     let slots: Box<[Slot<Vm>]> = (0..VMS_MAX).map(|_| Slot::new()).collect();
     let firmware = cores::firmware(machine);
     let hypervisor = hypervisor::install(Hypervisor {

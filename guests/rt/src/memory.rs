@@ -60,6 +60,22 @@ pub fn find_foreign() -> Option<u64> {
     })
 }
 
+/// Returns a hash of all memory outside of the program, each byte of it.
+#[must_use]
+pub fn hash() -> u64 {
+    let program = program();
+    let ranges = tree::machine().memory.iter().map(|(start, size)| *start..start + size);
+    let all = ranges.flat_map(|range| range.step_by(8)).filter(|word| !program.contains(word));
+    all.fold(0, |hash: u64, address| {
+        let value: u64;
+        // SAFETY: as in `mark_all`, and a load changes nothing.
+        unsafe {
+            asm!("ldr {}, [{}]", out(reg) value, in(reg) address, options(nostack, readonly));
+        }
+        (hash ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29)
+    })
+}
+
 fn word_in(word: u64, start: u64, size: u64) -> bool {
     word.wrapping_sub(start) < size
 }

@@ -111,3 +111,15 @@ pub fn sev() {
     // SAFETY: a hint has no effect on memory.
     unsafe { asm!("dsb sy", "sev", options(nostack)) };
 }
+
+/// Cleans and invalidates the data cache by a set and a way, and drops the instruction caches and
+/// the stage-1 TLB entries of all vCPUs.
+pub fn maintain(set_way: u64) {
+    // SAFETY: what is cleaned, or read from memory again, is what it was.
+    unsafe {
+        asm!(
+            "dc csw, {0}", "dc cisw, {0}", "ic ialluis", "tlbi vmalle1is", "tlbi vmalle1",
+            "dsb sy", "isb", in(reg) set_way, options(nostack)
+        );
+    }
+}

@@ -12,15 +12,15 @@ use guest_rt::timer::Timer;
 use guest_rt::{check, cpu, irq, memory, println, tree};
 
 /// Words that are kept: how often it has hung, when that began, when it was last alive.
-const ROUND: u64 = 0;
-const BEGUN: u64 = 1;
-const ALIVE: u64 = 2;
+pub const ROUND: u64 = 0;
+pub const BEGUN: u64 = 1;
+pub const ALIVE: u64 = 2;
 const ROUNDS: u64 = 3;
 
 /// Looks at how the last hang has ended, and hangs again.
 pub fn run() -> ! {
     let timeout_ms = tree::argument("watchdog_ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
-    let timeout_ticks: u64 = CNTFRQ_EL0::get() * timeout_ms / 1000;
+    let timeout_ticks = ticks(timeout_ms);
     let round = memory::kept(ROUND);
     if round > 0 {
         // What the plan has armed for this run.
@@ -49,6 +49,11 @@ pub fn run() -> ! {
     }
 }
 
+/// Returns the ticks in so many milliseconds.
+pub fn ticks(ms: u64) -> u64 {
+    CNTFRQ_EL0::get() * ms / 1000
+}
+
 fn hang() {
     irq::mask();
     loop {
@@ -57,7 +62,7 @@ fn hang() {
 }
 
 /// Not before its time, and no more than a tenth later.
-fn was_noticed(timeout_ticks: u64) -> Outcome {
+pub fn was_noticed(timeout_ticks: u64) -> Outcome {
     let took = memory::kept(ALIVE).wrapping_sub(memory::kept(BEGUN));
     println!("it took {took} ticks of {timeout_ticks}");
     let latest = timeout_ticks + timeout_ticks / 10;

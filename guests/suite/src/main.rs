@@ -6,7 +6,8 @@
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
 //! `mode=list` prints the names, `mode=reset` see [`reset`],
 //! `mode=ledger` see [`ledger`], `mode=hang` see [`hang`], `mode=off` ends by CPU_OFF alone,
-//! `mode=panic` see [`crash`], `mode=clock` see [`clock`],
+//! `mode=panic` see [`crash`], `mode=storm` see [`storm`], `mode=watched` see [`watched`],
+//! `mode=clock` see [`clock`],
 //! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
@@ -33,11 +34,13 @@ mod platform;
 mod power;
 mod reset;
 mod sgi;
+mod storm;
 mod suspend;
 mod sweep;
 mod sysreg;
 mod timer;
 mod timer_edges;
+mod watched;
 
 use guest_rt::sysreg::relax;
 use guest_rt::test::{self, Outcome, Test};
@@ -78,6 +81,8 @@ fn main() {
         Some("hang") => hang::run(),
         Some("panic") => crash::run(),
         Some("clock") => clock::run(),
+        Some("storm") => storm::run(),
+        Some("watched") => watched::run(),
         Some("payload") => end_as_payload(),
         Some("off") => power::turn_all_off(),
         _ => test::run_all(GROUPS),

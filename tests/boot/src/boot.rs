@@ -20,6 +20,7 @@ mod machines;
 mod payloads;
 mod resets;
 mod stats;
+mod storms;
 mod suite;
 
 use libtest_mimic::{Arguments, Trial};
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         control::trials(),
         crashes::trials(),
         cycles::trials(),
+        storms::trials(),
         ledger::trials(),
         linux::trials(),
         payloads::trials(),

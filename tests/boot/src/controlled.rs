@@ -131,17 +131,27 @@ impl Controlled {
 
     /// Waits until the machine says a line with this in it, and passes over what was said before.
     pub fn hear(&mut self, what: &str) -> Result<()> {
+        self.hear_all(&[what])
+    }
+
+    /// Waits until the machine says a line with each of these in it, in whatever order, and passes
+    /// over what was said before the last of them.
+    pub fn hear_all(&mut self, all: &[&str]) -> Result<()> {
         loop {
             let console = self.console.port();
             let rest = console.said.get(console.heard..).unwrap_or_default();
-            let found = rest.find(what).and_then(|at| Some(at + rest.get(at..)?.find('\n')?));
-            if let Some(end) = found {
+            let end_of = |what: &&str| {
+                let at = rest.find(what)?;
+                Some(at + rest.get(at..)?.find('\n')?)
+            };
+            let ends: Option<Vec<usize>> = all.iter().map(end_of).collect();
+            if let Some(end) = ends.and_then(|ends| ends.into_iter().max()) {
                 console.heard += end;
                 // It goes on: a hang is counted from here.
                 console.deadline = Instant::now() + LIMIT;
                 return Ok(());
             }
-            self.listen(&format!("{what:?} was not said"))?;
+            self.listen(&format!("{all:?} was not said"))?;
         }
     }
 
@@ -158,10 +168,23 @@ impl Controlled {
         Ok(())
     }
 
+    /// Waits until the machine has said this, now or earlier, and returns everything that it has.
+    pub fn wait_until_said(&mut self, what: &str) -> Result<String> {
+        while !self.console.port().said.contains(what) {
+            self.listen(&format!("{what:?} was not said"))?;
+        }
+        self.said()
+    }
+
     /// Returns everything that the machine has said, and what it says now.
     pub fn said(&mut self) -> Result<String> {
         self.listen("it does not go on")?;
         Ok(self.console.port().said.clone())
+    }
+
+    /// Listens to the console, whose pipe must not become full, while something else is waited for.
+    pub fn goes_on(&mut self) -> Result<()> {
+        self.listen("it does not go on")
     }
 
     fn listen(&mut self, why: &str) -> Result<()> {

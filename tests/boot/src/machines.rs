@@ -31,7 +31,12 @@ pub fn trials() -> Vec<Trial> {
         harness::test("machines::one_core", halves_of_one_core),
         harness::test("machines::eight_single_core_guests", eight_guests),
         harness::test("machines::all_vcpus_turn_off", all_vcpus_turn_off),
-        harness::test("machines::cores_in_a_spin_table", cores_in_a_spin_table),
+        harness::test("machines::cores_in_a_spin_table", || {
+            cores_in_a_spin_table("machines-spin-table", None)
+        }),
+        harness::test("machines::core_fails_to_come_up", || {
+            cores_in_a_spin_table("machines-core-absent", Some(3))
+        }),
         harness::test("machines::raspberry_pi_4", raspberry_pi_4),
         harness::test("machines::entered_at_el1", entered_at_el1),
         harness::test("machines::without_a_bundle", without_a_bundle),
@@ -98,11 +103,11 @@ fn all_vcpus_turn_off() -> Result<()> {
     boot("machines-cpu-off", &manifest(&vms, ""), &Machine::default(), &script).map(drop)
 }
 
-/// A boot loader of ours parks three cores; the tree says where.
-fn cores_in_a_spin_table() -> Result<()> {
+/// A boot loader of ours parks three cores; the tree says where. Of an absent one it names a place
+/// at which nobody looks: the VM that needs it is refused, the other one runs.
+fn cores_in_a_spin_table(test: &str, absent: Option<usize>) -> Result<()> {
     const RESERVED: &str = "reserved-memory { #address-cells = <2>; #size-cells = <2>; ranges; \
         parked@40200000 { reg = <0 0x40200000 0 0x1000>; }; };";
-    let test = "machines-spin-table";
     let vms = ["0,2", "1,3"]
         .map(|cpus| Vm::of_guest(if cpus == "0,2" { "a" } else { "b" }, cpus, "guest-suite", SOME));
     let prepared = prepare(test, &manifest(&vms, ""), &Machine::default(), Default::default())?;
@@ -111,7 +116,8 @@ fn cores_in_a_spin_table() -> Result<()> {
         let mut parts = source.split("enable-method = \"psci\";");
         let mut edited = parts.next().unwrap_or_default().to_owned();
         for (core, part) in parts.enumerate() {
-            let release = 0x4020_0100 + 8 * core;
+            let table = if absent == Some(core) { 0x4020_0800 } else { 0x4020_0100 };
+            let release = table + 8 * core;
             edited +=
                 &format!("enable-method = \"spin-table\"; cpu-release-addr = <0 {release:#x}>;");
             edited += part;
@@ -127,10 +133,15 @@ fn cores_in_a_spin_table() -> Result<()> {
     let mut command = Machine::default().command(qemu, &loader, Some(&prepared.artifacts.bundle));
     command.args(["-device", &loaded, "-dtb"]).arg(tree);
     let script = script(End::Off, |script| {
-        script.expect_hypervisor(r"^\[05\] gicv3, cpus 4/4 \(spin-table\)")?;
-        for name in ["a", "b"] {
-            script.expect(name, r"^RESULT passed=[1-9]\d* failed=0 ")?;
+        let up = 4 - absent.iter().count();
+        script.expect_hypervisor(&format!(r"^\[05\] gicv3, cpus {up}/4 \(spin-table\)"))?;
+        if let Some(core) = absent {
+            let refusal = format!(r"^\[05!\] cpu {core:#x} has not come up\. Not starting b");
+            script.expect_hypervisor(&refusal)?;
+        } else {
+            script.expect("b", r"^RESULT passed=[1-9]\d* failed=0 ")?;
         }
+        script.expect("a", r"^RESULT passed=[1-9]\d* failed=0 ")?;
         Ok(())
     })?;
     hold(command, &script).map(drop)

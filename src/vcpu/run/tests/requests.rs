@@ -54,6 +54,15 @@ struct Model {
     loads: usize,
     steps_left: usize,
     random: u64,
+    table: Table,
+}
+
+/// Which requests the model grants.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Table {
+    Right,
+    /// The twin's: a VM that is paused can be paused.
+    PausesTwice,
 }
 
 impl Model {
@@ -70,6 +79,7 @@ impl Model {
             (Request::Start, Off) | (Request::Reset, Running | Paused) => self.load(),
             (Request::Kill, Running | Paused) => self.state = Off,
             (Request::Pause, Running) => self.state = Paused,
+            (Request::Pause, Paused) if self.table == Table::PausesTwice => {}
             (Request::Resume, Paused) => self.state = Running,
             (Request::Destroy, Off) => self.state = Gone,
             (_, state) => return Err(state),
@@ -142,7 +152,21 @@ fn idle(hypervisor: &Hypervisor, model: &mut Model) {
 /// when it is gone nothing of it is left.
 #[test]
 fn t91_random_requests_do_what_a_model_does() {
-    const STEPS: usize = 100_000;
+    let lives = take_steps(100_000, Table::Right);
+    assert!(lives > 100, "{lives} lives");
+}
+
+/// The twin: a client that is granted what another was already is noticed.
+#[test]
+fn t91_twin_that_grants_a_pause_twice_is_noticed() {
+    let outcome = catch_unwind(|| take_steps(1000, Table::PausesTwice));
+    let why = outcome.unwrap_err();
+    let why = why.downcast_ref::<std::string::String>().unwrap();
+    assert!(why.contains("Pause when paused"), "{why}");
+}
+
+/// Takes so many steps and returns how often the VM was destroyed and made again.
+fn take_steps(steps: usize, table: Table) -> usize {
     let plan = plan();
     let hypervisor = hypervisor(&plan);
     let private = Box::leak(Box::new(private_interrupts()));
@@ -150,8 +174,9 @@ fn t91_random_requests_do_what_a_model_does() {
         state: State::Off,
         is_dirty: false,
         loads: 0,
-        steps_left: STEPS,
+        steps_left: steps,
         random: 0x9e37_79b9_7f4a_7c15,
+        table,
     }));
     model.borrow_mut().load();
     let hooked = model.clone();
@@ -171,7 +196,7 @@ fn t91_random_requests_do_what_a_model_does() {
             lives += 1;
         }
     }
-    assert!(lives > 100, "{lives} lives");
+    lives
 }
 
 #[derive(PartialEq, Eq, Debug)]
