@@ -13,6 +13,7 @@ mod post;
 pub mod run;
 mod settle;
 mod sysreg;
+mod time;
 
 use crate::arch::{self, GuestRegisters, ListRegisterFile};
 use crate::bits::Level;
@@ -57,6 +58,8 @@ pub struct Core<'a> {
     delivery: Delivery,
     list_registers: ListRegisterFile,
     private_interrupts: &'a mut PrivateInterrupts,
+    /// CNTP_CVAL_EL0 as a guest sees it whose physical timer is trapped.
+    physical_compare: u64,
 }
 
 /// What the run loop does after an exit.
@@ -156,6 +159,7 @@ impl<'a> Core<'a> {
             delivery: Delivery::new(vcpu, list_registers.count()),
             list_registers,
             private_interrupts,
+            physical_compare: 0,
         })
     }
 

@@ -6,6 +6,7 @@
 
 pub mod build;
 pub mod bus;
+pub mod clock;
 pub mod crash;
 pub mod fate;
 pub mod lifecycle;
@@ -22,14 +23,14 @@ use crate::gic::{SpiToken, Vgic, Vits};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::guest::GuestMemory;
 use crate::memory::stage2::Stage2;
-use crate::plan::VmPlan;
+use crate::plan::{PauseTime, VmPlan};
 use crate::psci::Psci;
 use crate::sync::{Lock, OpenLock};
 use crate::trace::ExitCounters;
 use crate::vcpu::FromCore;
 use alloc::boxed::Box;
 use bus::Bus;
-use core::sync::atomic::{AtomicU64, Ordering};
+use clock::Clock;
 use crash::Capsule;
 use fate::Fate;
 use lifecycle::{Change, Lifecycle, Request, State};
@@ -74,8 +75,8 @@ pub struct Vm {
     pub loader: Loader,
     /// What goes there.
     pub payloads: Lock<Payloads>,
-    /// CNTVOFF_EL2 of all its vCPUs.
-    pub counter_offset_ticks: AtomicU64,
+    /// Its guest's time.
+    pub clock: Clock,
     /// What the guest sees of its physical SPIs, in the order of these.
     pub links: Box<[(Vintid, Pintid)]>,
     /// The pCPU of each vCPU.
@@ -193,10 +194,30 @@ impl Vm {
         self.loader.load(&self.payloads.acquire().now.images, pause)
     }
 
+    /// Returns whether the guest's time stops while the VM is paused.
+    #[must_use]
+    pub fn stops_time(&self) -> bool {
+        self.plan.policies.pause_time == PauseTime::Stops
+    }
+
+    /// Stops the guest's time where the plan says so. The core of vCPU 0 calls this when all vCPUs
+    /// stand aside: from then on none of them sees it, so none can see it run backwards.
+    pub fn stop_time(&self) {
+        if self.stops_time() {
+            self.clock.stop(arch::counter());
+        }
+    }
+
+    /// Lets the guest's time and the small devices go on, before any vCPU does. The core of vCPU 0
+    /// calls this when all vCPUs stand aside.
+    pub fn resume(&self, by: &FromCore<'_>) {
+        self.clock.go_on(arch::counter());
+        self.resume_platform(by);
+    }
+
     /// Lets vCPU 0 begin. Only the leader of a start calls this.
     pub fn begin(&self) {
-        // Guest time begins now, for all vCPUs alike and for as long as the VM runs (traps T57).
-        self.counter_offset_ticks.store(arch::counter(), Ordering::Relaxed);
+        self.clock.begin(arch::counter());
         self.start_platform();
         let start = self.payloads.acquire().now.start;
         // Nobody else turns on a vCPU of a VM that has just begun.

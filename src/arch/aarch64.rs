@@ -45,7 +45,11 @@ pub use pmu::{GuestCounts, Overflow, pmu_overflow, take_guest_counts};
 pub use smc::{HostPsci, mitigate};
 pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids, leave};
 pub use start::{SecondaryBoot, publish_to_uncached, release_from_spin_table, secondary_entry};
-pub use timer::{arm_hyp_timer, cancel_hyp_timer, counter, counter_frequency_hz};
+pub use timer::{
+    HeldTimers, PhysicalTime, arm_hyp_timer, cancel_hyp_timer, counter, counter_frequency_hz,
+    hold_timers, physical_timer_control, release_timers, set_physical_time,
+    set_physical_timer_compare, set_physical_timer_control,
+};
 pub use vectors::enter;
 
 use aarch64_cpu::asm::{self, barrier};

@@ -6,3 +6,4 @@ mod board;
 pub mod machine;
 pub mod memory;
 mod tables;
+mod time;

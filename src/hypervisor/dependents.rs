@@ -61,7 +61,9 @@ impl Hypervisor {
 
     /// Returns a VM that this one depends on and that does not run.
     fn missing(&self, vm: &Vm) -> Option<VmId> {
-        let runs = |vm: &Vm| matches!(vm.lifecycle.state(), State::Running | State::Paused);
+        let runs = |vm: &Vm| {
+            matches!(vm.lifecycle.state(), State::Running | State::Paused | State::Resuming)
+        };
         let is_missing = |id: &&VmId| !self.with_vm(**id, runs).unwrap_or(false);
         vm.plan.policies.after.iter().find(is_missing).copied()
     }

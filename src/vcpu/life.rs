@@ -16,13 +16,13 @@ use crate::vm::crash::{Crash, CrashCause, Frozen};
 use crate::vm::fate::Verdict;
 use crate::vm::lifecycle::{Change, Entry, Leadership, Request, State};
 use crate::vm::load::Damaged;
-use core::sync::atomic::Ordering;
 
 impl Core<'_> {
     /// Serves this core's vCPU for as long as its VM exists: waits until it is turned on, runs it
     /// until it is off.
     pub fn serve(&mut self) {
         arch::activate(self.vm.stage2);
+        self.set_up_time();
         self.clear_interrupts();
         self.reset_guest();
         loop {
@@ -38,8 +38,8 @@ impl Core<'_> {
                 return arch::leave();
             }
             let Some(start) = self.take_start() else {
-                if self.vcpu.get() != 0 && self.vm.lifecycle.state() == State::Crashed {
-                    // Who decides may have seen this core inside, if only on its way out.
+                if self.vcpu.get() != 0 && self.vm.lifecycle.state().is_frozen() {
+                    // Who looks after it may have seen this core inside, if only on its way out.
                     self.vm.kick(VcpuId::new(0));
                 }
                 self.wait();
@@ -101,21 +101,11 @@ impl Core<'_> {
 
     /// Waits for something to do: interrupts are masked, yet end WFI.
     fn wait(&mut self) {
-        let was_frozen = self.vm.lifecycle.state().is_frozen();
         arch::wait_for_interrupt();
         self.serve_aside();
-        if was_frozen {
-            self.resume_platform();
-        } else if let Some(cause) = self.due_crash() {
+        if let Some(cause) = self.due_crash() {
             // The vCPU is off: nothing of it is to be held. Others that are faster are right.
             let _ = self.freeze(cause);
-        }
-    }
-
-    /// Lets the small devices go on where the VM runs again, before anything of them is due.
-    fn resume_platform(&self) {
-        if self.vcpu.get() == 0 && !self.vm.lifecycle.wants_out() {
-            self.vm.resume_platform(&self.effects());
         }
     }
 
@@ -144,7 +134,7 @@ impl Core<'_> {
             fault_on_purpose(kind);
         }
         self.vm.vgic.note_on(self.vcpu);
-        arch::start_guest(start.entry, self.vm.counter_offset_ticks.load(Ordering::Relaxed));
+        arch::start_guest(start.entry, self.vm.clock.offset_ticks());
         self.set_x0(start.context);
     }
 
@@ -152,6 +142,7 @@ impl Core<'_> {
     /// waits for it, and not at CPU_ON.
     fn reset_guest(&mut self) {
         self.registers.x = [0; 32];
+        self.physical_compare = 0;
         self.last = LastExits::default();
         arch::reset_guest(Vm::mpidr_of(self.vcpu));
     }
@@ -218,27 +209,37 @@ impl Core<'_> {
     #[inline(never)]
     pub(super) fn stand_aside(&mut self) -> Next {
         let vm = self.vm;
-        let state = vm.lifecycle.state();
-        if state == State::Crashed {
-            self.keep_state();
-        }
-        if state.is_frozen() {
+        let mut held = None;
+        loop {
+            let state = vm.lifecycle.state();
+            if state == State::Running {
+                // Nobody changes the guest's time before this core stands aside again.
+                held.into_iter().for_each(|held| self.release_timers(held));
+                return Next::Enter;
+            }
+            if !state.is_frozen() {
+                return Next::Out;
+            }
+            if state == State::Crashed {
+                self.keep_state();
+            }
+            held = held.or_else(|| Some(arch::hold_timers()));
             vm.lifecycle.stand_aside();
             // Who looks after the VM waits for the last one.
             if self.vcpu.get() != 0 {
                 vm.kick(VcpuId::new(0));
             }
-            self.wait_aside();
+            self.wait_aside(state);
             vm.lifecycle.go_on();
         }
-        self.resume_platform();
-        if vm.lifecycle.wants_out() { Next::Out } else { Next::Enter }
     }
 
-    fn wait_aside(&mut self) {
+    /// Waits until a VM that is frozen no longer is, or has crashed since it was in `state`.
+    fn wait_aside(&mut self, state: State) {
         loop {
             self.look_after_vm();
-            if !self.vm.lifecycle.state().is_frozen() {
+            let now = self.vm.lifecycle.state();
+            if !now.is_frozen() || now == State::Crashed && state != State::Crashed {
                 return;
             }
             arch::wait_for_interrupt();
@@ -291,8 +292,13 @@ impl Core<'_> {
         if self.vcpu.get() != 0 {
             return;
         }
-        if vm.lifecycle.state() == State::Crashed && vm.lifecycle.all_stand_aside() {
-            self.decide();
+        if vm.lifecycle.wants_out() && vm.lifecycle.all_stand_aside() {
+            match vm.lifecycle.state() {
+                State::Crashed => self.decide(),
+                State::Paused => vm.stop_time(),
+                State::Resuming => self.resume(),
+                _ => {}
+            }
         }
         while let Some(request) = vm.fate.take_due(arch::counter()) {
             // Where it does not fit any more, nothing is to be done.
@@ -301,6 +307,15 @@ impl Core<'_> {
         self.hypervisor.look_after_images(vm);
         if let Some(deadline_ticks) = vm.fate.deadline_ticks() {
             arch::arm_hyp_timer(deadline_ticks);
+        }
+    }
+
+    /// Lets a VM go on whose vCPUs all stand aside.
+    fn resume(&mut self) {
+        let vm = self.vm;
+        vm.resume(&self.effects());
+        if vm.lifecycle.end_pause() == Leadership::Mine {
+            vm.kick_each(vm.all_vcpus() & !1);
         }
     }
 

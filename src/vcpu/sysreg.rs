@@ -48,6 +48,7 @@ impl Core<'_> {
                 }
                 ACTLR_EL1 => {}
                 ICC_DIR_EL1 => self.deactivate(self.x(register)),
+                _ if self.write_time(id, self.x(register)).is_some() => {}
                 _ => return self.inject_undefined(),
             },
         }
@@ -67,7 +68,7 @@ impl Core<'_> {
             REVIDR_EL1 => Some(arch::revidr()),
             AIDR_EL1 => Some(arch::aidr()),
             ACTLR_EL1 | MDRAR_EL1 => Some(0),
-            _ => None,
+            _ => self.read_time(id),
         }
     }
 }

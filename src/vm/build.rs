@@ -6,6 +6,7 @@
 
 use super::Vm;
 use super::bus::Bus;
+use super::clock::Clock;
 use super::crash::Capsule;
 use super::fate::Fate;
 use super::lifecycle::Lifecycle;
@@ -32,7 +33,6 @@ use crate::trace::ExitCounters;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::AtomicU64;
 
 /// The bits of an IPA. Every VM has the same, so that one root serves from 1 GiB to 1 TiB.
 pub const IPA_BITS: u32 = 40;
@@ -142,7 +142,7 @@ pub fn build(
         // It is full, so this moves nothing.
         loader: Loader::new(mapped.into()),
         payloads: Lock::new(Payloads::new(payload)),
-        counter_offset_ticks: AtomicU64::new(0),
+        clock: Clock::new(),
         links,
         pcpus,
         kicks,

@@ -2,21 +2,22 @@
 //! Whether a VM runs: cores enter and leave, and one of them leads a change.
 //!
 //! ```text
-//!                 Start              finish
-//!   Off ───────────────────→ Starting ────────→ Running ⇄ Paused
-//!    │ ↑                         ↑                 │         │
-//!    │ │ finish           finish │ Start           │ Crash   │
-//!    │ └─────────── Stopping ←───┼──── Stop ───────┼─────────┤
-//!    │ Destroy                   └───────────── Crashed ─────┘
-//!    ↓
-//!   Gone
+//!                 Start              finish            Pause
+//!   Off ───────────────────→ Starting ────────→ Running ───────→ Paused
+//!    │ ↑                         ↑                 │ ↑ go_on      │ ↑
+//!    │ │                         │                 │ │     Resume │ │ Pause
+//!    │ │ finish           finish │ Start     Crash │ │            ↓ │
+//!    │ └─────────── Stopping ←───┼──── Stop ───────┤ └───────── Resuming
+//!    │ Destroy                   │                 │              │
+//!    ↓                           └───────────── Crashed           │
+//!   Gone                         └────────────────────────────────┘
 //! ```
 //!
 //! A core may run the guest only between a successful [`Lifecycle::enter`] and
 //! [`Lifecycle::leave`]. Whoever begins a change waits until all others have left: entering is
 //! "count, then look", beginning is "say, then look at the count", both sequentially consistent,
 //! so one of the two sees the other. While the VM is frozen, paused or crashed, its cores stay
-//! inside and stand aside.
+//! inside and stand aside; none goes on before all do, so that all go on at the same guest time.
 #![forbid(unsafe_code)]
 
 use core::fmt;
@@ -40,10 +41,12 @@ pub enum State {
     Crashed,
     /// It is about to vanish.
     Gone,
+    /// Its vCPUs go on once all of them are held.
+    Resuming,
 }
 
 impl State {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Running,
         Self::Starting,
         Self::Stopping,
@@ -51,6 +54,7 @@ impl State {
         Self::Paused,
         Self::Crashed,
         Self::Gone,
+        Self::Resuming,
     ];
 
     fn from_word(word: u8) -> Self {
@@ -60,7 +64,7 @@ impl State {
     /// Returns whether its vCPUs are held where they are.
     #[must_use]
     pub const fn is_frozen(self) -> bool {
-        matches!(self, Self::Paused | Self::Crashed)
+        matches!(self, Self::Paused | Self::Resuming | Self::Crashed)
     }
 
     /// Returns its name.
@@ -74,6 +78,7 @@ impl State {
             Self::Paused => "paused",
             Self::Crashed => "crashed",
             Self::Gone => "gone",
+            Self::Resuming => "resuming",
         }
     }
 }
@@ -117,13 +122,14 @@ pub enum Request {
 impl Request {
     /// Returns from which states to which one, and what its core has to lead.
     const fn table(self) -> (&'static [State], State, Option<Change>) {
-        use State::{Crashed, Gone, Off, Paused, Running, Starting, Stopping};
+        use State::{Crashed, Gone, Off, Paused, Resuming, Running, Starting, Stopping};
+        const LIVES: &[State] = &[Running, Paused, Resuming, Crashed];
         match self {
             Self::Start => (&[Off, Crashed], Starting, Some(Change::Start)),
-            Self::Kill => (&[Running, Paused, Crashed], Stopping, Some(Change::Stop)),
-            Self::Reset => (&[Running, Paused, Crashed], Starting, Some(Change::Start)),
-            Self::Pause => (&[Running], Paused, None),
-            Self::Resume => (&[Paused], Running, None),
+            Self::Kill => (LIVES, Stopping, Some(Change::Stop)),
+            Self::Reset => (LIVES, Starting, Some(Change::Start)),
+            Self::Pause => (&[Running, Resuming], Paused, None),
+            Self::Resume => (&[Paused], Resuming, None),
             Self::Destroy => (&[Off], Gone, None),
         }
     }
@@ -198,6 +204,16 @@ impl Lifecycle {
     /// Says that it goes on.
     pub fn go_on(&self) {
         self.aside.fetch_sub(1, SeqCst);
+    }
+
+    /// Lets the vCPUs of a VM that is resumed go on, now that all stand aside. The core of vCPU 0
+    /// calls this. Somebody may have been faster with something else.
+    #[must_use]
+    pub fn end_pause(&self) -> Leadership {
+        match self.change(State::Resuming, State::Running) {
+            Ok(()) => Leadership::Mine,
+            Err(_) => Leadership::Others,
+        }
     }
 
     /// Returns whether all cores that are inside stand aside.
@@ -407,14 +423,14 @@ mod tests {
     fn expected(request: Request, state: State) -> Option<State> {
         match (request, state) {
             (Request::Start, State::Off | State::Crashed) => Some(State::Starting),
-            (Request::Kill, State::Running | State::Paused | State::Crashed) => {
+            (Request::Kill, State::Running | State::Paused | State::Resuming | State::Crashed) => {
                 Some(State::Stopping)
             }
-            (Request::Reset, State::Running | State::Paused | State::Crashed) => {
+            (Request::Reset, State::Running | State::Paused | State::Resuming | State::Crashed) => {
                 Some(State::Starting)
             }
-            (Request::Pause, State::Running) => Some(State::Paused),
-            (Request::Resume, State::Paused) => Some(State::Running),
+            (Request::Pause, State::Running | State::Resuming) => Some(State::Paused),
+            (Request::Resume, State::Paused) => Some(State::Resuming),
             (Request::Destroy, State::Off) => Some(State::Gone),
             _ => None,
         }

@@ -14,10 +14,8 @@ use crate::devices::pl061::{Line, Pl061};
 use crate::devices::pvpanic::{self, Event};
 use crate::devices::watchdog::{Frame, Watchdog};
 use crate::id::VcpuId;
-use crate::plan::PauseTime;
 use crate::sync::Guard;
 use crate::vcpu::{FromCore, GO_ON};
-use core::sync::atomic::Ordering;
 
 /// The GPIO line of the power button, as on QEMU's `virt`.
 const POWER: Line = Line::new(3);
@@ -157,13 +155,11 @@ impl Vm {
     }
 
     /// Lets the devices go on after the guest was held: the time in between is not held against
-    /// it. Its vCPU 0's core calls this.
-    pub fn resume_platform(&self, by: &FromCore<'_>) {
+    /// it, whether it saw it pass or not. Its vCPU 0's core calls this.
+    pub(super) fn resume_platform(&self, by: &FromCore<'_>) {
         let mut platform = self.platform.acquire();
         platform.fires_by = None;
-        if self.plan.policies.pause_time == PauseTime::Runs
-            && platform.watchdog.deadline().is_some()
-        {
+        if !self.stops_time() && platform.watchdog.deadline().is_some() {
             platform.watchdog.refresh(self.now_ticks());
         }
         self.follow_platform(by, platform);
@@ -181,15 +177,9 @@ impl Vm {
         (fired == Level::High).then_some(CrashCause::Watchdog)
     }
 
-    /// Returns the tick of the physical counter at which something is to be done.
-    pub fn platform_deadline(&self) -> Option<u64> {
-        let deadline = self.platform.acquire().deadline();
-        Some(deadline?.saturating_add(self.counter_offset_ticks.load(Ordering::Relaxed)))
-    }
-
     /// Returns the guest's time.
     fn now_ticks(&self) -> u64 {
-        arch::counter().wrapping_sub(self.counter_offset_ticks.load(Ordering::Relaxed))
+        self.clock.at(arch::counter())
     }
 
     /// Asks the core of vCPU 0 to look what is due.
@@ -215,9 +205,8 @@ impl Vm {
         }
         let Some(deadline) = earlier else { return };
         if by.own == Some(VcpuId::new(0)) {
-            let offset_ticks = self.counter_offset_ticks.load(Ordering::Relaxed);
             // What never comes must not come at once.
-            arch::arm_hyp_timer(deadline.saturating_add(offset_ticks));
+            arch::arm_hyp_timer(deadline.saturating_add(self.clock.offset_ticks()));
         } else {
             self.ask_to_serve_platform();
         }

@@ -6,8 +6,8 @@
 //! Arguments: `only=`, `not=` and `exit=` of the runtime; `verbose`; `hypervisor`;
 //! `mode=list` prints the names, `mode=reset` see [`reset`],
 //! `mode=ledger` see [`ledger`], `mode=hang` see [`hang`], `mode=off` ends by CPU_OFF alone,
-//! `mode=panic` see [`crash`], `mode=secret` see [`secret`],
-//! `mode=storm` see [`storm`], `mode=watched` see [`watched`],
+//! `mode=panic` see [`crash`], `mode=secret` see [`secret`], `mode=storm` see [`storm`],
+//! `mode=watched` see [`watched`], `mode=clock` see [`clock`],
 //! `mode=payload` ends as the guests do that `scripts/test --payloads` runs.
 #![no_std]
 #![no_main]
@@ -15,6 +15,7 @@
 
 mod abort;
 mod boot;
+mod clock;
 mod crash;
 mod features;
 mod forms;
@@ -81,6 +82,7 @@ fn main() {
         Some("hang") => hang::run(),
         Some("panic") => crash::run(),
         Some("secret") => secret::run(),
+        Some("clock") => clock::run(),
         Some("storm") => storm::run(),
         Some("watched") => watched::run(),
         Some("payload") => end_as_payload(),

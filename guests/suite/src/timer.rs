@@ -2,12 +2,14 @@
 //! T50 and T81: the two timers of a guest, their level-sensitive interrupts, and waiting for them
 //! (DDI 0487 D12.2).
 
+use crate::insn::Encoding;
+use guest_rt::exception::ec;
 use guest_rt::gic;
 use guest_rt::irq::{self, SPURIOUS};
-use guest_rt::sysreg::{CNTFRQ_EL0, sev, wfe, wfi};
+use guest_rt::sysreg::{CNTFRQ_EL0, CNTKCTL_EL1, ID_AA64MMFR0_EL1, isb, sev, wfe, wfi};
 use guest_rt::test::{Outcome, Test};
 use guest_rt::timer::{self, ENABLE, IMASK, ISTATUS, Timer};
-use guest_rt::{check, check_eq, cpu, tests};
+use guest_rt::{check, check_eq, code, cpu, tests};
 
 pub const TESTS: &[Test] = tests![
     t50_wfi_wakes_with_interrupts_masked,
@@ -24,6 +26,8 @@ pub const TESTS: &[Test] = tests![
     t81_both_timers_at_once,
     t81_timers_of_all_vcpus: 2,
     t57_frequency_is_not_zero,
+    t57_physical_time_at_el0_as_el1_allows,
+    t30_time_into_the_zero_register,
 ];
 
 /// Long enough for anything that must happen, in microseconds.
@@ -62,6 +66,67 @@ fn t57_frequency_is_not_zero() -> Outcome {
     timer::delay(1000);
     check!(Timer::Virtual.now() - before >= timer::ticks(1000), "CNTVCT_EL0 does not run");
     check!(Timer::Physical.now() - physical >= timer::ticks(1000), "CNTPCT_EL0 does not run");
+    Ok(())
+}
+
+const CNTPCT: Encoding = Encoding(3, 3, 14, 0, 1);
+const CNTPCTSS: Encoding = Encoding(3, 3, 14, 0, 5);
+const CNTP_TVAL: Encoding = Encoding(3, 3, 14, 2, 0);
+const CNTP_CTL: Encoding = Encoding(3, 3, 14, 2, 1);
+const CNTP_CVAL: Encoding = Encoding(3, 3, 14, 2, 2);
+
+/// Returns whether there is CNTPCTSS_EL0 (FEAT_ECV).
+fn has_ecv() -> bool {
+    ID_AA64MMFR0_EL1::get() >> 60 != 0
+}
+
+/// CNTKCTL_EL1 says what of it EL0 may read, and goes before what a hypervisor traps.
+fn t57_physical_time_at_el0_as_el1_allows() -> Outcome {
+    const EL0PCTEN: u64 = 1 << 0;
+    const EL0PTEN: u64 = 1 << 9;
+    let timer = Timer::Physical;
+    timer.set_ctl(0);
+    let kept = CNTKCTL_EL1::get();
+    let read = |encoding: Encoding, control: u64| {
+        CNTKCTL_EL1::set(control);
+        isb();
+        let (exception, [x0, ..]) = code::run_at_el0(&[encoding.mrs()], 0, 0);
+        CNTKCTL_EL1::set(kept);
+        isb();
+        (exception.map(|e| e.esr >> 26 & 0x3f), x0)
+    };
+    for encoding in [CNTPCT, CNTPCTSS].into_iter().take(if has_ecv() { 2 } else { 1 }) {
+        let before = timer.now();
+        let (class, value) = read(encoding, EL0PCTEN);
+        check_eq!(class, Some(ec::SVC), "class of {encoding:?}, allowed");
+        check!((before..=timer.now()).contains(&value), "{encoding:?} reads {value:#x} at EL0");
+        check_eq!(read(encoding, EL0PTEN), (Some(ec::SYSREG), 0), "{encoding:?}, not allowed");
+    }
+    timer.set_cval(0x1234_5678_9abc);
+    check_eq!(read(CNTP_CVAL, EL0PTEN), (Some(ec::SVC), 0x1234_5678_9abc), "CVAL, allowed");
+    check_eq!(read(CNTP_CTL, EL0PTEN), (Some(ec::SVC), timer.ctl()), "CTL, allowed");
+    for encoding in [CNTP_TVAL, CNTP_CTL, CNTP_CVAL] {
+        check_eq!(read(encoding, EL0PCTEN), (Some(ec::SYSREG), 0), "{encoding:?}, not allowed");
+    }
+    Ok(())
+}
+
+fn t30_time_into_the_zero_register() -> Outcome {
+    /// Rt of MRS and MSR.
+    const XZR: u32 = 31;
+    let timer = Timer::Physical;
+    timer.set_ctl(0);
+    for encoding in [CNTPCT, CNTP_TVAL, CNTP_CTL, CNTP_CVAL] {
+        let ([x0, x1], exception) = code::run(&[encoding.mrs() | XZR], 5, 6);
+        check!(exception.is_none(), "{encoding:?} into XZR: {exception:?}");
+        check_eq!([x0, x1], [5, 6], "{encoding:?} into XZR");
+    }
+    timer.set_cval(99);
+    let (_, exception) = code::run(&[CNTP_CVAL.msr_xzr()], 5, 6);
+    check!(exception.is_none(), "XZR into CVAL: {exception:?}");
+    check_eq!(timer.cval(), 0, "CVAL after XZR");
+    let (_, exception) = code::run(&[CNTPCT.msr_xzr()], 0, 0);
+    check_eq!(exception.map(|e| e.esr >> 26 & 0x3f), Some(ec::UNKNOWN), "class of a write");
     Ok(())
 }
 

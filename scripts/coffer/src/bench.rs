@@ -62,6 +62,7 @@ pub const LIMITS: &[Limit] = &[
     Limit { operation: "ipi_round_trip", max: 760 },
     Limit { operation: "cpu_on", max: 1200 },
     Limit { operation: "reset_to_guest", max: 1_500_000 },
+    Limit { operation: "restart_64_mib", max: 10_000_000 },
     Limit { operation: "image_bytes", max: 240 << 10 },
     Limit { operation: "ram_bytes", max: 1 << 20 },
 ];
@@ -80,6 +81,7 @@ pub const OPERATIONS: &[&str] = &[
     "ipi_round_trip",
     "cpu_on",
     "reset_to_guest",
+    "restart_64_mib",
     "image_bytes",
     "ram_bytes",
 ];

@@ -224,7 +224,7 @@ fn is_done(action: Action, state: &str) -> bool {
         }
         Action::Stop { .. } | Action::Kill => matches!(state, "off" | DESTROYED),
         Action::Pause => state == "paused",
-        Action::Resume => state != "paused",
+        Action::Resume => !matches!(state, "paused" | "resuming"),
         Action::Destroy => state == DESTROYED,
         // That is done when it is granted.
         Action::Confirm => true,
@@ -418,7 +418,7 @@ mod tests {
             (stop, &["off"], &["running", "stopping"]),
             (Action::Kill, &["off"], &["stopping", "running"]),
             (Action::Pause, &["paused"], &["running"]),
-            (Action::Resume, &["running", "off"], &["paused"]),
+            (Action::Resume, &["running", "off"], &["paused", "resuming"]),
             (Action::Destroy, &[DESTROYED], &["off", "gone"]),
         ] {
             assert!(done.iter().all(|state| is_done(action, state)), "{action:?}");

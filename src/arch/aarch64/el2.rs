@@ -9,10 +9,10 @@
 
 use super::sysreg::{
     read_aidr, read_currentel, read_hcr, read_midr, read_mpamidr, read_mpidr, read_pmcr,
-    read_revidr, set_cnthctl, set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr, set_hcrx,
-    set_hdfgrtr, set_hdfgrtr2, set_hdfgwtr, set_hdfgwtr2, set_hfgitr, set_hfgitr2, set_hfgrtr,
-    set_hfgrtr2, set_hfgwtr, set_hfgwtr2, set_hstr, set_mdcr, set_mpam2, set_mpamhcr, set_vbar,
-    set_vdisr, set_vsesr, set_zcr_el2,
+    read_revidr, set_cntvoff, set_cptr, set_hacr, set_hafgrtr, set_hcr, set_hcrx, set_hdfgrtr,
+    set_hdfgrtr2, set_hdfgwtr, set_hdfgwtr2, set_hfgitr, set_hfgitr2, set_hfgrtr, set_hfgrtr2,
+    set_hfgwtr, set_hfgwtr2, set_hstr, set_mdcr, set_mpam2, set_mpamhcr, set_vbar, set_vdisr,
+    set_vsesr, set_zcr_el2,
 };
 use super::vectors;
 use crate::id::Mpidr;
@@ -244,8 +244,7 @@ pub fn set_up_core(mitigations: Mitigations) -> Result<(), CoreRefusal> {
     }
     set_hstr(0);
     set_hacr(0);
-    // EL1 uses counter and physical timer directly (EL1PCTEN, EL1PCEN).
-    set_cnthctl(3);
+    super::timer::set_physical_time(super::timer::PhysicalTime::Direct);
     set_cntvoff(0);
     super::timer::cancel_hyp_timer();
     // The firmware's: nobody would take their interrupts before a guest has the core.

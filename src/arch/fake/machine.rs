@@ -6,6 +6,7 @@
 
 pub use super::board::*;
 pub use super::tables::*;
+pub use super::time::*;
 use crate::addr::{Address, Gva, Ipa, Pa, PaRange};
 use crate::arch::Exit;
 use crate::bits::Level;
@@ -126,6 +127,8 @@ pub struct FakeCore {
     pub counter_step: u64,
     /// What the guest puts into X0 before its next exit.
     pub x0: Option<u64>,
+    /// The guest's timers.
+    pub timers: GuestTimers,
     /// What the guest has executed.
     pub guest_counts: GuestCounts,
     /// Whose overflow the PMU's interrupt is about.
@@ -158,6 +161,7 @@ impl Default for FakeCore {
             counter: 0,
             counter_step: 1,
             x0: None,
+            timers: GuestTimers::default(),
             guest_counts: GuestCounts::default(),
             overflow: Overflow::default(),
             on_sgi: Hook::default(),
@@ -323,11 +327,18 @@ pub fn inject_serror() {
 }
 /// Defines a vCPU's state.
 pub fn reset_guest(mpidr: Mpidr) {
+    with(|core| {
+        let GuestTimers { cntvoff_ticks, way, .. } = core.timers;
+        core.timers = GuestTimers { cntvoff_ticks, way, ..GuestTimers::default() };
+    });
     record(Event::ResetGuest(mpidr));
 }
 /// Sets when and where the vCPU starts.
-pub fn start_guest(entry: Ipa, _cntvoff_ticks: u64) {
-    with(|core| core.elr = entry.get());
+pub fn start_guest(entry: Ipa, cntvoff_ticks: u64) {
+    with(|core| {
+        core.elr = entry.get();
+        core.timers.cntvoff_ticks = cntvoff_ticks;
+    });
     record(Event::StartGuest(entry));
 }
 /// Returns what this core still has of a guest: stage 2 and list registers.

@@ -14,4 +14,5 @@ mod listed;
 mod platform;
 mod races;
 mod requests;
+mod time;
 mod uploads;

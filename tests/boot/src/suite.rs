@@ -31,6 +31,10 @@ pub fn trials() -> Vec<Trial> {
         harness::test("suite::with_debug_assertions", with_debug_assertions),
         harness::test("suite::one_list_register", || with_list_registers(1)),
         harness::test("suite::two_list_registers", || with_list_registers(2)),
+        harness::test("suite::with_pause_time", || with_pause_time("max", None, "")),
+        harness::test("suite::with_pause_time_and_a_gicv2", || {
+            with_pause_time("cortex-a72", Some(Gic::V2), "only=t30,t50,t57,t8")
+        }),
     ];
     let ours = MACHINES.iter().flat_map(|&(title, cpu, gic)| {
         let machine = Machine { cpu: Some(cpu.to_owned()), gic, ..Machine::default() };
@@ -57,6 +61,16 @@ fn with_list_registers(count: u8) -> Result<()> {
     let manifest = harness::manifest(&[vm], &format!("list_registers_max = {count}"));
     let script = script(End::Off, passes)?;
     harness::boot(&format!("suite-lr{count}"), &manifest, &Machine::default(), &script).map(drop)
+}
+
+/// Runs it where the physical counter and timer are trapped: nothing is different but the cost.
+fn with_pause_time(cpu: &str, gic: Option<Gic>, cmdline: &str) -> Result<()> {
+    let vm = Vm::of_guest(VM, "0-3", "guest-suite", cmdline);
+    let manifest =
+        harness::manifest(&[vm], "").replacen("\nmemory", "\npause_time = true\nmemory", 1);
+    let machine = Machine { cpu: Some(cpu.to_owned()), gic, ..Machine::default() };
+    let test = format!("suite-pause-time-{cpu}");
+    harness::boot(&test, &manifest, &machine, &script(End::Off, passes)?).map(drop)
 }
 
 /// Runs the suite at EL1 without a hypervisor: what it asks of ours, the architecture has to give.

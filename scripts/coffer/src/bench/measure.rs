@@ -16,6 +16,8 @@ use std::time::Duration;
 /// The VM of the bench.
 const VM: &str = "bench";
 const MIB: u64 = 1 << 20;
+/// The memory of the VM.
+const MEMORY_MIB: u64 = 64;
 /// How often the VM is reset; the last one counts, on memory that a guest has dirtied.
 const RESETS: usize = 3;
 /// After how long a boot counts as hung; one takes some seconds.
@@ -102,7 +104,7 @@ impl Boot {
         // A string of TOML's basic form is also one of Rust's debug form, for paths of this world.
         let _ = write!(
             text,
-            "[vm.{VM}]\ncpus = \"0-1\"\nmemory = \"64M\"\nkernel = {guest:?}\ncmdline = \"{}\"\n\n\
+            "[vm.{VM}]\ncpus = \"0-1\"\nmemory = \"{MEMORY_MIB}M\"\nkernel = {guest:?}\ncmdline = \"{}\"\n\n\
              [console]\nmode = \"tagged\"\n\n\
              [test]\nmitigations_off = {}\nreport_reset_cost = true\n",
             if self == Self::Reset { "mode=reset" } else { "" },
@@ -148,7 +150,8 @@ fn guest_cost(line: &str) -> Option<(String, u64)> {
 }
 
 /// Reads `ram 262144 bytes` and `reset bench: 9 ticks, hash 8, copy 7, …, images 6, memory 5`,
-/// wherever in a line. What grows with a size is told per MiB of it.
+/// wherever in a line. What grows with a size is told per MiB of it, and all of it together for the
+/// memory that the bench has.
 fn hypervisor_costs(line: &str) -> Vec<(String, u64)> {
     let words: Vec<&str> = line.split([' ', ',']).filter(|word| !word.is_empty()).collect();
     if let Some(bytes) = words.windows(3).find_map(|window| match *window {
@@ -160,7 +163,7 @@ fn hypervisor_costs(line: &str) -> Vec<(String, u64)> {
     let Some(reset) = words.iter().position(|&word| word == "reset") else { return Vec::new() };
     let words = &words[reset..];
     let ticks = words.windows(2).find_map(|pair| match *pair {
-        [ticks, "ticks"] => Some(("reset_to_guest".to_owned(), ticks.parse().ok()?)),
+        [ticks, "ticks"] => Some(("reset_to_guest".to_owned(), ticks.parse::<u64>().ok()?)),
         _ => None,
     });
     let value = |name: &str| -> Option<u64> {
@@ -171,7 +174,13 @@ fn hypervisor_costs(line: &str) -> Vec<(String, u64)> {
         let per_mib = value(part)?.checked_mul(MIB)?.checked_div(value(size)?)?;
         Some((format!("reset_{part}_per_mib"), per_mib))
     });
-    ticks.into_iter().chain(parts).collect()
+    let all = || {
+        let parts = ["hash", "copy", "clean"].map(value).into_iter().sum::<Option<u64>>()?;
+        let total = ticks.as_ref()?.1.checked_add(parts)?;
+        (value("memory")? == MEMORY_MIB * MIB).then(|| (format!("restart_{MEMORY_MIB}_mib"), total))
+    };
+    let all = all();
+    ticks.into_iter().chain(parts).chain(all).collect()
 }
 
 /// Returns the bytes of code and initialised data in an ELF file: what a board has to load.
@@ -216,7 +225,8 @@ mod tests {
                 cost("reset_to_guest", 900),
                 cost("reset_hash_per_mib", 60),
                 cost("reset_copy_per_mib", 40),
-                cost("reset_clean_per_mib", 10)
+                cost("reset_clean_per_mib", 10),
+                cost("restart_64_mib", 1590)
             ]
         );
         let empty = "reset bench: 900 ticks, hash 30, images 0";

@@ -61,6 +61,7 @@ fn every_policy_reaches_the_plan() {
     }
     assert_eq!(policies("watchdog = \"200ms\"").watchdog_ms, Some(200));
     assert_eq!(policies("pause_time = false").pause_time, PauseTime::Runs);
+    assert_eq!(policies("pause_time = true").pause_time, PauseTime::Stops);
 }
 
 #[test]
@@ -135,7 +136,6 @@ fn wrong_policies_are_corrected() {
     expect_text(&bed.vm_refused("watchdog = \"0s\""), "E04", "a time is not 0");
     expect_text(&bed.vm_refused("watchdog = true"), "E04", "not true or false");
     expect_text(&bed.vm_refused("pause_time = \"1s\""), "E04", "true or false");
-    expect(&bed.vm_refused("pause_time = true"), "E04", "pause_time = false");
     expect(&bed.vm_refused("after = \"b\""), "E04", "after = [\"b\"]");
 }
 

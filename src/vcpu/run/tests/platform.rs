@@ -74,7 +74,7 @@ fn pending(bed: &Bed) -> Vec<u64> {
 fn a_watchdog_that_nobody_refreshes_ends_the_run() {
     let mut bed = Bed::on(hypervisor(&watched(200)));
     // The leader of the start asks the core of vCPU 0 to arm its timer.
-    let begun = bed.vm.counter_offset_ticks.load(core::sync::atomic::Ordering::Relaxed);
+    let begun = bed.vm.clock.offset_ticks();
     assert_eq!(bed.interrupt(GO_ON), None);
     assert_eq!(timer(), Some(begun + 100 * MS + 1));
     bed.enable(0, 1 << (WATCHDOG_SPI - 32));
@@ -224,7 +224,7 @@ fn time_in_which_the_guest_was_held_does_not_count() {
     let armed = timer().unwrap();
     with(|core| core.hyp_timer = None);
     set_counter(armed + 1000 * MS);
-    bed.vm.resume_platform(&by(&bed));
+    bed.vm.resume(&by(&bed));
     assert_eq!(bed.read(CONTROL), 1);
     assert!(timer().unwrap() > armed + 1099 * MS);
 }

@@ -82,7 +82,7 @@ fn t91_a_vcpu_that_has_stopped_fills_no_list_register() {
 #[test]
 fn t109_a_watchdog_that_never_fires_arms_no_timer_for_now() {
     let mut bed = Bed::new();
-    let offset_ticks = bed.vm.counter_offset_ticks.load(core::sync::atomic::Ordering::Relaxed);
+    let offset_ticks = bed.vm.clock.offset_ticks();
     assert!(offset_ticks > 0);
     bed.write(CONTROL, 1);
     with(|core| core.hyp_timer = None);

@@ -73,6 +73,7 @@ impl Model {
 
     /// Says whether a request fits, and what it brings about.
     fn request(&mut self, request: Request) -> Result<(), State> {
+        // The core has resumed it before it is idle again.
         use State::{Gone, Off, Paused, Running};
         match (request, self.state) {
             (Request::Start, Off) | (Request::Reset, Running | Paused) => self.load(),

@@ -37,11 +37,8 @@ impl Reader<'_> {
             reader.duration_ms(value, key).map(Some)
         });
         let pause_time = self.policy(table, "pause_time", or.pause_time, |reader, value, key| {
-            if reader.boolean(value, key)? {
-                let text = "the time of a paused guest cannot be stopped yet".to_owned();
-                return reader.malformed(value, text, Some("pause_time = false".to_owned()));
-            }
-            Some(PauseTime::Runs)
+            let stops = reader.boolean(value, key)?;
+            Some(if stops { PauseTime::Stops } else { PauseTime::Runs })
         });
         let after = self.policy(table, "after", Vec::new(), Self::after);
         let policies = Policies {
