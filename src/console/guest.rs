@@ -85,8 +85,15 @@ impl Guest {
         }
     }
 
-    /// Makes the VM run, anew. What it has sent before stays; input that it has not read goes.
+    /// Makes the VM run, anew. What it has sent before stays, its last line ended; input that it has
+    /// not read goes.
     pub(super) fn start(&mut self) {
+        let mut last = [b'\n'];
+        self.source.tail(&mut last);
+        if self.shown == Shown::Lines && last != [b'\n'] {
+            // Where it does not fit the lines are one.
+            let _ = self.source.push(b'\n');
+        }
         self.power = Power::Running;
         self.filter = Filter::default();
         self.input.truncate(0);

@@ -110,6 +110,26 @@ fn prompt_goes_out_when_it_is_old_and_then_grows() {
 }
 
 #[test]
+fn line_of_the_run_before_is_not_gone_on_with() {
+    let console = console(Mode::Tagged);
+    for sent in [&["half a li"][..], &["half", " a li"], &["half a li\n"]] {
+        let mut shown = Text::new();
+        for (part, now) in sent.iter().zip([0, 1000]) {
+            push(&console, A, part);
+            // Not sent yet, or sent and open.
+            shown += &drained(&console, now).0;
+            shown += &drained(&console, now + 20 * (sent.len() as u64 - 1)).0;
+        }
+        console.stopped(A);
+        console.started(A);
+        push(&console, A, "anew\n");
+        shown += &drained(&console, 2000).0;
+        let lines: Vec<_> = shown.lines().filter(|line| !line.starts_with('\x1e')).collect();
+        assert_eq!(lines, ["linux-a| half a li", "linux-a| anew"]);
+    }
+}
+
+#[test]
 fn unfinished_line_is_ended_for_another_and_tagged_again() {
     let console = console(Mode::Tagged);
     push(&console, A, "login: ");
@@ -347,7 +367,7 @@ fn t109_vm_that_starts_anew_has_no_input_of_the_old() {
     assert_eq!(console.receive(b'n'), Input::ToVm(A));
     assert_eq!(console.wire(A).receive(), Some(Received { byte: b'n', overrun: false }));
     push(&console, A, "31\n");
-    assert_eq!(drained(&console, 0).0, "linux-a| unfinished 31\r\n");
+    assert_eq!(drained(&console, 0).0, "linux-a| unfinished \r\nlinux-a| 31\r\n");
 }
 
 #[test]

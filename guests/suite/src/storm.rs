@@ -59,8 +59,7 @@ pub fn run() -> ! {
         }
         rest();
     }
-    // The last run may have left a line without an end.
-    println!("\nSTORM {name}");
+    println!("STORM {name}");
     let job = job(name);
     gic::init();
     gic::init_cpu();

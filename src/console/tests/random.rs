@@ -133,10 +133,13 @@ proptest! {
     }
 }
 
-/// Counts the newlines that each guest sent.
+/// Counts the newlines that each guest sent, and those that a start may have added.
 fn newlines_taken(events: &[Event]) -> [u64; 3] {
     let mut newlines = [0; 3];
     for event in events {
+        if let Event::Start(n) = event {
+            newlines[*n] += 1;
+        }
         if let Event::Guest(n, bytes) = event {
             newlines[*n] += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
         }

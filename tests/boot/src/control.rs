@@ -287,7 +287,7 @@ fn two_clients_race() -> Result<()> {
     }
     for vm in ["a", "b"] {
         // Whatever was begun ends.
-        while matches!(machine.state(vm)?.as_deref(), Some("starting" | "stopping")) {
+        while matches!(machine.state(vm)?.as_deref(), Some("starting" | "stopping" | "resuming")) {
             machine.said()?;
         }
         let (rows, in_band) = (machine.ask("list")?, machine.ask_in_band("list")?);
@@ -301,8 +301,7 @@ fn two_clients_race() -> Result<()> {
         machine.pass_over()?;
         machine.ask(&format!("start {vm}"))?;
         machine.wait_for(vm, "running")?;
-        // Behind what one that was killed in the middle of a line has left of it.
-        machine.hear(STARTED)?;
+        machine.hear(&format!("{vm}| {STARTED}"))?;
     }
     Ok(())
 }
