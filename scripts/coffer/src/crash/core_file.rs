@@ -104,7 +104,18 @@ fn merged(runs: &[Run]) -> Vec<Range<u64>> {
 
 fn header(segments: usize) -> io::Result<Vec<u8>> {
     let count = u16::try_from(segments).map_err(|_| io::Error::other("too many segments"))?;
-    let header = FileHeader64::<Le> {
+    let header = FileHeader64 {
+        e_phoff: U64::new(Le, HEADER_BYTES),
+        e_phentsize: U16::new(Le, 56),
+        e_phnum: U16::new(Le, count),
+        ..file_header(ET_CORE)
+    };
+    Ok(bytes_of(&header).to_vec())
+}
+
+/// Makes the header of a file of this type for AArch64, with neither segments nor sections yet.
+pub(super) fn file_header(kind: u16) -> FileHeader64<Le> {
+    FileHeader64 {
         e_ident: Ident {
             magic: object::elf::ELFMAG,
             class: object::elf::ELFCLASS64,
@@ -114,21 +125,20 @@ fn header(segments: usize) -> io::Result<Vec<u8>> {
             abi_version: 0,
             padding: [0; 7],
         },
-        e_type: U16::new(Le, ET_CORE),
+        e_type: U16::new(Le, kind),
         e_machine: U16::new(Le, EM_AARCH64),
         e_version: U32::new(Le, object::elf::EV_CURRENT.into()),
         e_entry: U64::new(Le, 0),
-        e_phoff: U64::new(Le, HEADER_BYTES),
+        e_phoff: U64::new(Le, 0),
         e_shoff: U64::new(Le, 0),
         e_flags: U32::new(Le, 0),
         e_ehsize: U16::new(Le, 64),
-        e_phentsize: U16::new(Le, 56),
-        e_phnum: U16::new(Le, count),
+        e_phentsize: U16::new(Le, 0),
+        e_phnum: U16::new(Le, 0),
         e_shentsize: U16::new(Le, 0),
         e_shnum: U16::new(Le, 0),
         e_shstrndx: U16::new(Le, 0),
-    };
-    Ok(bytes_of(&header).to_vec())
+    }
 }
 
 /// Makes a program header: type, offset and address, bytes in the file and in memory.

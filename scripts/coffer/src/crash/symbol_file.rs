@@ -7,11 +7,12 @@
 //! is built for backtraces has in every function but the smallest.
 #![forbid(unsafe_code)]
 
+use super::core_file::file_header;
 use super::kallsyms::Kallsyms;
 use object::LittleEndian as Le;
 use object::elf::{
-    EM_AARCH64, ET_EXEC, FileHeader64, Ident, SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_NULL,
-    SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB, STB_GLOBAL, STB_LOCAL, STT_FUNC, SectionHeader64, Sym64,
+    ET_EXEC, FileHeader64, SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_NULL, SHT_PROGBITS,
+    SHT_STRTAB, SHT_SYMTAB, STB_GLOBAL, STB_LOCAL, STT_FUNC, SectionHeader64, Sym64,
 };
 use object::pod::bytes_of;
 use object::{U16, U32, U64};
@@ -63,7 +64,7 @@ pub fn make(kallsyms: &Kallsyms, base: u64) -> Vec<u8> {
         sections.extend(bytes_of(&header));
         body.extend(content);
     }
-    [bytes_of(&file_header()).to_vec(), sections, body].concat()
+    [bytes_of(&header()).to_vec(), sections, body].concat()
 }
 
 /// Makes the table of symbols and that of their names. Each goes up to where the next one starts.
@@ -126,30 +127,13 @@ fn section(name: u32, kind: u32, (at, bytes): (u64, u64)) -> SectionHeader64<Le>
     }
 }
 
-fn file_header() -> FileHeader64<Le> {
+fn header() -> FileHeader64<Le> {
     FileHeader64 {
-        e_ident: Ident {
-            magic: object::elf::ELFMAG,
-            class: object::elf::ELFCLASS64,
-            data: object::elf::ELFDATA2LSB,
-            version: object::elf::EV_CURRENT,
-            os_abi: object::elf::ELFOSABI_NONE,
-            abi_version: 0,
-            padding: [0; 7],
-        },
-        e_type: U16::new(Le, ET_EXEC),
-        e_machine: U16::new(Le, EM_AARCH64),
-        e_version: U32::new(Le, object::elf::EV_CURRENT.into()),
-        e_entry: U64::new(Le, 0),
-        e_phoff: U64::new(Le, 0),
         e_shoff: U64::new(Le, HEADER_BYTES),
-        e_flags: U32::new(Le, 0),
-        e_ehsize: U16::new(Le, 64),
-        e_phentsize: U16::new(Le, 0),
-        e_phnum: U16::new(Le, 0),
         e_shentsize: U16::new(Le, 64),
         e_shnum: U16::new(Le, SHSTRTAB + 1),
         e_shstrndx: U16::new(Le, SHSTRTAB),
+        ..file_header(ET_EXEC)
     }
 }
 
