@@ -156,7 +156,7 @@ impl Vm {
     /// Returns the state of a VM that does not run; nothing has changed.
     pub fn stop(&self, by: &FromCore<'_>, within_ticks: u64) -> Result<(), State> {
         let state = self.lifecycle.state();
-        if state != State::Running {
+        if !matches!(state, State::Running | State::Resuming) {
             return Err(state);
         }
         self.fate.kill_at(arch::counter().saturating_add(within_ticks));
@@ -204,15 +204,19 @@ impl Vm {
     /// stand aside: from then on none of them sees it, so none can see it run backwards.
     pub fn stop_time(&self) {
         if self.stops_time() {
-            self.clock.stop(arch::counter());
+            self.clock.stop(arch::counter_now());
         }
     }
 
     /// Lets the guest's time and the small devices go on, before any vCPU does. The core of vCPU 0
     /// calls this when all vCPUs stand aside.
     pub fn resume(&self, by: &FromCore<'_>) {
-        self.clock.go_on(arch::counter());
+        let platform = self.platform.acquire();
+        self.clock.go_on(arch::counter_now());
+        drop(platform);
         self.resume_platform(by);
+        // A watchdog may have fired while somebody asked for the pause.
+        self.ask_to_serve_platform();
     }
 
     /// Lets vCPU 0 begin. Only the leader of a start calls this.

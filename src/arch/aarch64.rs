@@ -47,7 +47,7 @@ pub use stage2::{HeapTables, Stage2Registers, Tlb, activate, forget_all_vmids, l
 pub use start::{SecondaryBoot, publish_to_uncached, release_from_spin_table, secondary_entry};
 pub use timer::{
     HeldTimers, PhysicalTime, arm_hyp_timer, cancel_hyp_timer, counter, counter_frequency_hz,
-    hold_timers, physical_timer_control, release_timers, set_physical_time,
+    counter_now, hold_timers, physical_timer_control, release_timers, set_physical_time,
     set_physical_timer_compare, set_physical_timer_control,
 };
 pub use vectors::enter;

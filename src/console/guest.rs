@@ -94,6 +94,7 @@ impl Guest {
             // Where it does not fit the lines are one.
             let _ = self.source.push(b'\n');
         }
+        self.source.begin_run();
         self.power = Power::Running;
         self.filter = Filter::default();
         self.input.truncate(0);

@@ -16,6 +16,8 @@ pub(super) struct Source {
     lines: usize,
     /// When the unfinished line was first seen with its last byte.
     partial_since: Option<u64>,
+    /// The bytes that were added before this run.
+    before: u64,
     pub(super) counters: Counters,
 }
 
@@ -27,7 +29,7 @@ impl Source {
     /// Makes one that keeps nothing.
     pub(super) fn empty() -> Self {
         let counters = Counters::default();
-        Self { ring: Ring::empty(), lines: 0, partial_since: None, counters }
+        Self { ring: Ring::empty(), lines: 0, partial_since: None, before: 0, counters }
     }
     pub(super) fn size(&self) -> usize {
         self.ring.size()
@@ -45,9 +47,16 @@ impl Source {
         self.ring.peek(0)
     }
 
-    /// Copies the last bytes that were added, as many as there still are, and returns how many.
+    /// Notes that another run begins.
+    pub(super) fn begin_run(&mut self) {
+        self.before = self.counters.bytes;
+    }
+
+    /// Copies the last bytes that were added in this run, as many as there still are, and returns
+    /// how many.
     pub(super) fn tail(&self, buffer: &mut [u8]) -> usize {
-        let added = usize::try_from(self.counters.bytes).unwrap_or(usize::MAX);
+        let added = self.counters.bytes.saturating_sub(self.before);
+        let added = usize::try_from(added).unwrap_or(usize::MAX);
         let count = buffer.len().min(added).min(self.ring.size());
         if let Some(part) = buffer.get_mut(..count) {
             self.ring.copy_newest(part);

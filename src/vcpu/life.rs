@@ -242,13 +242,13 @@ impl Core<'_> {
             if !now.is_frozen() || now == State::Crashed && state != State::Crashed {
                 return;
             }
-            arch::wait_for_interrupt();
-            self.serve_aside();
-            // Those who run on ask what this vCPU's list registers hold. Not where it is off: they
-            // are empty, and stay so.
+            // Those who run on ask what this vCPU's list registers hold, and of many kicks one
+            // comes. Not where it is off: they are empty, and stay so.
             if self.vredist.has_work() {
                 self.reconcile_until_done();
             }
+            arch::wait_for_interrupt();
+            self.serve_aside();
         }
     }
 

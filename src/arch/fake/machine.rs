@@ -508,6 +508,10 @@ pub fn counter() -> u64 {
         core.counter
     })
 }
+/// Returns the counter, behind all that comes before.
+pub fn counter_now() -> u64 {
+    counter()
+}
 /// Returns the counter's frequency.
 pub fn counter_frequency_hz() -> u64 {
     1_000_000_000

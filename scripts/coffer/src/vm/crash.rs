@@ -241,7 +241,8 @@ pub fn look<P: Port>(
     let core = core.transpose()?;
     // Memory of a VM that was let go reads as zero.
     let after = Crash::ask(client, vm)?;
-    if crash.is_kept() && (after.at_ticks, &after.state) != (crash.at_ticks, &crash.state) {
+    let is_other = after.at_ticks != crash.at_ticks;
+    if is_other || crash.is_kept() && after.state != crash.state {
         return Err(CrashError::Changed(vm.to_owned()));
     }
     report.core = core.map(Core::keep).transpose()?;

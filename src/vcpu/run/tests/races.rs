@@ -6,9 +6,11 @@
 use super::super::Next;
 use super::bed::*;
 use crate::arch::fake::machine::{Event, Hook, with};
-use crate::id::{Pintid, VmId};
+use crate::id::{Pintid, VcpuId, VmId};
 use crate::plan::{OnCrash, OnLoss};
 use crate::vm::lifecycle::{Change, Request, State};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::vec;
 
 const KICK: u32 = 0;
@@ -60,6 +62,28 @@ fn t91_a_panic_is_not_lost_when_the_vm_is_paused_just_then() {
     with(|core| core.on_idle = Hook::default());
 }
 
+/// Of a kick for a look and one for a pause, one may come: who asked for the look has it before the
+/// core sleeps.
+#[test]
+fn t67_a_look_that_is_asked_for_just_before_a_pause_is_not_slept_over() {
+    let mut bed = Bed::new();
+    bed.enable(0xffff, 0);
+    let vm = bed.vm;
+    let vredist = vm.vgic.vredist(VcpuId::new(0)).unwrap();
+    let asked = vredist.ask_for_look(&());
+    assert!(!vredist.has_looked_since(asked));
+    vm.lifecycle.request(Request::Pause).unwrap();
+    let seen = Rc::new(Cell::new(None));
+    let first = seen.clone();
+    let sleep = move || {
+        first.set(first.get().or(Some(vredist.has_looked_since(asked))));
+    };
+    with(|core| core.on_idle = Hook::new(sleep));
+    assert_eq!(bed.interrupt(KICK), None, "it is asleep for good");
+    assert_eq!(seen.get(), Some(true));
+    with(|core| core.on_idle = Hook::default());
+}
+
 /// A vCPU that has stopped has nothing in list registers, whatever others still send it: nobody
 /// would take that out again before the next run.
 #[test]
@@ -98,7 +122,7 @@ fn t91_who_keeps_time_is_asked_when_the_vm_runs_and_what_is_due_then_stays_due()
     plan.vms.iter_mut().for_each(|vm| vm.policies.watchdog_ms = Some(200));
     let mut bed = Bed::on(hypervisor(&plan));
     let vm = bed.vm;
-    let states = std::rc::Rc::new(core::cell::RefCell::new(vec![]));
+    let states = Rc::new(core::cell::RefCell::new(vec![]));
     let seen = states.clone();
     let look = move || {
         let last = with(|core| core.events.last().cloned());
