@@ -85,8 +85,8 @@ impl Guest {
         }
     }
 
-    /// Makes the VM run, anew. What it has sent before stays, its last line ended; input that it has
-    /// not read goes.
+    /// Makes the VM run, anew. What it has sent before stays, its last line ended; input that it
+    /// has not read goes.
     pub(super) fn start(&mut self) {
         let mut last = [b'\n'];
         self.source.tail(&mut last);

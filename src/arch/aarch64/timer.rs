@@ -16,7 +16,8 @@ pub fn counter() -> u64 {
     CNTPCT_EL0.get()
 }
 
-/// Returns the physical counter, in ticks, as it is behind all that comes before (DDI 0487 D12.1.2).
+/// Returns the physical counter, in ticks, as it is behind all that comes before (DDI 0487
+/// D12.1.2).
 pub fn counter_now() -> u64 {
     barrier::isb(barrier::SY);
     counter()
