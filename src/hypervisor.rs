@@ -21,10 +21,9 @@ use crate::drivers::bcm2835_pm::Bcm2835Pm;
 use crate::drivers::gic::Distributor;
 use crate::drivers::uart::Uart;
 use crate::id::{Pintid, VcpuId, VmId};
-use crate::plan::FaultKind;
 use crate::smccc::Workarounds;
 use crate::sync::{Lock, Once, Slot};
-use crate::vcpu::{FromCore, Post};
+use crate::vcpu::{FaultAtStart, FromCore, Post};
 use crate::vm::lifecycle::{Change, State};
 use crate::vm::load::LoadCost;
 use crate::vm::{Vm, build};
@@ -62,8 +61,8 @@ pub struct Hypervisor {
     pub list_registers_max: Option<u8>,
     /// Whether the cost of each start goes to the log.
     pub reports_reset_cost: bool,
-    /// How EL2 faults on purpose once a vCPU starts, to show the dump.
-    pub fault_at_start: Option<FaultKind>,
+    /// What goes wrong on purpose when a vCPU starts.
+    pub fault_at_start: Option<FaultAtStart>,
 }
 
 /// How a machine ends.

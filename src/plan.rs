@@ -27,7 +27,7 @@ use heapless::String;
 use serde::{Deserialize, Serialize};
 
 /// The version of this schema; a plan of another version is refused.
-pub const FORMAT: u16 = 5;
+pub const FORMAT: u16 = 6;
 /// The most VMs in a plan.
 pub const VMS_MAX: usize = 16;
 /// The most vCPUs in a VM, and pCPUs in a machine.
@@ -295,11 +295,24 @@ pub struct Knobs {
     pub mitigations_off: bool,
     /// Reports the cost of each VM reset on the log.
     pub report_reset_cost: bool,
-    /// Makes EL2 fault once the given VM starts, to show the dump.
-    pub fault_at_start: Option<FaultKind>,
+    /// Has something go wrong when a vCPU starts, once.
+    pub fault_at_start: Option<FaultPlan>,
 }
 
-/// How EL2 faults on purpose.
+/// What goes wrong on purpose, and when.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FaultPlan {
+    /// What goes wrong.
+    pub kind: FaultKind,
+    /// Of which VM; of any where the name is empty.
+    pub vm: Name,
+    /// On the core of which of its vCPUs.
+    pub vcpu: u8,
+    /// After how many starts of that vCPU that go well.
+    pub after: u8,
+}
+
+/// What goes wrong on purpose. EL2 holds the UART's lock when it faults itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FaultKind {
     /// A Rust panic.
@@ -310,6 +323,12 @@ pub enum FaultKind {
     ExecuteData,
     /// A stack that runs into its guard page.
     StackOverflow,
+    /// An SError that EL2 takes.
+    SError,
+    /// A fault that is said by the log and not dumped.
+    Logged,
+    /// An SError at the guest's first instruction.
+    GuestSError,
 }
 
 /// Why bytes are not a plan.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod fault;
 mod interrupt;
 mod its;
 mod life;
@@ -25,6 +26,7 @@ use crate::spec::exception::Exception;
 use crate::trace::{AllTurns, ExitCounters, LastExits};
 use crate::vm::Vm;
 
+pub use fault::FaultAtStart;
 use interrupt::OWN_PPIS;
 pub use interrupt::{HYP_TIMER, MAINTENANCE, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
 pub use post::{Post, work};

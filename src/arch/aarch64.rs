@@ -26,7 +26,7 @@ pub use el2::{
     CoreFeatures, CoreRefusal, Mitigations, aidr, current_level, features, midr, revidr,
     set_up_core, set_vectors, this_mpidr,
 };
-pub use fault::{execute_data, overflow_stack, panic, write_to_text};
+pub use fault::{execute_data, overflow_stack, panic, take_serror, write_to_text};
 pub use gic::{
     HALT_SGI, ListRegisterFile, SgiTarget, deactivate, deactivate_v3, enable_cpu_interface,
     reset_virtual_interface, send_sgi, take_interrupt, take_interrupt_v3, use_gicv2,
@@ -50,7 +50,7 @@ pub use timer::{
     counter_now, hold_timers, physical_timer_control, release_timers, set_physical_time,
     set_physical_timer_compare, set_physical_timer_control,
 };
-pub use vectors::enter;
+pub use vectors::{enter, serror_instead_of_entry};
 
 use aarch64_cpu::asm::{self, barrier};
 

@@ -21,6 +21,7 @@ use crate::plan::{ConsoleMode, Plan, VMS_MAX, VmPlan};
 use crate::spec::size::Size;
 use crate::spec::vmsa::HypAttributes;
 use crate::sync::{Lock, Slot};
+use crate::vcpu::FaultAtStart;
 use crate::vm::Vm;
 use crate::vm::build::{self, BuildError};
 use alloc::boxed::Box;
@@ -166,7 +167,7 @@ pub fn install(
         workarounds: arch::HostPsci::workarounds(firmware),
         mitigations: cores::mitigations(plan),
         list_registers_max: plan.knobs.list_registers_max,
-        fault_at_start: plan.knobs.fault_at_start,
+        fault_at_start: plan.knobs.fault_at_start.clone().map(FaultAtStart::new),
         reports_reset_cost: plan.knobs.report_reset_cost,
         estate,
     });

@@ -84,6 +84,11 @@ impl HostConsole {
         }
     }
 
+    /// Takes the port for good, as who dies while it sends.
+    pub fn keep_port(&self) {
+        core::mem::forget(self.port.acquire());
+    }
+
     /// Says whether lines wait for room in the log: who sends sees to it that they get it.
     pub(super) fn set_replies(&self, waits: bool) {
         self.has_replies.store(waits, Ordering::Relaxed);

@@ -133,7 +133,12 @@ fn every_field_is_read_where_it_stands() {
         vmid_bits_max: Some(8),
         mitigations_off: true,
         report_reset_cost: false,
-        fault_at_start: Some(FaultKind::ExecuteData),
+        fault_at_start: Some(FaultPlan {
+            kind: FaultKind::ExecuteData,
+            vm: "b".try_into().unwrap(),
+            vcpu: 0xff,
+            after: 3,
+        }),
     };
     for vm in &mut *plan.vms {
         vm.layout.vgic = VgicFrames::V2 { gicc: Ipa::at(0x7f) };

@@ -5,9 +5,9 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    ConsoleMode, ConsolePlan, ControlPlan, DecodeError, DevicePlan, FaultKind, GicClaim, ImagePlan,
-    Knobs, Layout, List, MachineClaim, OnCrash, OnEnd, OnLoss, PauseTime, Plan, Policies, Restarts,
-    SpiPlan, UartClaim, VgicFrames, VmPlan,
+    ConsoleMode, ConsolePlan, ControlPlan, DecodeError, DevicePlan, FaultKind, FaultPlan, GicClaim,
+    ImagePlan, Knobs, Layout, List, MachineClaim, OnCrash, OnEnd, OnLoss, PauseTime, Plan,
+    Policies, Restarts, SpiPlan, UartClaim, VgicFrames, VmPlan,
 };
 use crate::addr::{AddrRange, Address, Ipa, Pa};
 use crate::bits::Trigger;
@@ -160,6 +160,7 @@ fields_in_order! {
     DevicePlan { path, regions, interrupts }
     SpiPlan { pintid, vintid, trigger }
     Knobs { list_registers_max, vmid_bits_max, mitigations_off, report_reset_cost, fault_at_start }
+    FaultPlan { kind, vm, vcpu, after }
 }
 
 variants_in_order! {
@@ -168,7 +169,7 @@ variants_in_order! {
     OnLoss { Tell, Stop, Ignore }
     PauseTime { Runs, Stops }
     Trigger { Edge, Level }
-    FaultKind { Panic, WriteToText, ExecuteData, StackOverflow }
+    FaultKind { Panic, WriteToText, ExecuteData, StackOverflow, SError, Logged, GuestSError }
 }
 
 numbers! {

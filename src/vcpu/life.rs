@@ -8,7 +8,6 @@ use super::{Core, GO_ON, KICK, Next};
 use crate::arch;
 use crate::hypervisor::MachineEnd;
 use crate::id::VcpuId;
-use crate::plan::FaultKind;
 use crate::psci::{Others, Start};
 use crate::trace::LastExits;
 use crate::vm::Vm;
@@ -130,12 +129,12 @@ impl Core<'_> {
     }
 
     pub(super) fn start(&mut self, start: Start) {
-        if let Some(kind) = self.hypervisor.fault_at_start {
-            fault_on_purpose(kind);
-        }
         self.vm.vgic.note_on(self.vcpu);
         arch::start_guest(start.entry, self.vm.clock.offset_ticks());
         self.set_x0(start.context);
+        if let Some(fault) = &self.hypervisor.fault_at_start {
+            self.fault_on_purpose(fault);
+        }
     }
 
     /// Makes the guest's state what the next start finds: when the vCPU goes off, where nobody
@@ -380,19 +379,6 @@ impl Core<'_> {
                 log::error!(target: "vm", "{name} cannot start: its image at {ipa} has changed");
                 self.hypervisor.vm_is_off(vm);
             }
-        }
-    }
-}
-
-/// Shows what a fault of the hypervisor looks like.
-#[expect(clippy::panic, reason = "a plan has asked for it, to test the dump")]
-fn fault_on_purpose(kind: FaultKind) {
-    match kind {
-        FaultKind::Panic => panic!("the plan asks for a panic"),
-        FaultKind::WriteToText => arch::write_to_text(),
-        FaultKind::ExecuteData => arch::execute_data(),
-        FaultKind::StackOverflow => {
-            arch::overflow_stack(0);
         }
     }
 }

@@ -101,7 +101,7 @@ impl<'a> Core<'a> {
     }
 
     /// An SError while the guest ran is the guest's (traps T62).
-    fn pass_serror_on(&mut self, left_at: u64) -> Next {
+    pub(super) fn pass_serror_on(&mut self, left_at: u64) -> Next {
         self.keep_fault(left_at);
         arch::inject_serror();
         Next::Enter

@@ -111,6 +111,8 @@ pub mod vector {
     pub const SYNC: u64 = 0;
     /// The kind of an interrupt.
     pub const IRQ: u64 = 1;
+    /// The kind of an SError.
+    pub const SERROR: u64 = 3;
 }
 
 /// Exception classes (DDI 0487 D24.2.40).
@@ -137,6 +139,8 @@ pub mod ec {
     pub const DABT_EL0: u64 = 0x24;
     /// Data abort from EL1.
     pub const DABT_EL1: u64 = 0x25;
+    /// SError.
+    pub const SERROR: u64 = 0x2f;
 }
 
 /// Fault status codes of an abort (DDI 0487 D24.2.40, ISS encoding for an exception from a Data
@@ -225,6 +229,8 @@ pub enum Resume {
     Link = 2,
     /// At the next instruction; each exception in generated code is noted in [`code`].
     Sweep = 3,
+    /// Where it was: for an SError, and for nothing else.
+    Here = 4,
 }
 
 /// A vCPU's expectation of an exception.
@@ -333,6 +339,10 @@ extern "C" fn take(frame: &mut Frame) -> u64 {
     }
     if frame.vector & 3 == vector::SYNC && take_expected(this, frame) {
         return take_from_el0(this, frame);
+    }
+    if frame.vector & 3 == vector::SERROR && this.guard.mode.load(Relaxed) == Resume::Here as u32 {
+        this.guard.note(frame);
+        return 0;
     }
     test::give_up(format_args!(
         "unexpected exception: vector {} esr {:#x} far {:#x} elr {:#x} spsr {:#x}",

@@ -64,6 +64,15 @@ pub fn mask() {
     isb();
 }
 
+/// Lets this vCPU take the SError that is pending for it, if any.
+pub fn take_pending_serror() {
+    let masked = DAIF::get();
+    DAIF::set(masked & !(1 << 8));
+    isb();
+    DAIF::set(masked | 1 << 8);
+    isb();
+}
+
 /// Lets this vCPU take the interrupts that are pending for it.
 pub fn take_pending() {
     unmask();

@@ -17,6 +17,7 @@
 //! | `levels` | take SPIs whose lines stay high | |
 //! | `console` | write bytes, room or not | |
 //! | `calls` | call what exists and what does not, and touch emulated registers | |
+//! | `serror` | take the SError that has come, once | by a panic, where it is what it should be |
 //! | `caches` | maintain caches by set and way and TLBs, wait for events | |
 //!
 //! What the watchdog ends measures itself, in ticks of a counter that instructions move on:
@@ -27,6 +28,7 @@ use crate::platform;
 use core::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
 use guest_rt::console::{self, reg};
 use guest_rt::cpu::Job;
+use guest_rt::exception::{self, Resume, ec};
 use guest_rt::sysreg::{self, CNTKCTL_EL1, ID_AA64PFR0_EL1, relax, wfi};
 use guest_rt::test::Tally;
 use guest_rt::timer::{ENABLE, IMASK, Timer};
@@ -75,6 +77,7 @@ pub fn run() -> ! {
 fn job(name: &str) -> Job {
     match name {
         "panic" => panic_port,
+        "serror" => serror,
         "hang" => || together(masked),
         "hang_in_interrupts" => || together(in_interrupts),
         "clocks" => || together(clocks),
@@ -113,8 +116,23 @@ fn note_alive() {
 }
 
 fn panic_port() {
-    let panic = || tree::machine().panic_port.into_iter().for_each(|port| port.write8(0, 1));
     together(panic)
+}
+
+fn panic() {
+    tree::machine().panic_port.into_iter().for_each(|port| port.write8(0, 1));
+}
+
+/// Panics as a kernel does that takes an SError; where none has come nothing follows.
+fn serror() {
+    if cpu::index() != 0 {
+        rest();
+    }
+    let take = || exception::catch(Resume::Here, irq::take_pending_serror).1;
+    match (take(), take()) {
+        (Some(first), None) if first.class() == ec::SERROR && first.count == 1 => panic(),
+        (first, second) => println!("SERROR {first:?} {second:?}"),
+    }
 }
 
 fn masked() {

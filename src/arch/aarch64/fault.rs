@@ -211,6 +211,35 @@ pub fn execute_data() {
     unsafe { asm!("blr {}", in(reg) NOT_CODE.as_ptr(), clobber_abi("C")) };
 }
 
+/// Takes an SError, as the machine would at EL2 (DDI 0487 D1.3): QEMU has none to send.
+#[inline(never)]
+pub fn take_serror() {
+    /// SError, a 32-bit instruction, asynchronous (DDI 0487 D24.2.40).
+    const ESR: u64 = 0x2f << 26 | 1 << 25 | 0x11;
+    /// EL2h, all exceptions masked.
+    const PSTATE: u64 = 0x3c9;
+    /// SError, from the current level on its own stack pointer.
+    const VECTOR: u64 = 0x380;
+    // SAFETY: That ends the hypervisor: the vector saves all registers and does not return, so it
+    // does not matter that those of the guest's exception are gone.
+    unsafe {
+        asm!(
+            "msr esr_el2, {esr}",
+            "adr {scratch}, .",
+            "msr elr_el2, {scratch}",
+            "msr spsr_el2, {pstate}",
+            "mrs {scratch}, vbar_el2",
+            "add {scratch}, {scratch}, #{VECTOR}",
+            "isb",
+            "br {scratch}",
+            esr = in(reg) ESR,
+            pstate = in(reg) PSTATE,
+            scratch = out(reg) _,
+            VECTOR = const VECTOR,
+        );
+    }
+}
+
 /// Calls itself until the stack meets its guard page.
 #[inline(never)]
 #[expect(unconditional_recursion, reason = "the stack has an end, and that is the point")]

@@ -9,6 +9,7 @@
 use super::guest::GuestRegisters;
 use crate::arch::Exit;
 use crate::spec::esr::Syndrome;
+use aarch64_cpu::registers::{ESR_EL2, Writeable};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
@@ -133,6 +134,15 @@ enter_guest:
     .endm
 
     .section .text.vectors, "ax"
+    .global serror_instead
+serror_instead:
+    mov     x1, sp
+    stp     x30, x1, [x0, #{RETURN}]
+    mov     sp, x0
+    mrs     x1, vbar_el2
+    add     x1, x1, #0x580          // SError, lower EL in AArch64
+    br      x1
+
     table   vectors_plain, plain, enter_guest_routine
     table   vectors_history, history, save_rest_routine
     "#,
@@ -151,6 +161,7 @@ unsafe extern "C" {
     static vectors_plain: [u8; 2048];
     static vectors_history: [u8; 2048];
     fn enter_guest();
+    fn serror_instead();
 }
 
 /// Returns the address of the vector table, with the branch-history loop or without.
@@ -160,6 +171,24 @@ pub(super) fn table(history_loops: u64) -> u64 {
     table.addr() as u64
 }
 
+/// Calls a routine that comes back through a vector, with its result.
+macro_rules! call {
+    ($routine:ident, $registers:expr => $exit:ident) => {
+        asm!(
+            "stp x19, x29, [sp, #-16]!",
+            "bl {routine}",
+            "ldp x19, x29, [sp], #16",
+            routine = sym $routine,
+            inout("x0") $registers => $exit,
+            out("x1") _, out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _,
+            out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _,
+            out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _, out("x18") _,
+            out("x20") _, out("x21") _, out("x22") _, out("x23") _, out("x24") _, out("x25") _,
+            out("x26") _, out("x27") _, out("x28") _, out("x30") _,
+        )
+    };
+}
+
 /// Runs the guest whose state is in this core's registers until it leaves.
 #[inline(always)]
 pub fn enter(registers: &mut GuestRegisters) -> Exit {
@@ -167,20 +196,28 @@ pub fn enter(registers: &mut GuestRegisters) -> Exit {
     // SAFETY: The assembly keeps SP, saves the two registers that Rust reserves (x19, x29) and
     // declares the rest lost. The guest reaches only its own memory (stage 2), which is never
     // part of a Rust object. `registers` is this core's own and outlives the call.
-    unsafe {
-        asm!(
-            "stp x19, x29, [sp, #-16]!",
-            "bl {enter}",
-            "ldp x19, x29, [sp], #16",
-            enter = sym enter_guest,
-            inout("x0") &raw mut *registers => exit,
-            out("x1") _, out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _,
-            out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _,
-            out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _, out("x18") _,
-            out("x20") _, out("x21") _, out("x22") _, out("x23") _, out("x24") _, out("x25") _,
-            out("x26") _, out("x27") _, out("x28") _, out("x30") _,
-        );
-    }
+    unsafe { call!(enter_guest, &raw mut *registers => exit) };
+    decode(exit)
+}
+
+/// Leaves the guest, which is about to begin, by an SError that QEMU has none of (DDI 0487 D1.3):
+/// takes the vector as the machine would, had it come before the guest's first instruction.
+#[inline(never)]
+pub fn serror_instead_of_entry(registers: &mut GuestRegisters) -> Exit {
+    /// SError, a 32-bit instruction, asynchronous (DDI 0487 D24.2.40).
+    const ESR: u64 = 0x2f << 26 | 1 << 25 | 0x11;
+    let guests = registers.x;
+    ESR_EL2.set(ESR);
+    let exit: u64;
+    // SAFETY: As in `enter`, but that no guest runs: the vector finds SP_EL2 as it is behind an
+    // exit, and saves EL2's own registers as the guest's, which get their values back below.
+    unsafe { call!(serror_instead, &raw mut *registers => exit) };
+    registers.x = guests;
+    decode(exit)
+}
+
+#[inline(always)]
+fn decode(exit: u64) -> Exit {
     if exit & INTERRUPT != 0 {
         Exit::Interrupt
     } else if exit & (SERROR | INTERRUPT_V2) == 0 {

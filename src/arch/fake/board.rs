@@ -224,6 +224,8 @@ pub fn write_to_text() {}
 /// Faults on purpose: the fake machine cannot.
 pub fn execute_data() {}
 /// Faults on purpose: the fake machine cannot.
+pub fn take_serror() {}
+/// Faults on purpose: the fake machine cannot.
 pub fn overflow_stack(depth: u64) -> u64 {
     depth
 }

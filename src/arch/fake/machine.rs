@@ -283,6 +283,11 @@ pub fn enter(registers: &mut GuestRegisters) -> Exit {
     exit.unwrap_or_else(|| std::panic::resume_unwind(std::boxed::Box::new("end of script")))
 }
 
+/// Leaves the guest by an SError before it has begun.
+pub fn serror_instead_of_entry(_registers: &mut GuestRegisters) -> Exit {
+    Exit::SError
+}
+
 /// Returns the syndrome of the last exit.
 pub fn esr() -> u64 {
     with(|core| core.current.esr)

@@ -8,6 +8,8 @@
 //! a hundred, which most of them cost; the others are those in which QEMU's one thread gave the
 //! other cores their turn.
 
+mod machine;
+
 use crate::controlled::{BOTH_PORTS, Controlled};
 use crate::harness::{self, Result, Vm, manifest, text};
 use coffer::qemu::{Clock, Gic, Machine};
@@ -76,6 +78,7 @@ pub fn trials() -> Vec<Trial> {
         notices_flood()
     }));
     trials.push(harness::test("storms::twin_one_exit_or_tick_more_is_noticed", one_more));
+    trials.extend(machine::trials());
     trials
 }
 
@@ -126,7 +129,18 @@ struct Pair {
 
 impl Pair {
     /// Boots both, the storm's with a line of the manifest and these arguments.
-    fn boot(title: &str, (name, line): (&str, &str), end: &str, machine: &Machine) -> Result<Self> {
+    fn boot(title: &str, storm: (&str, &str), end: &str, machine: &Machine) -> Result<Self> {
+        Self::boot_with(title, storm, end, machine, "")
+    }
+
+    /// Boots both, and has something go wrong.
+    fn boot_with(
+        title: &str,
+        (name, line): (&str, &str),
+        end: &str,
+        machine: &Machine,
+        knobs: &str,
+    ) -> Result<Self> {
         let storm = format!("mode=storm storm={name} {end}");
         let watched = format!("mode=watched count={ROUNDS}");
         let vms = [("watched", "0-1", &watched), ("storm", "2-5", &storm)].map(
@@ -136,7 +150,7 @@ impl Pair {
             },
         );
         let table = format!("[vm.storm]\n{line}\n");
-        let manifest = manifest(&vms, "").replacen("[vm.storm]\n", &table, 1) + BOTH_PORTS;
+        let manifest = manifest(&vms, knobs).replacen("[vm.storm]\n", &table, 1) + BOTH_PORTS;
         let mut machine = Controlled::boot(&format!("storms-{title}"), &manifest, machine)?;
         machine.hear_all(&["watched| WATCHED", "storm| READY"])?;
         Ok(Self { machine, quiet: Script::default(), stormy: Script::default() })

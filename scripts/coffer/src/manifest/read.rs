@@ -2,6 +2,7 @@
 //! From TOML to [`Manifest`], with every error and what to write instead.
 #![forbid(unsafe_code)]
 
+mod fault;
 mod policies;
 mod values;
 
@@ -9,7 +10,7 @@ use super::keys::{self, Kind};
 use super::{CONSOLE_PORT, Console, Cores, KernelFormat, Manifest, Spanned, Vm, value};
 use crate::explain::Code;
 use crate::message::{Mark, Message, Report, Source, quote};
-use cofferdam::plan::{CPUS_MAX, ConsoleMode, DEVICES_MAX, FaultKind, Knobs, VMS_MAX};
+use cofferdam::plan::{CPUS_MAX, ConsoleMode, DEVICES_MAX, Knobs, VMS_MAX};
 use std::path::PathBuf;
 use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
@@ -267,15 +268,7 @@ impl Reader<'_> {
         if let Some(value) = table.get("report_reset_cost") {
             knobs.report_reset_cost = self.boolean(value, "report_reset_cost")?;
         }
-        if let Some(value) = table.get("fault_at_start") {
-            let kinds = [
-                ("panic", FaultKind::Panic),
-                ("write-to-text", FaultKind::WriteToText),
-                ("execute-data", FaultKind::ExecuteData),
-                ("stack-overflow", FaultKind::StackOverflow),
-            ];
-            knobs.fault_at_start = Some(self.choice(value, "fault_at_start", &kinds)?);
-        }
+        knobs.fault_at_start = self.fault(table)?;
         let seed = match table.get("seed") {
             Some(value) => Some(self.integer(value, "seed", 0..u64::MAX)?),
             None => None,

@@ -4,7 +4,7 @@
 use crate::bed::{Bed, dtc, image};
 use coffer::tree::Tree;
 use cofferdam::addr::{Address, Ipa, Pa};
-use cofferdam::plan::{ConsoleMode, FaultKind, GicClaim, OnEnd, Plan};
+use cofferdam::plan::{ConsoleMode, FaultKind, FaultPlan, GicClaim, OnEnd, Plan};
 
 const TWO: &str = "\
 [vm.little]
@@ -271,11 +271,14 @@ fn seeds_differ_unless_a_test_fixes_them() {
 #[test]
 fn knobs_for_tests_reach_the_plan() {
     let knobs = "[test]\nlist_registers_max = 1\nvmid_bits_max = 8\nmitigations_off = true\n\
-                 report_reset_cost = true\nfault_at_start = \"stack-overflow\"\n";
+                 report_reset_cost = true\nfault_at_start = \"stack-overflow\"\n\
+                 fault_vm = \"big\"\nfault_vcpu = 1\nfault_after = 2\n";
     let knobs = Built::new(&Bed::new(), &format!("{TWO}{knobs}")).plan().knobs;
     assert_eq!((knobs.list_registers_max, knobs.vmid_bits_max), (Some(1), Some(8)));
     assert!(knobs.mitigations_off && knobs.report_reset_cost);
-    assert_eq!(knobs.fault_at_start, Some(FaultKind::StackOverflow));
+    let kind = FaultKind::StackOverflow;
+    let fault = FaultPlan { kind, vm: "big".try_into().unwrap(), vcpu: 1, after: 2 };
+    assert_eq!(knobs.fault_at_start, Some(fault));
 }
 
 #[test]
