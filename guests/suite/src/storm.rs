@@ -18,6 +18,7 @@
 //! | `console` | write bytes, room or not | |
 //! | `calls` | call what exists and what does not, and touch emulated registers | |
 //! | `serror` | take the SError that has come, once | by a panic, where it is what it should be |
+//! | `hole` | read and write a device that is not there | by a panic, where each access aborts |
 //! | `caches` | maintain caches by set and way and TLBs, wait for events | |
 //!
 //! What the watchdog ends measures itself, in ticks of a counter that instructions move on:
@@ -28,6 +29,7 @@ use crate::platform;
 use core::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
 use guest_rt::console::{self, reg};
 use guest_rt::cpu::Job;
+use guest_rt::device::Width;
 use guest_rt::exception::{self, Resume, ec};
 use guest_rt::sysreg::{self, CNTKCTL_EL1, ID_AA64PFR0_EL1, relax, wfi};
 use guest_rt::test::Tally;
@@ -78,6 +80,7 @@ fn job(name: &str) -> Job {
     match name {
         "panic" => panic_port,
         "serror" => serror,
+        "hole" => hole,
         "hang" => || together(masked),
         "hang_in_interrupts" => || together(in_interrupts),
         "clocks" => || together(clocks),
@@ -133,6 +136,26 @@ fn serror() {
         (Some(first), None) if first.class() == ec::SERROR && first.count == 1 => panic(),
         (first, second) => println!("SERROR {first:?} {second:?}"),
     }
+}
+
+/// Panics as a kernel does whose device aborts every access; where one is answered nothing follows.
+fn hole() {
+    let Some((device, _)) = tree::machine().rtc else { return println!("there is no device") };
+    for width in Width::ALL {
+        for offset in [0, 0xff8] {
+            let (read, at) = (device.try_read(offset, width), device.at(offset));
+            for answer in [read, device.try_write(offset, width, u64::MAX).map(|()| 0)] {
+                match answer {
+                    Err(exception) if exception.is_data_sea() && exception.far == at => {}
+                    // One speaks for all.
+                    _ if cpu::index() != 0 => return,
+                    Err(exception) => return println!("HOLE {offset:#x} {width:?}: {exception}"),
+                    Ok(value) => return println!("HOLE {offset:#x} {width:?} answers {value:#x}"),
+                }
+            }
+        }
+    }
+    panic_port();
 }
 
 fn masked() {

@@ -4,6 +4,7 @@
 
 use crate::harness::{LIMIT, Result, prepare, text};
 use coffer::qemu::{Heard, Machine, Running};
+use coffer::run::Prepared;
 use coffer::vm;
 use coffer::vm::client::{Client, ClientError, Row};
 use coffer::vm::port::{Port, SystemPort};
@@ -64,7 +65,11 @@ impl Port for Console {
 impl Controlled {
     /// Boots the manifest of `test`, which has a UART for requests.
     pub fn boot(test: &str, manifest: &str, machine: &Machine) -> Result<Self> {
-        let prepared = prepare(test, manifest, machine, Default::default())?;
+        Self::boot_prepared(prepare(test, manifest, machine, Default::default())?)
+    }
+
+    /// Boots what was prepared of such a manifest.
+    pub fn boot_prepared(prepared: Prepared) -> Result<Self> {
         let mut child = Running::start(prepared.command).map_err(text)?;
         let input = child.take_input().ok_or("the machine has no console")?;
         let deadline = Instant::now() + LIMIT;

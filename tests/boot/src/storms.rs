@@ -130,17 +130,12 @@ struct Pair {
 impl Pair {
     /// Boots both, the storm's with a line of the manifest and these arguments.
     fn boot(title: &str, storm: (&str, &str), end: &str, machine: &Machine) -> Result<Self> {
-        Self::boot_with(title, storm, end, machine, "")
+        let manifest = Self::manifest(storm, end, "");
+        Self::begin(Controlled::boot(&format!("storms-{title}"), &manifest, machine)?)
     }
 
-    /// Boots both, and has something go wrong.
-    fn boot_with(
-        title: &str,
-        (name, line): (&str, &str),
-        end: &str,
-        machine: &Machine,
-        knobs: &str,
-    ) -> Result<Self> {
+    /// Writes the manifest of both, with lines of its table `[test]`.
+    fn manifest((name, line): (&str, &str), end: &str, knobs: &str) -> String {
         let storm = format!("mode=storm storm={name} {end}");
         let watched = format!("mode=watched count={ROUNDS}");
         let vms = [("watched", "0-1", &watched), ("storm", "2-5", &storm)].map(
@@ -150,8 +145,11 @@ impl Pair {
             },
         );
         let table = format!("[vm.storm]\n{line}\n");
-        let manifest = manifest(&vms, knobs).replacen("[vm.storm]\n", &table, 1) + BOTH_PORTS;
-        let mut machine = Controlled::boot(&format!("storms-{title}"), &manifest, machine)?;
+        manifest(&vms, knobs).replacen("[vm.storm]\n", &table, 1) + BOTH_PORTS
+    }
+
+    /// Waits until both are ready.
+    fn begin(mut machine: Controlled) -> Result<Self> {
         machine.hear_all(&["watched| WATCHED", "storm| READY"])?;
         Ok(Self { machine, quiet: Script::default(), stormy: Script::default() })
     }
