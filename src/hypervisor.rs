@@ -9,11 +9,13 @@ mod dependents;
 mod estate;
 mod host_console;
 mod upload;
+mod watch;
 
 pub use control::{Control, ControlPort};
 pub use estate::Estate;
 pub use host_console::HostConsole;
 pub use upload::Upload;
+pub use watch::Watch;
 
 use crate::arch;
 use crate::console::HYPERVISOR_MARK;
@@ -61,6 +63,8 @@ pub struct Hypervisor {
     pub list_registers_max: Option<u8>,
     /// Whether the cost of each start goes to the log.
     pub reports_reset_cost: bool,
+    /// Who watches the cores, where somebody does.
+    pub watch: Option<Watch>,
     /// What goes wrong on purpose when a vCPU starts.
     pub fault_at_start: Option<FaultAtStart>,
 }
@@ -192,6 +196,7 @@ impl Hypervisor {
     /// Serves EL2's own timer: unfinished lines whose time has come, and guests that have room.
     pub fn serve_timer(&self) {
         arch::cancel_hyp_timer();
+        self.watch_cores();
         self.reply_on_console();
         self.console.send();
         self.send_replies();

@@ -295,6 +295,8 @@ pub struct Knobs {
     pub mitigations_off: bool,
     /// Reports the cost of each VM reset on the log.
     pub report_reset_cost: bool,
+    /// Lets no core watch the others.
+    pub watch_off: bool,
     /// Has something go wrong when a vCPU starts, once.
     pub fault_at_start: Option<FaultPlan>,
 }
@@ -329,6 +331,10 @@ pub enum FaultKind {
     Logged,
     /// An SError at the guest's first instruction.
     GuestSError,
+    /// A core that never comes out of EL2.
+    Hang,
+    /// A core that comes out after half a second.
+    Stall,
 }
 
 /// Why bytes are not a plan.

@@ -4,8 +4,8 @@
 //! A core that holds several takes them in this order, and never two of one line:
 //!
 //! ```text
-//! VM images → port for requests → upload → crash capsule → VM console port → VM devices → VM ITS
-//!   → VM distributor → UART → console → estate → physical distributor → EL2's map → heap
+//! VM images → watch → port for requests → upload → crash capsule → VM console port → VM devices
+//!   → VM ITS → VM distributor → UART → console → estate → physical distributor → EL2's map → heap
 //! ```
 //!
 //! The console has several, in the order of its fields; the UART is never waited for while another

@@ -13,10 +13,12 @@
 //! and one of a bucket.
 #![forbid(unsafe_code)]
 
+mod beat;
 mod last;
 
 use crate::heap::{self, NoMemory};
 use alloc::boxed::Box;
+pub use beat::{Beat, Found, Watched};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub use last::{LastExit, LastExits, Ring};
 
@@ -142,16 +144,18 @@ pub struct Turns {
     pub plain: Exits,
     /// An SGI that did.
     pub with_sgi: Exits,
+    /// Whether the core is at EL2; of the first of [`AllTurns`] alone, see [`beat`].
+    beat: Beat,
 }
 
 impl Turns {
     const fn new() -> Self {
-        Self { plain: Exits::new(), with_sgi: Exits::new() }
+        Self { plain: Exits::new(), with_sgi: Exits::new(), beat: Beat::new() }
     }
 
     /// Returns how many exits there were, and the ticks that they took.
     fn sum(&self) -> (u64, u64) {
-        let Self { plain, with_sgi } = self;
+        let Self { plain, with_sgi, .. } = self;
         let count = plain.buckets.all().wrapping_add(with_sgi.buckets.all());
         (count, plain.ticks.get().wrapping_add(with_sgi.ticks.get()))
     }
@@ -173,6 +177,14 @@ const KINDS: usize = 6;
 
 /// The exits of one vCPU, as its core counts them.
 pub type AllTurns = [Turns; KINDS];
+
+/// Returns what the core says of itself. It lies where the core counts anyway.
+#[inline(always)]
+#[must_use]
+pub const fn beat(turns: &AllTurns) -> &Beat {
+    let [first, ..] = turns;
+    &first.beat
+}
 
 /// What one vCPU's exits cost and brought.
 #[derive(Debug)]
@@ -215,6 +227,12 @@ impl ExitCounters {
     #[must_use]
     pub fn turns(&self) -> Option<&AllTurns> {
         self.turns.first_chunk()
+    }
+
+    /// Returns what the vCPU's core says of itself.
+    #[must_use]
+    pub fn beat(&self) -> Option<&Beat> {
+        self.turns().map(beat)
     }
 
     /// Returns how often the vCPU left for this reason, and the ticks that it was at EL2 then.

@@ -13,7 +13,9 @@ use crate::control::Session;
 use crate::drivers::bcm2835_pm::Bcm2835Pm;
 use crate::drivers::gic::Distributor;
 use crate::drivers::uart::Uart;
-use crate::hypervisor::{self, Control, ControlPort, Estate, HostConsole, Hypervisor, Upload};
+use crate::hypervisor::{
+    self, Control, ControlPort, Estate, HostConsole, Hypervisor, Upload, Watch,
+};
 use crate::id::{Mpidr, VmId};
 use crate::plan::check::Report;
 use crate::plan::machine::{Interrupt, Machine};
@@ -151,12 +153,20 @@ pub fn install(
         port.enable_receive_interrupt();
         distributor.enable(uart.pintid, core, uart.trigger);
     }
+    // Of others that there are, or may come.
+    let watched = !plan.knobs.watch_off && (vms.len() > 1 || plan.control.is_there());
+    let posts = cores.posts(machine);
+    let watch = match Watch::new(core, posts.len()) {
+        Ok(watch) => watched.then_some(watch),
+        Err(error) => return Err(fail(Stage::VM, &error)),
+    };
     let control = control(plan, machine, &mut distributor, core)?;
     let slots: Box<[Slot<Vm>]> = (0..VMS_MAX).map(|_| Slot::new()).collect();
     let firmware = cores::firmware(machine);
     let hypervisor = hypervisor::install(Hypervisor {
         vms: slots,
-        posts: cores.posts(machine),
+        posts,
+        watch,
         console: HostConsole::new(console, port),
         control,
         upload: Upload::default(),

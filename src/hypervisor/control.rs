@@ -364,7 +364,7 @@ fn change(hypervisor: &Hypervisor, vm: &Vm, action: Action) -> Result<Rows, Refu
             if vm.fate.images() == Images::OnTrial {
                 return Err(Refusal::State(action, Images::OnTrial.name()));
             }
-            if state == State::Gone {
+            if matches!(state, State::Gone | State::Lost) {
                 return Err(Refusal::State(action, state.name()));
             }
             hypervisor.check_upload(|| Ok(Task::Update { vm: vm.id, confirm_ms }))?;

@@ -29,12 +29,12 @@ impl Hypervisor {
         });
     }
 
-    /// Tells those that depend on a VM that it is not there, off or crashed, or has them stopped.
+    /// Tells those that depend on a VM that it is not there, off, crashed or lost, or has them stopped.
     pub fn vm_is_lost(&self, vm: &Vm, state: State) {
         self.each_dependent(vm.id, |dependent| match dependent.plan.policies.on_loss {
             OnLoss::Tell => self.tell(dependent),
-            // It may be back soon, unless it is off.
-            OnLoss::Stop if state == State::Off => {
+            // It may be back soon, unless it is off or lost.
+            OnLoss::Stop if matches!(state, State::Off | State::Lost) => {
                 if dependent.request(Request::Kill) == Err(State::Starting) {
                     dependent.fate.doom();
                 }

@@ -133,6 +133,7 @@ fn every_field_is_read_where_it_stands() {
         vmid_bits_max: Some(8),
         mitigations_off: true,
         report_reset_cost: false,
+        watch_off: true,
         fault_at_start: Some(FaultPlan {
             kind: FaultKind::ExecuteData,
             vm: "b".try_into().unwrap(),

@@ -56,7 +56,7 @@ impl Core<'_> {
                 // which would not end WFI at EL2.
                 let has_work = self.vredist.has_work();
                 if !has_work && arch::list_registers_are_empty(&self.list_registers) {
-                    arch::wait_for_interrupt();
+                    self.sleep();
                 }
                 self.return_to_guest(SUCCESS)
             }

@@ -45,11 +45,16 @@ impl Core<'_> {
     pub(super) fn fault_on_purpose(&mut self, fault: &FaultAtStart) {
         let Some(kind) = fault.at_start(self.vm, self.vcpu) else { return };
         let console = &self.hypervisor.console;
-        if kind == FaultKind::GuestSError {
-            if arch::serror_instead_of_entry(&mut self.registers) == Exit::SError {
-                let _ = self.pass_serror_on(arch::counter());
+        match kind {
+            FaultKind::GuestSError => {
+                if arch::serror_instead_of_entry(&mut self.registers) == Exit::SError {
+                    let _ = self.pass_serror_on(arch::counter());
+                }
+                return;
             }
-            return;
+            FaultKind::Hang => arch::halt(),
+            FaultKind::Stall => return stall(),
+            _ => {}
         }
         // The dump needs none of the locks that a core may hold which faults.
         console.keep_port();
@@ -65,7 +70,16 @@ impl Core<'_> {
                 log::error!(target: "vm", "hypervisor fault");
                 console.send_all();
             }
-            FaultKind::GuestSError => {}
+            FaultKind::GuestSError | FaultKind::Hang | FaultKind::Stall => {}
         }
+    }
+}
+
+/// Takes half a second, and looks for nothing.
+fn stall() {
+    let ticks = arch::counter_frequency_hz() / 2;
+    let begun = arch::counter();
+    while arch::counter().wrapping_sub(begun) < ticks {
+        arch::relax();
     }
 }

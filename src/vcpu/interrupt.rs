@@ -65,6 +65,7 @@ impl<'a> Core<'a> {
 
     /// Serves an interrupt that ends no exit.
     pub(super) fn serve_apart(&mut self) -> Next {
+        self.beat();
         let Some(pintid) = arch::take_interrupt() else { return Next::Enter };
         let (next, turns) = self.serve_any(pintid);
         self.count_apart(turns);

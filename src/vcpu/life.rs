@@ -9,7 +9,7 @@ use crate::arch;
 use crate::hypervisor::MachineEnd;
 use crate::id::VcpuId;
 use crate::psci::{Others, Start};
-use crate::trace::LastExits;
+use crate::trace::{self, LastExits};
 use crate::vm::Vm;
 use crate::vm::crash::{Crash, CrashCause, Frozen};
 use crate::vm::fate::Verdict;
@@ -20,6 +20,7 @@ impl Core<'_> {
     /// Serves this core's vCPU for as long as its VM exists: waits until it is turned on, runs it
     /// until it is off.
     pub fn serve(&mut self) {
+        self.beat();
         arch::activate(self.vm.stage2);
         self.set_up_time();
         self.clear_interrupts();
@@ -34,7 +35,8 @@ impl Core<'_> {
                 continue;
             }
             if self.vm.lifecycle.state() == State::Gone {
-                return arch::leave();
+                arch::leave();
+                return trace::beat(self.turns).away();
             }
             let Some(start) = self.take_start() else {
                 if self.vcpu.get() != 0 && self.vm.lifecycle.state().is_frozen() {
@@ -98,9 +100,21 @@ impl Core<'_> {
         }
     }
 
+    /// Sleeps until there is an interrupt: masked, they end WFI all the same.
+    pub(super) fn sleep(&self) {
+        trace::beat(self.turns).away();
+        arch::wait_for_interrupt();
+        self.beat();
+    }
+
+    /// Says that this core looks for interrupts now.
+    pub(super) fn beat(&self) {
+        trace::beat(self.turns).at_el2(arch::counter());
+    }
+
     /// Waits for something to do: interrupts are masked, yet end WFI.
     fn wait(&mut self) {
-        arch::wait_for_interrupt();
+        self.sleep();
         self.serve_aside();
         if let Some(cause) = self.due_crash() {
             // The vCPU is off: nothing of it is to be held. Others that are faster are right.
@@ -116,7 +130,7 @@ impl Core<'_> {
             if self.delivery.has_pending(&mut self.list_registers) {
                 break;
             }
-            arch::wait_for_interrupt();
+            self.sleep();
             let next = self.serve_apart();
             if next != Next::Enter {
                 return next;
@@ -219,7 +233,7 @@ impl Core<'_> {
             if !state.is_frozen() {
                 return Next::Out;
             }
-            if state == State::Crashed {
+            if is_over(state) {
                 self.keep_state();
             }
             held = held.or_else(|| Some(arch::hold_timers()));
@@ -233,12 +247,13 @@ impl Core<'_> {
         }
     }
 
-    /// Waits until a VM that is frozen no longer is, or has crashed since it was in `state`.
+    /// Waits until a VM that is frozen no longer is, or has crashed or was lost since it was in
+    /// `state`.
     fn wait_aside(&mut self, state: State) {
         loop {
             self.look_after_vm();
             let now = self.vm.lifecycle.state();
-            if !now.is_frozen() || now == State::Crashed && state != State::Crashed {
+            if !now.is_frozen() || is_over(now) && now != state {
                 return;
             }
             // Those who run on ask what this vCPU's list registers hold, and of many kicks one
@@ -246,13 +261,14 @@ impl Core<'_> {
             if self.vredist.has_work() {
                 self.reconcile_until_done();
             }
-            arch::wait_for_interrupt();
+            self.sleep();
             self.serve_aside();
         }
     }
 
     /// Serves an interrupt while this core does not run its vCPU.
     pub(super) fn serve_aside(&mut self) {
+        self.beat();
         let Some(pintid) = arch::take_interrupt() else { return };
         match pintid {
             VIRTUAL_TIMER | PHYSICAL_TIMER => {
@@ -347,6 +363,11 @@ impl Core<'_> {
         let vm = self.vm;
         vm.kick_each(vm.all_vcpus() & !(1 << self.vcpu.get()));
         while !vm.lifecycle.is_empty() {
+            if vm.lifecycle.is_lost() {
+                // One of them does not leave any more.
+                return;
+            }
+            self.serve_others();
             arch::relax();
         }
         vm.fate.ends();
@@ -381,4 +402,9 @@ impl Core<'_> {
             }
         }
     }
+}
+
+/// Returns whether what the vCPUs are is kept, for who wants to know why.
+fn is_over(state: State) -> bool {
+    matches!(state, State::Crashed | State::Lost)
 }

@@ -104,6 +104,15 @@ impl Post {
         self.residue.load(Ordering::Relaxed)
     }
 
+    /// Returns whose vCPU the pCPU serves.
+    #[must_use]
+    pub fn serves(&self) -> Option<(VmId, VcpuId)> {
+        match self.task() {
+            Task::Serve(vm, vcpu) => Some((vm, vcpu)),
+            Task::Nothing | Task::Make => None,
+        }
+    }
+
     /// Returns what the pCPU is to do.
     fn task(&self) -> Task {
         let word = self.word.load(Ordering::Acquire);
@@ -128,6 +137,7 @@ enum Task {
 /// Does what a pCPU is given to do, for good.
 pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupts) -> ! {
     let Some(post) = hypervisor.posts.get(here.index()) else { arch::halt() };
+    hypervisor.watch_cores();
     loop {
         match post.task() {
             Task::Serve(vm, vcpu) => {

@@ -85,6 +85,9 @@ impl Core<'_> {
             if self.vredist.has_work() {
                 self.reconcile();
             }
+            // Nobody else looks after the one that is waited for, where this core does.
+            self.hypervisor.watch_cores();
+            self.beat();
             arch::relax();
         }
     }

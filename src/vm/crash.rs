@@ -22,6 +22,8 @@ pub enum CrashCause {
     Watchdog,
     /// A vCPU cannot fetch the first instruction of its exception vector, for ever.
     NoVector,
+    /// A core of it was stuck at EL2.
+    Stuck,
 }
 
 impl CrashCause {
@@ -32,6 +34,7 @@ impl CrashCause {
             Self::Panicked => "panicked",
             Self::Watchdog => "watchdog",
             Self::NoVector => "no-vector",
+            Self::Stuck => "stuck",
         }
     }
 }
@@ -42,6 +45,7 @@ impl fmt::Display for CrashCause {
             Self::Panicked => "its guest has panicked",
             Self::Watchdog => "its watchdog has fired",
             Self::NoVector => "it cannot take an exception: its vector is no memory",
+            Self::Stuck => "its core was stuck at EL2",
         })
     }
 }

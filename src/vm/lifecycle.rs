@@ -18,10 +18,13 @@
 //! "count, then look", beginning is "say, then look at the count", both sequentially consistent,
 //! so one of the two sees the other. While the VM is frozen, paused or crashed, its cores stay
 //! inside and stand aside; none goes on before all do, so that all go on at the same guest time.
+//!
+//! From any state but Gone a VM is Lost when one of its cores is stuck at EL2, and nothing can be
+//! asked of it; it is Crashed when that core comes back and led no change.
 #![forbid(unsafe_code)]
 
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::SeqCst};
 
 /// How it stands with a VM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,10 +46,12 @@ pub enum State {
     Gone,
     /// Its vCPUs go on once all of them are held.
     Resuming,
+    /// A core of it is stuck at EL2; the others are held.
+    Lost,
 }
 
 impl State {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Running,
         Self::Starting,
         Self::Stopping,
@@ -55,6 +60,7 @@ impl State {
         Self::Crashed,
         Self::Gone,
         Self::Resuming,
+        Self::Lost,
     ];
 
     fn from_word(word: u8) -> Self {
@@ -64,7 +70,7 @@ impl State {
     /// Returns whether its vCPUs are held where they are.
     #[must_use]
     pub const fn is_frozen(self) -> bool {
-        matches!(self, Self::Paused | Self::Resuming | Self::Crashed)
+        matches!(self, Self::Paused | Self::Resuming | Self::Crashed | Self::Lost)
     }
 
     /// Returns its name.
@@ -79,6 +85,7 @@ impl State {
             Self::Crashed => "crashed",
             Self::Gone => "gone",
             Self::Resuming => "resuming",
+            Self::Lost => "lost",
         }
     }
 }
@@ -144,6 +151,10 @@ pub struct Lifecycle {
     aside: AtomicU32,
     /// The change that the core of vCPU 0 is to lead, for who is no core of the VM; 0 for none.
     asked: AtomicU8,
+    /// How many of its cores are stuck.
+    lost: AtomicU32,
+    /// Whether it may end as crashed once none is: no core of it led a change.
+    may_return: AtomicBool,
 }
 
 impl Lifecycle {
@@ -155,6 +166,8 @@ impl Lifecycle {
             inside: AtomicU32::new(0),
             aside: AtomicU32::new(0),
             asked: AtomicU8::new(0),
+            lost: AtomicU32::new(0),
+            may_return: AtomicBool::new(false),
         }
     }
 
@@ -193,7 +206,38 @@ impl Lifecycle {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         let state = self.state();
-        state != State::Running && !state.is_frozen()
+        state == State::Lost || state != State::Running && !state.is_frozen()
+    }
+
+    /// Returns whether a core of it is stuck.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.state() == State::Lost
+    }
+
+    /// Gives the VM up, since one more of its cores is stuck; whatever it was about ends here.
+    /// Returns the state that it was in, none where that is known already.
+    #[must_use]
+    pub fn lose(&self) -> Option<State> {
+        self.lost.fetch_add(1, SeqCst);
+        loop {
+            let state = self.state();
+            if matches!(state, State::Lost | State::Gone) {
+                return None;
+            }
+            self.may_return.store(state == State::Running || state.is_frozen(), SeqCst);
+            if self.change(state, State::Lost).is_ok() {
+                return Some(state);
+            }
+        }
+    }
+
+    /// Notes that a core is no longer stuck. With the last of them the VM is one that has crashed,
+    /// unless a core was stuck that may still change it.
+    pub fn find(&self) {
+        if self.lost.fetch_sub(1, SeqCst) == 1 && self.may_return.load(SeqCst) {
+            let _ = self.change(State::Lost, State::Crashed);
+        }
     }
 
     /// Says that this core, which is inside, stands aside.
@@ -282,10 +326,13 @@ impl Lifecycle {
         self.inside.load(SeqCst) == 0
     }
 
-    /// Ends the change that this core leads.
+    /// Ends the change that this core leads, unless the VM was given up meanwhile.
     pub fn finish(&self, change: Change) {
-        let state = if change == Change::Start { State::Running } else { State::Off };
-        self.state.store(state as u8, SeqCst);
+        let (from, to) = match change {
+            Change::Start => (State::Starting, State::Running),
+            Change::Stop => (State::Stopping, State::Off),
+        };
+        let _ = self.change(from, to);
     }
 
     fn lead(&self, to: State) -> Leadership {

@@ -126,6 +126,7 @@ pub(super) const TEST: Keys = Keys {
         "vmid_bits_max",
         "mitigations_off",
         "report_reset_cost",
+        "watch_off",
         "fault_at_start",
         "fault_vm",
         "fault_vcpu",

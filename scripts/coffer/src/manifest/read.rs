@@ -268,6 +268,9 @@ impl Reader<'_> {
         if let Some(value) = table.get("report_reset_cost") {
             knobs.report_reset_cost = self.boolean(value, "report_reset_cost")?;
         }
+        if let Some(value) = table.get("watch_off") {
+            knobs.watch_off = self.boolean(value, "watch_off")?;
+        }
         knobs.fault_at_start = self.fault(table)?;
         let seed = match table.get("seed") {
             Some(value) => Some(self.integer(value, "seed", 0..u64::MAX)?),

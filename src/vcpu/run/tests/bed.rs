@@ -149,6 +149,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         mitigations: Mitigations::On,
         list_registers_max: None,
         reports_reset_cost: false,
+        watch: None,
         fault_at_start: None,
     };
     with(|core| core.events.clear());

@@ -6,7 +6,7 @@ use super::Reader;
 use cofferdam::plan::{FaultKind, FaultPlan, Name};
 use toml::de::DeTable;
 
-const KINDS: [(&str, FaultKind); 7] = [
+const KINDS: [(&str, FaultKind); 9] = [
     ("panic", FaultKind::Panic),
     ("write-to-text", FaultKind::WriteToText),
     ("execute-data", FaultKind::ExecuteData),
@@ -14,6 +14,8 @@ const KINDS: [(&str, FaultKind); 7] = [
     ("serror", FaultKind::SError),
     ("logged", FaultKind::Logged),
     ("guest-serror", FaultKind::GuestSError),
+    ("hang", FaultKind::Hang),
+    ("stall", FaultKind::Stall),
 ];
 
 impl Reader<'_> {

@@ -265,6 +265,7 @@ fn cause(word: &str) -> &str {
         "panicked" => "its guest has panicked",
         "watchdog" => "its watchdog has fired",
         "no-vector" => "it cannot take an exception: its vector is no memory",
+        "stuck" => "its core was stuck at EL2",
         // What a later hypervisor says.
         other => other,
     }
