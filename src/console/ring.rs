@@ -92,6 +92,38 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::VecDeque;
+    use std::vec::Vec;
+
+    /// Follows a ring of `size` bytes and a queue through the same steps; `push` is the ring's.
+    fn follow(
+        size: usize,
+        steps: &[(u8, u8)],
+        push: impl Fn(&mut Ring, u8) -> bool,
+    ) -> Result<(), TestCaseError> {
+        let mut ring = Ring::new(size).unwrap();
+        let mut model = VecDeque::new();
+        for &(step, byte) in steps {
+            match step {
+                0..=3 => {
+                    prop_assert_eq!(push(&mut ring, byte), model.len() < size);
+                    if model.len() < size {
+                        model.push_back(byte);
+                    }
+                }
+                4..=6 => prop_assert_eq!(ring.pop(), model.pop_front()),
+                _ => {
+                    ring.truncate(usize::from(byte));
+                    model.truncate(usize::from(byte));
+                }
+            }
+            prop_assert_eq!(ring.len(), model.len());
+            prop_assert_eq!(ring.room(), size - model.len());
+            for n in 0..=size {
+                prop_assert_eq!(ring.peek(n), model.get(n).copied());
+            }
+        }
+        Ok(())
+    }
 
     proptest! {
         #[test]
@@ -99,28 +131,24 @@ mod tests {
             size in 1usize..20,
             steps in proptest::collection::vec((0u8..8, any::<u8>()), 0..200),
         ) {
-            let mut ring = Ring::new(size).unwrap();
-            let mut model = VecDeque::new();
-            for (step, byte) in steps {
-                match step {
-                    0..=3 => {
-                        prop_assert_eq!(ring.push(byte), model.len() < size);
-                        if model.len() < size {
-                            model.push_back(byte);
-                        }
-                    }
-                    4..=6 => prop_assert_eq!(ring.pop(), model.pop_front()),
-                    _ => {
-                        ring.truncate(usize::from(byte));
-                        model.truncate(usize::from(byte));
-                    }
-                }
-                prop_assert_eq!(ring.len(), model.len());
-                prop_assert_eq!(ring.room(), size - model.len());
-                for n in 0..=size {
-                    prop_assert_eq!(ring.peek(n), model.get(n).copied());
-                }
-            }
+            follow(size, &steps, Ring::push)?;
+        }
+    }
+
+    /// Says that there was room, and has written over what was to be sent next.
+    fn push_over(ring: &mut Ring, byte: u8) -> bool {
+        let at = ring.place(ring.len);
+        ring.bytes[at % ring.bytes.len()] = byte;
+        ring.len = (ring.len + 1).min(ring.bytes.len());
+        true
+    }
+
+    #[test]
+    fn t114_twin_that_wraps_over_what_is_not_sent_is_noticed() {
+        let pushes: Vec<_> = (0..4).map(|n| (0, n)).collect();
+        for (steps, is_so) in [(&pushes[..3], true), (&pushes[..], false)] {
+            assert_eq!(follow(3, steps, push_over).is_ok(), is_so);
+            assert!(follow(3, steps, Ring::push).is_ok());
         }
     }
 

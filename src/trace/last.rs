@@ -87,16 +87,33 @@ mod tests {
         LastExit { syndrome: n, pc: n + 100, detail: n + 200, at_ticks: n + 300 }
     }
 
+    /// Says whether a ring shows the last eight, in order, however many `keep` gives it.
+    fn shows_the_last_eight(keep: impl Fn(&mut Ring, LastExit)) -> bool {
+        let mut last = Ring::default();
+        let is_empty = last.is_empty() && last.get(0).is_none();
+        is_empty
+            && (0..40).all(|n| {
+                keep(&mut last, exit(n));
+                let expected: Vec<_> = (n.saturating_sub(7)..=n).map(exit).collect();
+                let kept: Vec<_> = (0..=last.len()).filter_map(|n| last.get(n).copied()).collect();
+                kept == expected
+            })
+    }
+
     #[test]
     fn the_last_eight_are_kept_in_order() {
-        let mut last = Ring::default();
-        assert!(last.is_empty() && last.get(0).is_none());
-        for n in 0..40 {
-            last.keep(exit(n));
-            let expected: Vec<_> = (n.saturating_sub(7)..=n).map(exit).collect();
-            let kept: Vec<_> = (0..=last.len()).filter_map(|n| last.get(n).copied()).collect();
-            assert_eq!(kept, expected);
-        }
+        assert!(shows_the_last_eight(Ring::keep));
+    }
+
+    /// Keeps what there is a place for, and counts on.
+    #[test]
+    fn twin_that_does_not_wrap_is_noticed() {
+        assert!(!shows_the_last_eight(|ring, exit| {
+            if let Some(place) = ring.kept.get_mut(ring.count) {
+                *place = exit;
+            }
+            ring.count += 1;
+        }));
     }
 
     #[test]

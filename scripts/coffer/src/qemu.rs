@@ -164,6 +164,9 @@ fn leashed(program: &str) -> Command {
     command
 }
 
+/// How many reads of a child's output are returned at once: one that never stops is no hang.
+const READS_MAX: usize = 1 << 16;
+
 /// What a [`Child`] was waited for and did.
 #[derive(Debug)]
 pub enum Heard {
@@ -211,13 +214,18 @@ impl Running {
         self.input.take()
     }
 
-    /// Waits up to `timeout` for output or for the end.
+    /// Waits up to `timeout` for output or for the end. Returns all output that has come by then:
+    /// who listens rarely to a child that writes byte by byte would fall behind for good.
     ///
     /// # Errors
     /// What waiting for the child failed with.
     pub fn hear(&mut self, timeout: Duration) -> io::Result<Heard> {
         match self.output.recv_timeout(timeout) {
-            Ok(bytes) => Ok(Heard::Output(bytes)),
+            Ok(mut bytes) => {
+                let more = self.output.try_iter().take(READS_MAX);
+                more.for_each(|more| bytes.extend(more));
+                Ok(Heard::Output(bytes))
+            }
             Err(mpsc::RecvTimeoutError::Timeout) => Ok(Heard::Silence),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 let status = self.child.wait()?;
@@ -330,6 +338,18 @@ mod tests {
             }
         }
         assert_eq!(said, b"one");
+    }
+
+    #[test]
+    fn what_a_child_has_written_byte_by_byte_is_heard_at_once() {
+        let (sender, output) = mpsc::channel();
+        b"flood".iter().for_each(|byte| sender.send(vec![*byte]).unwrap());
+        let child = Command::new("true").spawn().unwrap();
+        let mut running = Running { child, input: None, output, errors: None };
+        match running.hear(Duration::ZERO).unwrap() {
+            Heard::Output(bytes) => assert_eq!(bytes, b"flood"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
