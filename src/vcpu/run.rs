@@ -20,7 +20,7 @@ impl<'a> Core<'a> {
             let exit = arch::enter(&mut self.registers);
             let left_at = arch::counter();
             let all = self.turns;
-            trace::beat(all).at_el2(left_at);
+            trace::beat(self.turns).at_el2(left_at);
             let (next, turns) = match exit {
                 Exit::Synchronous(syndrome) => self.answer(syndrome, left_at),
                 Exit::Interrupt => self.serve_interrupt(left_at),
@@ -36,7 +36,7 @@ impl<'a> Core<'a> {
                 exits = self.flush(turns, left_at);
             }
             exits.count(arch::counter().wrapping_sub(left_at));
-            trace::beat(all).away();
+            trace::beat(self.turns).away();
         }
     }
 

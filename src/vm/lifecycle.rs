@@ -510,6 +510,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn vm_whose_core_is_stuck_is_lost_from_any_state_and_takes_no_request() {
+        use Request::{Destroy, Kill, Pause, Reset, Resume, Start};
+        for state in State::ALL {
+            let l = Lifecycle::new();
+            l.state.store(state as u8, SeqCst);
+            let is_new = !matches!(state, State::Lost | State::Gone);
+            assert_eq!(l.lose(), is_new.then_some(state));
+            if state == State::Gone {
+                continue;
+            }
+            assert!(l.is_lost() && l.has_ended() && l.wants_out());
+            for request in [Start, Kill, Reset, Pause, Resume, Destroy] {
+                assert_eq!(l.request(request), Err(State::Lost), "{request:?}");
+            }
+            // Who led a change ends nothing any more.
+            l.finish(Change::Start);
+            l.finish(Change::Stop);
+            assert_eq!(l.begin(Change::Start), Leadership::Others);
+            assert!(l.is_lost());
+        }
+    }
+
+    #[test]
+    fn vm_whose_last_stuck_core_is_back_has_crashed_unless_it_may_still_be_changed() {
+        for state in State::ALL {
+            let l = Lifecycle::new();
+            l.state.store(state as u8, SeqCst);
+            if matches!(state, State::Lost | State::Gone) {
+                continue;
+            }
+            assert_eq!((l.lose(), l.lose()), (Some(state), None));
+            l.find();
+            assert!(l.is_lost(), "one is left");
+            l.find();
+            let ran = state == State::Running || state.is_frozen();
+            let now = if ran { State::Crashed } else { State::Lost };
+            assert_eq!(l.state(), now, "{state}");
+        }
+    }
+
     /// Two clients and the VM's own core: every request that was granted has its effect once.
     #[test]
     fn t91_of_two_clients_one_is_granted_and_nothing_is_lost() {
