@@ -119,7 +119,7 @@ mod tests {
     fn core_that_looks_or_leaves_now_and_then_is_alive() {
         assert_eq!(looks(0, |_| None), []);
         // It has looked since, each time.
-        assert_eq!(looks(0, |now| Some(now.saturating_sub(190) / 150 * 150 + 1)), []);
+        assert_eq!(looks(0, |now| Some(now.saturating_sub(50) / 150 * 150 + 1)), []);
         // It was in its guest meanwhile.
         assert_eq!(looks(0, |now| (now % 300 != 0).then_some(5)), []);
     }

@@ -326,13 +326,13 @@ impl Lifecycle {
         self.inside.load(SeqCst) == 0
     }
 
-    /// Ends the change that this core leads, unless the VM was given up meanwhile.
+    /// Ends the change that this core leads, unless the VM was given up meanwhile. A start may end
+    /// as a stop.
     pub fn finish(&self, change: Change) {
-        let (from, to) = match change {
-            Change::Start => (State::Starting, State::Running),
-            Change::Stop => (State::Stopping, State::Off),
-        };
-        let _ = self.change(from, to);
+        let to = if change == Change::Start { State::Running } else { State::Off };
+        for from in [State::Starting, State::Stopping] {
+            let _ = self.change(from, to);
+        }
     }
 
     fn lead(&self, to: State) -> Leadership {
