@@ -330,9 +330,8 @@ impl Lifecycle {
     /// as a stop.
     pub fn finish(&self, change: Change) {
         let to = if change == Change::Start { State::Running } else { State::Off };
-        for from in [State::Starting, State::Stopping] {
-            let _ = self.change(from, to);
-        }
+        // Once: behind that it is somebody else's.
+        let _ = self.change(State::Starting, to).or_else(|_| self.change(State::Stopping, to));
     }
 
     fn lead(&self, to: State) -> Leadership {
