@@ -29,7 +29,8 @@ impl Hypervisor {
         });
     }
 
-    /// Tells those that depend on a VM that it is not there, off, crashed or lost, or has them stopped.
+    /// Tells those that depend on a VM that it is not there, off, crashed or lost, or has them
+    /// stopped.
     pub fn vm_is_lost(&self, vm: &Vm, state: State) {
         self.each_dependent(vm.id, |dependent| match dependent.plan.policies.on_loss {
             OnLoss::Tell => self.tell(dependent),

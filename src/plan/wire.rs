@@ -159,7 +159,10 @@ fields_in_order! {
     Layout { vdist, vgic, vuart, vuart_interrupt, platform, gpio_interrupt, watchdog_interrupt }
     DevicePlan { path, regions, interrupts }
     SpiPlan { pintid, vintid, trigger }
-    Knobs { list_registers_max, vmid_bits_max, mitigations_off, report_reset_cost, watch_off, fault_at_start }
+    Knobs {
+        list_registers_max, vmid_bits_max, mitigations_off, report_reset_cost, watch_off,
+        fault_at_start
+    }
     FaultPlan { kind, vm, vcpu, after }
 }
 
