@@ -172,7 +172,9 @@ variants_in_order! {
     OnLoss { Tell, Stop, Ignore }
     PauseTime { Runs, Stops }
     Trigger { Edge, Level }
-    FaultKind { Panic, WriteToText, ExecuteData, StackOverflow, SError, Logged, GuestSError, Hang, Stall }
+    FaultKind {
+        Panic, WriteToText, ExecuteData, StackOverflow, SError, Logged, GuestSError, Hang, Stall
+    }
 }
 
 numbers! {
