@@ -111,8 +111,8 @@ impl Hypervisor {
         slot.free();
     }
 
-    /// Has the UARTs' interrupts taken by a core that no VM has, where one is up: no guest is to pay
-    /// for requests, or for what others say. Follows each change of the posts.
+    /// Has the UARTs' interrupts taken by a core that no VM has, where one is up: no guest is to
+    /// pay for requests, or for what others say. Follows each change of the posts.
     #[cold]
     #[inline(never)]
     pub fn place_uarts(&self) {
