@@ -22,7 +22,7 @@ use crate::console::HYPERVISOR_MARK;
 use crate::drivers::bcm2835_pm::Bcm2835Pm;
 use crate::drivers::gic::Distributor;
 use crate::drivers::uart::Uart;
-use crate::id::{Pintid, VcpuId, VmId};
+use crate::id::{Mpidr, Pintid, VcpuId, VmId};
 use crate::smccc::Workarounds;
 use crate::sync::{Lock, Once, Slot};
 use crate::vcpu::{FaultAtStart, FromCore, Post};
@@ -31,7 +31,7 @@ use crate::vm::load::LoadCost;
 use crate::vm::{Vm, build};
 use alloc::boxed::Box;
 use core::fmt;
-use host_console::Refresh;
+use host_console::{Refresh, Server};
 
 /// What all cores share.
 pub struct Hypervisor {
@@ -51,6 +51,8 @@ pub struct Hypervisor {
     pub distributor: Lock<Distributor>,
     /// The physical UART's interrupt, where it is known.
     pub uart_interrupt: Option<Pintid>,
+    /// The core that has booted, which takes the UARTs' interrupts where every core has a VM.
+    pub boot_core: Mpidr,
     /// The firmware that turns the machine off, where there is one.
     pub firmware: Option<arch::HostPsci>,
     /// What turns it off where that is not the firmware.
@@ -110,6 +112,25 @@ impl Hypervisor {
         self.abandon(id);
         build::destroy(vm, &self.estate, pause);
         slot.free();
+    }
+
+    /// Has the UARTs' interrupts taken by a core that no VM has, where one is up: no guest is to
+    /// pay for requests, or for what others say. Follows each change of the posts.
+    #[cold]
+    #[inline(never)]
+    pub fn place_uarts(&self) {
+        self.console.serve_by(|| {
+            // Of cores that do this at once the last one sees what all have changed.
+            let mut distributor = self.distributor.lock();
+            let free = self.posts.iter().find(|post| post.is_free());
+            let core = free.map_or(self.boot_core, |post| post.mpidr);
+            for pintid in [self.uart_interrupt, self.control.interrupt()].into_iter().flatten() {
+                distributor.route(pintid, core);
+            }
+            let has_server = free.is_some() && self.uart_interrupt.is_some();
+            if has_server { Server::FreeCore } else { Server::GuestsCore }
+        });
+        self.console.send();
     }
 
     /// Notes that a VM has begun, for the first time or anew, and says what that took.
@@ -188,7 +209,7 @@ impl Hypervisor {
     fn serve_uart(&self) {
         let mut refresh = self.console.receive(|byte| self.take_on_console(byte));
         self.reply_on_console();
-        self.console.send();
+        self.console.send_rest();
         refresh.add_unblocked(&self.console.mux);
         self.refresh(refresh);
     }
@@ -198,7 +219,7 @@ impl Hypervisor {
         arch::cancel_hyp_timer();
         self.watch_cores();
         self.reply_on_console();
-        self.console.send();
+        self.console.send_rest();
         self.send_replies();
         let mut refresh = Refresh::default();
         refresh.add_unblocked(&self.console.mux);

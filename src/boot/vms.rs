@@ -102,17 +102,8 @@ fn build_one(
     }
 }
 
-/// Returns the core that serves the UARTs: one that no VM has, where one is up. No guest is to pay
-/// for requests, or for what others say.
-fn core_for_uarts(plan: &Plan, machine: &Machine, cores: &Cores) -> Mpidr {
-    let is_free = |mpidr: &Mpidr| {
-        cores.is_up(machine, *mpidr) && !plan.vms.iter().any(|vm| vm.vcpus.contains(mpidr))
-    };
-    let free = machine.cpus.iter().map(|cpu| cpu.mpidr).find(is_free);
-    free.unwrap_or(arch::this_mpidr())
-}
-
-/// Opens the ports that requests come in by. The one that is not the console's interrupts `core`.
+/// Opens the ports that requests come in by. The one that is not the console's interrupts `core`
+/// at first.
 fn control(
     plan: &Plan,
     machine: &Machine,
@@ -148,15 +139,19 @@ pub fn install(
     let mut distributor = cores.distributor.take().ok_or(Stop)?;
     let mut port = hypervisor::take_early_port();
     let uart = machine.uart.as_ref().and_then(|uart| uart.interrupt);
-    let core = core_for_uarts(plan, machine, cores);
+    let core = arch::this_mpidr();
     if let (Some(uart), Some(port)) = (uart, &mut port) {
         port.enable_receive_interrupt();
         distributor.enable(uart.pintid, core, uart.trigger);
     }
     // Of others that there are, or may come.
     let watched = !plan.knobs.watch_off && (vms.len() > 1 || plan.control.is_there());
+    let is_free = |mpidr: &Mpidr| {
+        cores.is_up(machine, *mpidr) && !plan.vms.iter().any(|vm| vm.vcpus.contains(mpidr))
+    };
+    let watcher = machine.cpus.iter().map(|cpu| cpu.mpidr).find(is_free);
     let posts = cores.posts(machine);
-    let watch = match Watch::new(core, posts.len()) {
+    let watch = match Watch::new(watcher.unwrap_or(core), posts.len()) {
         Ok(watch) => watched.then_some(watch),
         Err(error) => return Err(fail(Stage::VM, &error)),
     };
@@ -172,6 +167,7 @@ pub fn install(
         upload: Upload::default(),
         distributor: Lock::new(distributor),
         uart_interrupt: uart.map(|uart| uart.pintid),
+        boot_core: core,
         firmware,
         power: machine.power.map(cores::map_registers).transpose()?.map(Bcm2835Pm::new),
         workarounds: arch::HostPsci::workarounds(firmware),
@@ -192,6 +188,7 @@ pub fn install(
     for slot in &hypervisor.vms {
         slot.look(|vm| hypervisor.post(vm));
     }
+    hypervisor.place_uarts();
     hypervisor.start_all();
     Ok(hypervisor)
 }

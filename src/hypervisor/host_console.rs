@@ -3,6 +3,10 @@
 //!
 //! Whoever has bytes to send tries to get the UART, and never waits for it: who holds it looks for
 //! more when it has given it back. So a guest waits for no other guest's output.
+//!
+//! What does not go out at once goes out by the UART's interrupt on a core that no VM has. Where
+//! every core has one, the interrupt would be at the cost of whichever guest is on the core that
+//! takes it; so whoever wrote last looks again, by its own core's timer.
 #![forbid(unsafe_code)]
 
 use crate::arch;
@@ -10,12 +14,17 @@ use crate::console::{Console, Drained, Input, Sent, SerialPort, Switch};
 use crate::drivers::uart::Uart;
 use crate::id::VmId;
 use crate::sync::Lock;
-use core::sync::atomic::{AtomicBool, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// How many bytes one visit sends: the time at EL2 stays bounded, the UART's interrupt goes on.
 const SEND_BUDGET_BYTES: usize = 256;
 /// How many bytes one visit takes in.
 pub(super) const RECEIVE_MAX: usize = 64;
+/// How often in a second who has written looks whether the UART takes more: before a FIFO of 16
+/// bytes is empty at 460,800 baud.
+const LOOKS_PER_SECOND: u64 = 4000;
+/// Nobody looks after the rest, in place of an affinity.
+const NOBODY: u64 = u64::MAX;
 /// How often who holds the UART goes on for others.
 const SEND_ROUNDS_MAX: u32 = 4;
 
@@ -29,6 +38,8 @@ pub struct HostConsole {
     has_more: AtomicBool,
     /// Whether lines wait for room in the log.
     has_replies: AtomicBool,
+    /// Whose core looks after what did not go out at once, where the UART's interrupt does not.
+    looker: AtomicU64,
 }
 
 impl HostConsole {
@@ -37,9 +48,32 @@ impl HostConsole {
     pub fn new(mux: Console, port: Option<Uart>) -> Self {
         Self {
             mux,
-            port: Lock::new(Port(port)),
+            port: Lock::new(Port { uart: port, wanted: Switch::Off, server: Server::FreeCore }),
             has_more: AtomicBool::new(false),
             has_replies: AtomicBool::new(false),
+            looker: AtomicU64::new(NOBODY),
+        }
+    }
+
+    /// Says who takes the UART's interrupt from now on, once `route` has seen to it. Follow with
+    /// [`Self::send`].
+    pub(super) fn serve_by(&self, route: impl FnOnce() -> Server) {
+        let mut port = self.port.acquire();
+        port.server = route();
+        let wanted = port.wanted;
+        port.set_send_interrupt(wanted);
+    }
+
+    /// Sends what is ready as [`Self::send`] does, unless another core looks after that: then it
+    /// goes on doing so, though this one was interrupted.
+    pub(super) fn send_rest(&self) {
+        self.has_more.store(true, Ordering::Relaxed);
+        // Pairs with the second one of `send`: either that core sees the flag when it has sent
+        // everything, or it is seen here that nobody looks any more.
+        fence(Ordering::SeqCst);
+        let looker = self.looker.load(Ordering::Relaxed);
+        if looker == NOBODY || looker == own() {
+            self.send();
         }
     }
 
@@ -54,11 +88,17 @@ impl HostConsole {
             let Some(mut port) = self.port.try_lock() else { return };
             self.has_more.store(false, Ordering::Relaxed);
             let drained = self.mux.drain(&mut *port, SEND_BUDGET_BYTES, arch::counter());
+            let looks = drained == Drained::MoreLeft && port.server == Server::GuestsCore;
+            self.looker.store(if looks { own() } else { NOBODY }, Ordering::Relaxed);
             drop(port);
+            if looks {
+                let ticks = arch::counter_frequency_hz() / LOOKS_PER_SECOND;
+                arch::arm_hyp_timer(arch::counter().saturating_add(ticks));
+            }
             if let Drained::HeldUntil(ticks) = drained {
                 arch::arm_hyp_timer(ticks);
             }
-            // Where more is left the port's interrupt comes, and with it the time for replies.
+            // Where more is left the port's interrupt or timer comes, and the time for replies.
             let replies = drained != Drained::MoreLeft && self.has_replies.load(Ordering::Relaxed);
             if replies || self.mux.has_unblocked() {
                 arch::arm_hyp_timer(arch::counter());
@@ -116,6 +156,20 @@ impl HostConsole {
     }
 }
 
+/// Returns who this core is, among those that look after the rest.
+fn own() -> u64 {
+    arch::this_mpidr().get()
+}
+
+/// Whose core takes the UART's interrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Server {
+    /// One that no VM has.
+    FreeCore,
+    /// A guest's, since there is no other one: it is not to be interrupted for what others send.
+    GuestsCore,
+}
+
 /// VMs whose UART is to look at the console again.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Refresh(u64);
@@ -137,18 +191,25 @@ impl Refresh {
 
 /// The physical UART. A machine without one swallows what is sent: a guest that waits for room must
 /// not wait for ever.
-struct Port(Option<Uart>);
+struct Port {
+    uart: Option<Uart>,
+    /// Whether the console wants to hear when bytes can be sent again.
+    wanted: Switch,
+    server: Server,
+}
 
 impl SerialPort for Port {
     fn try_send(&mut self, byte: u8) -> Sent {
-        self.0.as_mut().map_or(Sent::Yes, |uart| uart.try_send(byte))
+        self.uart.as_mut().map_or(Sent::Yes, |uart| uart.try_send(byte))
     }
     fn try_receive(&mut self) -> Option<u8> {
-        self.0.as_mut()?.try_receive()
+        self.uart.as_mut()?.try_receive()
     }
     fn set_send_interrupt(&mut self, switch: Switch) {
-        if let Some(uart) = &mut self.0 {
-            uart.set_send_interrupt(switch);
+        self.wanted = switch;
+        if let Some(uart) = &mut self.uart {
+            let is_served = self.server == Server::FreeCore;
+            uart.set_send_interrupt(if is_served { switch } else { Switch::Off });
         }
     }
 }
@@ -156,9 +217,99 @@ impl SerialPort for Port {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::{Address, Pa, PaRange};
+    use crate::arch::fake::machine::Event;
     use crate::arch::fake::machine::with;
     use crate::console::{Config, Mode, Push, TokenBucket};
+    use crate::drivers::uart::UartKind;
     use std::sync::Barrier;
+
+    const UART: u64 = 0x1200_0000;
+    /// UARTIMSC, and the bit of what is sent (DDI 0183 3.3.10).
+    const IMSC: u64 = UART + 0x38;
+    const TX: u64 = 1 << 5;
+
+    /// A guest that has written more than goes out at once, on a machine whose UART has this
+    /// server.
+    fn flooded(server: Server) -> HostConsole {
+        let config = Config {
+            mode: Mode::Tagged,
+            escape: 0x1d,
+            ring_bytes: 2048,
+            partial_after_ticks: 100,
+            messages: TokenBucket::new(1, 1),
+        };
+        let uart = Uart::new(UartKind::Pl011, PaRange::new(Pa::new(UART), 0x1000).unwrap());
+        let console = HostConsole::new(console(config, &["a"]), Some(uart));
+        console.serve_by(|| server);
+        console.mux.started(VmId::new(0));
+        for _ in 0..1000 {
+            assert_eq!(console.mux.push_guest(VmId::new(0), b'\n'), Push::Accepted);
+        }
+        with(|core| core.events.clear());
+        console.send();
+        console
+    }
+
+    /// Returns whether the UART is to interrupt for what is left, and whether this core's timer is.
+    fn comes_back() -> (bool, bool) {
+        with(|core| {
+            (core.devices.get(&IMSC).is_some_and(|m| m & TX != 0), core.hyp_timer.is_some())
+        })
+    }
+
+    fn sent() -> usize {
+        let is_sent =
+            |event: &&Event| matches!(event, Event::DeviceWrite(at, _) if at.get() == UART);
+        with(|core| core.events.iter().filter(is_sent).count())
+    }
+
+    #[test]
+    fn a_flood_interrupts_no_guest_but_its_own_and_is_not_lost() {
+        let console = flooded(Server::GuestsCore);
+        let mut looks = 0;
+        while with(|core| core.hyp_timer.take()).is_some() {
+            assert_eq!(comes_back(), (false, false));
+            console.send_rest();
+            looks += 1;
+        }
+        assert_eq!(console.looker.load(Ordering::Relaxed), NOBODY);
+        // Each line is a tag of three bytes and its end of two.
+        assert_eq!((sent(), console.mux.room(VmId::new(0))), (5000, 2048));
+        assert!((5000 / SEND_BUDGET_BYTES..2 * 5000 / SEND_BUDGET_BYTES).contains(&looks));
+    }
+
+    #[test]
+    fn twin_by_the_interrupt_somebody_else_hears_of_a_flood() {
+        flooded(Server::FreeCore);
+        assert_eq!(comes_back(), (true, false));
+    }
+
+    /// What is left when the last free core gets a VM, or one becomes free, comes back by the other
+    /// way.
+    #[test]
+    fn what_is_left_follows_who_serves() {
+        let console = flooded(Server::FreeCore);
+        console.serve_by(|| Server::GuestsCore);
+        console.send();
+        assert_eq!(comes_back(), (false, true));
+        console.serve_by(|| Server::FreeCore);
+        assert!(comes_back().0);
+    }
+
+    #[test]
+    fn the_rest_is_whose_core_wrote_last() {
+        let console = flooded(Server::GuestsCore);
+        let (before, other) = (sent(), 7);
+        with(|core| core.hyp_timer = None);
+        console.looker.store(other, Ordering::Relaxed);
+        console.send_rest();
+        assert_eq!((sent(), comes_back()), (before, (false, false)), "that is the other's");
+        assert!(console.has_more.load(Ordering::Relaxed), "which looks once more");
+        console.send();
+        assert_eq!(console.looker.load(Ordering::Relaxed), own(), "who writes takes over");
+        assert_eq!(comes_back(), (false, true));
+    }
 
     fn console(config: Config, names: &[&str]) -> Console {
         let console = Console::new(config, names.len()).unwrap();

@@ -151,10 +151,12 @@ pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupt
                     hypervisor.destroy(vm, &mut || serve_own(hypervisor));
                 }
                 post.free();
+                hypervisor.place_uarts();
             }
             Task::Make => {
                 hypervisor.make_vm(post.mpidr, &mut || serve_own(hypervisor));
                 post.has_made();
+                hypervisor.place_uarts();
             }
             Task::Nothing => idle(hypervisor),
         }

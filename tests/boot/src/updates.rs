@@ -8,6 +8,7 @@ use coffer::build::{self, Options};
 use coffer::bundle::Bundle;
 use coffer::qemu::Machine;
 use coffer::vm::client::{ClientError, Row};
+use coffer::vm::stats;
 use coffer::vm::upload::{UploadError, carry_out, put, upload};
 use cofferdam::control::{Action, Request, crc32c};
 use cofferdam::plan::List;
@@ -21,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         harness::test("updates::images_are_replaced_for_good_or_on_trial", replaced),
         harness::test("updates::what_cannot_be_updated_runs_on", what_cannot_be_updated),
         harness::test("updates::nothing_is_left_for_the_next_owner", nothing_is_left),
+        harness::test("updates::a_vm_on_the_core_that_serves_the_uarts", on_the_serving_core),
     ]
 }
 
@@ -102,6 +104,21 @@ impl Live {
         }
         let now = self.audit()?;
         if now == before { Ok(()) } else { Err(format!("{what}: {before:?} is now {now:?}")) }
+    }
+
+    /// Returns how often vCPU 0 of a VM leaves for an interrupt while requests come in.
+    fn disturbed(&mut self, vm: &str) -> Result<u64> {
+        const REQUESTS: usize = 20;
+        let mut irqs = [0; 2];
+        for irqs in &mut irqs {
+            let stats = stats(&mut self.machine.client, Some(vm)).map_err(text)?;
+            let vcpu = stats.vms.first().and_then(|vm| vm.vcpus.first()).ok_or("no vCPU")?;
+            *irqs = vcpu.exits.get("irq").copied().ok_or("no irq")?;
+            for _ in 0..REQUESTS {
+                self.machine.ask("hello")?;
+            }
+        }
+        Ok(irqs[1] - irqs[0])
     }
 
     /// Returns the rows of an audit once nothing moves any more: who destroys a VM gives back what it
@@ -399,6 +416,35 @@ fn nothing_is_left() -> Result<()> {
     for search in SEARCH.iter().chain(&["a_secret_in_registers_is_found"]) {
         if !said.contains(&format!("after| TEST {search}: ok")) {
             return Err(format!("{search}:\n{said}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whoever gets the core that serves the UARTs pays for no request: another free core does, the
+/// boot core where there is none, and again a free one as soon as there is.
+fn on_the_serving_core() -> Result<()> {
+    const NO_CORE_IS_FREE: &str = "2-3";
+    for (cpus, pays) in [("2", false), (NO_CORE_IS_FREE, true)] {
+        let boots = numbered("boots", "0-1", 1);
+        let late = numbered("late", cpus, 2);
+        let mut live = Live::boot("updates-uarts", &[boots])?;
+        live.machine.hear(&started("boots", 1))?;
+        let before = (live.disturbed("boots")?, live.audit()?);
+        let bytes = live.bundle(&[late], "late")?;
+        live.create(&bytes, "late")?;
+        live.machine.hear(&started("late", 2))?;
+        let during = (live.disturbed("boots")? > 0, live.disturbed("late")?);
+        live.machine.ask("kill late")?;
+        live.machine.wait_for("late", "off")?;
+        live.machine.ask("destroy late")?;
+        live.machine.hear("[vm] late gone")?;
+        let after = (live.audit()?, live.disturbed("boots")?);
+        if (before.0, during, after.1) != (0, (pays, 0), 0) {
+            return Err(format!("{cpus}: {}, {during:?}, {}", before.0, after.1));
+        }
+        if before.1 != after.0 {
+            return Err(format!("{cpus}: {:?} is now {:?}", before.1, after.0));
         }
     }
     Ok(())

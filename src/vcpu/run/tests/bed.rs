@@ -139,6 +139,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         upload: Upload::default(),
         distributor: Lock::new(distributor),
         uart_interrupt: Some(Pintid::new(33)),
+        boot_core: affinity(FREE[0]),
         firmware: Some(arch::HostPsci),
         power: None,
         workarounds: Workarounds {

@@ -417,3 +417,21 @@ fn an_update_that_is_for_another_vm_changes_nothing() {
         }
     });
 }
+
+/// The first free core takes the UART's interrupt (GICD_IROUTER, IHI 0069 H 12.9.22), the boot core
+/// where none is free.
+#[test]
+fn uarts_go_to_a_core_that_no_vm_has() {
+    let hypervisor = hypervisor(&plan());
+    let place = || {
+        hypervisor.place_uarts();
+        with(|core| core.devices.get(&(GICD + 0x6000 + 8 * 33)).copied())
+    };
+    for post in &hypervisor.posts {
+        assert_eq!(place(), Some(post.mpidr.get()));
+        assert!(post.take());
+    }
+    assert_eq!(place(), Some(hypervisor.boot_core.get()));
+    hypervisor.posts[2].free();
+    assert_eq!(place(), Some(hypervisor.posts[2].mpidr.get()));
+}
