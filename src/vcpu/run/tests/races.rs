@@ -158,8 +158,8 @@ fn t91_a_dependent_that_is_being_started_is_stopped_behind_that() {
     assert_eq!(dependent.lifecycle.state(), State::Off);
 }
 
-/// A core that was held for a pause counts as aside until it sees that this has ended. A crash right
-/// behind that is not decided, and the VM not started anew, before it is known where it was.
+/// A core that was held for a pause counts as aside until it sees that this has ended. A crash
+/// right behind that is not decided, and the VM not started anew, before it is known where it was.
 #[test]
 fn t91_a_crash_is_decided_when_it_is_known_where_all_were() {
     let mut plan = plan();
