@@ -23,7 +23,7 @@ pub use frame::{Frame, Taken};
 pub use line::{Direction, Line, Seq, open};
 pub use refusal::Refusal;
 pub use request::{Action, READ_BYTES_MAX, Request, VERBS};
-pub use session::{Executor, ReadAt, Row, Rows, Session, StatsAt};
+pub use session::{CrashAt, Executor, ReadAt, Row, Rows, Session, StatsAt};
 
 /// The version of the protocol, the digit behind `C` and `R`.
 pub const VERSION: u8 = 1;

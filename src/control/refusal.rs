@@ -40,6 +40,8 @@ pub enum Refusal {
     NoCore,
     /// This hypervisor cannot do it.
     NotSupported,
+    /// What the rows are about is there no more, or has become another.
+    Changed,
     /// A row of the reply did not fit a line, which is a mistake of the hypervisor's.
     Row,
 }
@@ -65,6 +67,7 @@ impl Refusal {
             Self::TooLarge => "too-large",
             Self::NoCore => "no-core",
             Self::NotSupported => "not-supported",
+            Self::Changed => "changed",
             Self::Row => "row",
         }
     }
@@ -100,6 +103,7 @@ impl fmt::Display for Refusal {
             Self::TooLarge => "there is no free memory for that",
             Self::NoCore => "no core is free: destroy a VM that is off",
             Self::NotSupported => "not supported",
+            Self::Changed => "the VM has crashed again or is gone: ask again",
             Self::Row => "a row did not fit",
         };
         f.write_str(text)

@@ -39,10 +39,23 @@ pub enum Rows {
     Stats(StatsAt),
     /// What must be the same after a VM's life as before it: the row's number.
     Audit(u16),
-    /// What is kept of the last crash of the VM at this place, and the row's number.
-    Crash(u8, u16),
+    /// What is kept of a crash.
+    Crash(CrashAt),
     /// What is in the memory of the VM at this place.
     Memory(u8, ReadAt),
+}
+
+/// Where among the rows of what is kept of a crash one is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CrashAt {
+    /// The VM's place.
+    pub place: u8,
+    /// The row's number.
+    pub row: u16,
+    /// When it has crashed, in ticks: later it may have crashed again.
+    pub at_ticks: u64,
+    /// Of how many vCPUs it is known where they were.
+    pub vcpus: usize,
 }
 
 /// What of a VM's memory is still to be told.
@@ -74,6 +87,8 @@ pub enum Row {
     Written,
     /// There was, and it does not fit the line.
     TooLong,
+    /// It would be of something else than the rows before it.
+    Changed,
     /// None is left.
     End,
 }
@@ -149,6 +164,7 @@ impl Session {
                     return Row::Written;
                 }
                 Row::TooLong => reply.result = Err(Refusal::Row),
+                Row::Changed => reply.result = Err(Refusal::Changed),
                 Row::End => {}
             }
             line.begin(reply.seq);

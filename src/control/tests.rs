@@ -21,9 +21,11 @@ impl Executor for Fake {
         match request {
             Request::Hello => Ok(Rows::Hello),
             Request::List => Ok(Rows::Vms(0)),
+            Request::Crash { .. } => {
+                Ok(Rows::Crash(CrashAt { place: 0, row: 0, at_ticks: 7, vcpus: 1 }))
+            }
             Request::Audit
             | Request::Stats { .. }
-            | Request::Crash { .. }
             | Request::Read { .. }
             | Request::Upload { .. }
             | Request::Put { .. }
@@ -36,6 +38,11 @@ impl Executor for Fake {
     fn next_row(&self, rows: &mut Rows, line: &mut Line) -> Row {
         let (text, rest) = match *rows {
             Rows::Hello => ("x".repeat(300), Rows::None),
+            // There is another one behind the first row.
+            Rows::Crash(at @ CrashAt { row: 0, .. }) => {
+                ("first".into(), Rows::Crash(CrashAt { row: 1, ..at }))
+            }
+            Rows::Crash(_) => return Row::Changed,
             Rows::Vms(next @ 0..2) => (format!("n{}", next + 1), Rows::Vms(next + 1)),
             _ => return Row::End,
         };
@@ -124,6 +131,15 @@ fn request_may_end_as_terminals_end_lines() {
 }
 
 #[test]
+fn rows_that_would_be_of_something_else_are_an_error() {
+    let mut bed = Bed::default();
+    bed.feed(&sealed("C1 3 crash a"));
+    let mut expected = vec![String::from("row 0 name=first")];
+    expected.extend(error(Refusal::Changed));
+    assert_eq!(bed.reply(Some(3)), expected);
+}
+
+#[test]
 fn row_that_does_not_fit_is_an_error_of_its_own() {
     let mut bed = Bed::default();
     bed.feed(&sealed("C1 0 hello"));
@@ -205,6 +221,7 @@ fn refusals_fit_a_line_and_have_codes_of_their_own() {
         Refusal::TooLarge,
         Refusal::NoCore,
         Refusal::NotSupported,
+        Refusal::Changed,
         Refusal::Row,
     ];
     let codes: std::collections::BTreeSet<_> = refusals.iter().map(|r| r.code()).collect();

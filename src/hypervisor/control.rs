@@ -15,8 +15,8 @@ use super::upload::Task;
 use crate::arch;
 use crate::console::{Sent, SerialPort, Switch};
 use crate::control::{
-    Action, Executor, Line, MARK, ReadAt, Refusal, Request, Row, Rows, Session, StatsAt, Taken,
-    VERSION,
+    Action, CrashAt, Executor, Line, MARK, ReadAt, Refusal, Request, Row, Rows, Session, StatsAt,
+    Taken, VERSION,
 };
 use crate::drivers::uart::Uart;
 use crate::id::{Pintid, VmId};
@@ -226,11 +226,8 @@ impl Executor for Hypervisor {
             Request::Audit => Ok(Rows::Audit(0)),
             Request::Crash { vm } => {
                 let place = self.place(vm)?;
-                let has_crashed = |vm: &Vm| vm.capsule.acquire().crash.is_some();
-                match self.with_vm(VmId::new(place), has_crashed) {
-                    Some(true) => Ok(Rows::Crash(place, 0)),
-                    _ => Err(Refusal::NoCrash),
-                }
+                let first = self.with_vm(VmId::new(place), |vm| crash::first_row(vm, place));
+                first.flatten().map(Rows::Crash).ok_or(Refusal::NoCrash)
             }
             Request::Read { vm, at, bytes } => {
                 let place = self.place(vm)?;
@@ -261,11 +258,10 @@ impl Executor for Hypervisor {
                 let Some(audit) = self.audit_row(row.into()) else { return Row::End };
                 (write!(line, " {audit}"), Rows::Audit(row.saturating_add(1)))
             }
-            Rows::Crash(place, row) => {
-                let write = |vm: &Vm| crash::write_row(vm, row, line);
-                let written = self.with_vm(VmId::new(place), write).flatten();
-                let Some(written) = written else { return Row::End };
-                (written, Rows::Crash(place, row.saturating_add(1)))
+            Rows::Crash(at) => {
+                *rows = Rows::Crash(CrashAt { row: at.row.saturating_add(1), ..at });
+                let write = |vm: &Vm| crash::write_row(vm, at, line);
+                return self.with_vm(VmId::new(at.place), write).unwrap_or(Row::Changed);
             }
             Rows::Memory(place, mut at) => {
                 let write = |vm: &Vm| crash::write_memory(vm, &mut at, line);

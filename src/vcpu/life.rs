@@ -337,7 +337,9 @@ impl Core<'_> {
     /// Does with a VM that has crashed what its policy says, once.
     fn decide(&mut self) {
         let (vm, now) = (self.vm, arch::counter());
-        let Some(crash) = vm.capsule.acquire().take_undecided() else { return };
+        // One that still stands aside for a pause before it asks this core to look again.
+        let inside = vm.lifecycle.inside();
+        let Some(crash) = vm.capsule.acquire().take_undecided(inside) else { return };
         let policy = vm.plan.policies.on_crash;
         let verdict = vm.fate.decide(policy, now, arch::counter_frequency_hz());
         let message = format_args!("crashed: {}; {verdict}", crash.cause);

@@ -111,8 +111,16 @@ impl Capsule {
         self.tail.get(..self.tail_bytes).unwrap_or_default()
     }
 
-    /// Returns a crash of which nobody has said what follows from it, once.
-    pub fn take_undecided(&mut self) -> Option<Crash> {
-        core::mem::take(&mut self.is_undecided).then_some(self.crash)?
+    /// Returns of how many vCPUs it is known where they were.
+    #[must_use]
+    pub fn vcpu_count(&self) -> usize {
+        self.vcpus.iter().flatten().count()
+    }
+
+    /// Returns a crash of which nobody has said what follows from it, once it is known where
+    /// `vcpu_count` vCPUs were, and once.
+    pub fn take_undecided(&mut self, vcpu_count: usize) -> Option<Crash> {
+        let is_complete = self.vcpu_count() >= vcpu_count;
+        (is_complete && core::mem::take(&mut self.is_undecided)).then_some(self.crash)?
     }
 }

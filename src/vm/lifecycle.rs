@@ -260,6 +260,12 @@ impl Lifecycle {
         }
     }
 
+    /// Returns how many cores are inside.
+    #[must_use]
+    pub fn inside(&self) -> usize {
+        self.inside.load(SeqCst) as usize
+    }
+
     /// Returns whether all cores that are inside stand aside.
     #[must_use]
     pub fn all_stand_aside(&self) -> bool {

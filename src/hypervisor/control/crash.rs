@@ -5,12 +5,12 @@
 
 use crate::addr::{Address, Ipa, IpaRange};
 use crate::arch::{self, GuestState};
-use crate::control::{Line, ReadAt, Refusal};
+use crate::control::{CrashAt, Line, ReadAt, Refusal, Row};
 use crate::gic::GuestTables;
 use crate::plan::{Layout, VgicFrames};
 use crate::trace::{LastExit, LastExits};
 use crate::vm::Vm;
-use crate::vm::crash::{Crash, Frozen};
+use crate::vm::crash::{Capsule, Crash, Frozen};
 use core::fmt::{self, Write};
 
 /// Numbers in a row.
@@ -32,9 +32,29 @@ impl Wanted {
     }
 }
 
-/// Writes a row about the last crash of a VM, by its number; `None` behind the last.
-pub(super) fn write_row(vm: &Vm, row: u16, line: &mut Line) -> Option<fmt::Result> {
+/// Returns where what is kept of the last crash of a VM, the one at this place, begins.
+pub(super) fn first_row(vm: &Vm, place: u8) -> Option<CrashAt> {
     let capsule = vm.capsule.acquire();
+    let (at_ticks, vcpus) = (capsule.crash?.at_ticks, capsule.vcpu_count());
+    Some(CrashAt { place, row: 0, at_ticks, vcpus })
+}
+
+/// Writes a row about the last crash of a VM, unless that is no longer the one it was.
+pub(super) fn write_row(vm: &Vm, at: CrashAt, line: &mut Line) -> Row {
+    let capsule = vm.capsule.acquire();
+    let kept = capsule.crash.map(|crash| (crash.at_ticks, capsule.vcpu_count()));
+    if kept != Some((at.at_ticks, at.vcpus)) {
+        return Row::Changed;
+    }
+    match write_kept(vm, &capsule, at.row, line) {
+        None => Row::End,
+        Some(Ok(())) => Row::Written,
+        Some(Err(_)) => Row::TooLong,
+    }
+}
+
+/// Writes a row of what is kept, by its number; `None` behind the last.
+fn write_kept(vm: &Vm, capsule: &Capsule, row: u16, line: &mut Line) -> Option<fmt::Result> {
     let crash = capsule.crash?;
     let mut wanted = Wanted(row.into());
     if wanted.among(1).is_some() {

@@ -11,7 +11,7 @@ use crate::id::Pintid;
 use crate::plan::{OnCrash, Plan};
 use crate::trace::LastExit;
 use crate::vcpu::FromCore;
-use crate::vm::crash::CrashCause;
+use crate::vm::crash::{Capsule, Crash, CrashCause};
 use crate::vm::lifecycle::Change::{Start, Stop};
 use crate::vm::lifecycle::State;
 use std::string::{String, ToString};
@@ -265,7 +265,7 @@ fn ask(bed: &Bed, request: &str) -> Result<Vec<String>, Refusal> {
         match hypervisor.next_row(&mut rows, &mut line) {
             Row::Written => lines.push(line.as_str().trim_start().to_string()),
             Row::End => return Ok(lines),
-            Row::TooLong => panic!("{request}: a row is too long"),
+            Row::TooLong | Row::Changed => panic!("{request}: a row is too long, or another's"),
         }
     }
 }
@@ -324,6 +324,32 @@ fn what_is_kept_of_a_crash_is_told_and_so_is_memory() {
         let request = std::format!("read a {at} {bytes}");
         assert_eq!(ask(&bed, &request), Err(Refusal::NoMemory), "{request}");
     }
+}
+
+/// A slow line is no way to rows of two crashes, nor of one of which more comes to be known.
+#[test]
+fn a_listing_of_one_crash_does_not_go_on_with_another() {
+    let mut plan = plan();
+    plan.vms.iter_mut().for_each(|vm| vm.policies.on_crash = OnCrash::Preserve);
+    let mut bed = Bed::on(hypervisor(&plan));
+    bed.core.registers.x[3] = 1;
+    assert_eq!(bed.exit(store(PANIC, 0, 3)), None);
+    let hypervisor = bed.core.hypervisor;
+    let goes_on = |between: &dyn Fn(&mut Capsule)| {
+        let mut rows = hypervisor.carry_out(Request::parse("crash a").unwrap()).unwrap();
+        assert_eq!(hypervisor.next_row(&mut rows, &mut Line::default()), Row::Written);
+        between(&mut bed.vm.capsule.acquire());
+        hypervisor.next_row(&mut rows, &mut Line::default())
+    };
+    assert_eq!(goes_on(&|_| ()), Row::Written);
+    assert_eq!(goes_on(&|capsule| capsule.vcpus[1] = capsule.vcpus[0].clone()), Row::Changed);
+    let again = |capsule: &mut Capsule| {
+        let crash = capsule.crash.unwrap();
+        capsule.begin(Crash { at_ticks: crash.at_ticks + 1, ..crash }, |_| 0);
+        capsule.vcpus[0] = None;
+    };
+    assert_eq!(goes_on(&again), Row::Changed);
+    assert_eq!(goes_on(&|capsule| capsule.crash = None), Row::Changed);
 }
 
 #[test]

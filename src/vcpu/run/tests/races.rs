@@ -8,7 +8,7 @@ use super::bed::*;
 use crate::arch::fake::machine::{Event, Hook, with};
 use crate::id::{Pintid, VcpuId, VmId};
 use crate::plan::{OnCrash, OnLoss};
-use crate::vm::lifecycle::{Change, Request, State};
+use crate::vm::lifecycle::{Change, Entry, Request, State};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -156,6 +156,26 @@ fn t91_a_dependent_that_is_being_started_is_stopped_behind_that() {
     let mut core = core(hypervisor, 1, 0);
     serve(&mut core);
     assert_eq!(dependent.lifecycle.state(), State::Off);
+}
+
+/// A core that was held for a pause counts as aside until it sees that this has ended. A crash
+/// right behind that is not decided, and the VM not started anew, before it is known where it was.
+#[test]
+fn t91_a_crash_is_decided_when_it_is_known_where_all_were() {
+    let mut plan = plan();
+    plan.vms.iter_mut().for_each(|vm| vm.policies.on_crash = OnCrash::Stop);
+    let mut bed = Bed::on(hypervisor(&plan));
+    let lifecycle = &bed.vm.lifecycle;
+    assert_eq!(lifecycle.enter(), Entry::Granted);
+    lifecycle.stand_aside();
+    bed.core.registers.x[3] = 1;
+    assert_eq!(bed.exit(store(PANIC, 0, 3)), None, "it waits");
+    assert_eq!(lifecycle.state(), State::Crashed);
+    let mut capsule = bed.vm.capsule.acquire();
+    capsule.vcpus[1] = capsule.vcpus[0].clone();
+    drop(capsule);
+    bed.core.look_after_vm();
+    assert_eq!(lifecycle.state(), State::Stopping);
 }
 
 /// The core that decides what becomes of a crash may have seen another one on its way out.
