@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod base64;
-mod crc;
 mod frame;
 mod line;
 mod refusal;
@@ -17,12 +16,12 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use crate::spec::bundle::crc32c;
 pub use base64::PUT_BYTES_MAX;
-pub use crc::crc32c;
 pub use frame::{Frame, Taken};
 pub use line::{Direction, Line, Seq, open};
 pub use refusal::Refusal;
-pub use request::{Action, READ_BYTES_MAX, Request, VERBS};
+pub use request::{Action, PUT_USAGE, READ_BYTES_MAX, Request, VERBS};
 pub use session::{CrashAt, Executor, ReadAt, Row, Rows, Session, StatsAt};
 
 /// The version of the protocol, the digit behind `C` and `R`.

@@ -161,7 +161,7 @@ impl Vgic {
         let everybody = u64::MAX >> (VCPUS_MAX - affinities.len());
         let (vredists, lpis) = (vredists.into(), Lpis::none());
         let vgic = Self { version, vdist, vredists, lpis, everybody, not_plain };
-        vgic.vdist.route_all(vgic.net(&()));
+        vgic.vdist.forget_routes(vgic.net(&()));
         Ok((vgic, token))
     }
     /// Adds the LPIs that a [`Vits`] needs.
@@ -175,11 +175,17 @@ impl Vgic {
         Ok(self)
     }
 
-    /// Returns to the state after reset. All vCPUs have stopped and reset their [`Delivery`].
-    pub fn reset<E: Effects>(&self, token: &mut SpiToken, effects: &E) {
+    /// Returns the redistributors to the state after reset, with a `pause` behind each. All vCPUs
+    /// have stopped and reset their [`Delivery`].
+    pub fn reset_vredists(&self, pause: &mut dyn FnMut()) {
         for vredist in &self.vredists {
             vredist.reset();
+            pause();
         }
+    }
+
+    /// Returns all else to the state after reset, once the redistributors are there.
+    pub fn reset<E: Effects>(&self, token: &mut SpiToken, effects: &E) {
         self.lpis.reset(token);
         self.vdist.reset(token, self.net(effects));
     }

@@ -11,6 +11,7 @@ mod host_console;
 mod upload;
 mod watch;
 
+use control::Left;
 pub use control::{Control, ControlPort};
 pub use estate::Estate;
 pub use host_console::HostConsole;
@@ -108,6 +109,7 @@ impl Hypervisor {
         let Some(vm) = slot.remove() else { return };
         log::info!(target: "vm", "{} gone", vm.plan.name);
         self.console.send();
+        pause();
         self.console.mux.detach(id);
         self.abandon(id);
         build::destroy(vm, &self.estate, pause);
@@ -177,6 +179,7 @@ impl Hypervisor {
 
     /// Ends the machine, with all VMs. Where nothing does, the core halts.
     pub fn end_machine(&self, end: MachineEnd) -> ! {
+        self.watch.iter().for_each(Watch::end);
         self.console.send_all();
         if let Some(firmware) = self.firmware {
             match end {
@@ -208,8 +211,8 @@ impl Hypervisor {
     /// Serves the physical UART's interrupt: input to its VM, output that has waited.
     fn serve_uart(&self) {
         let mut refresh = self.console.receive(|byte| self.take_on_console(byte));
-        self.reply_on_console();
         self.console.send_rest();
+        self.give_turn();
         refresh.add_unblocked(&self.console.mux);
         self.refresh(refresh);
     }
@@ -218,9 +221,13 @@ impl Hypervisor {
     pub fn serve_timer(&self) {
         arch::cancel_hyp_timer();
         self.watch_cores();
-        self.reply_on_console();
-        self.console.send_rest();
-        self.send_replies();
+        // Replies and output take turns: a step of either is enough for one visit.
+        if self.control.take_turn() && self.go_on_with_replies() == Left::More {
+            arch::arm_hyp_timer(arch::counter());
+        } else {
+            self.console.send_rest();
+            self.give_turn();
+        }
         let mut refresh = Refresh::default();
         refresh.add_unblocked(&self.console.mux);
         self.refresh(refresh);

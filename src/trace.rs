@@ -110,8 +110,10 @@ impl Buckets {
     /// Returns how many took from 2^n up to 2^(n+1) ticks; 0 ticks count as 1.
     fn get(&self, n: usize) -> u64 {
         let with_zeros = |zeros: usize| self.by_leading_zeros.get(zeros).map_or(0, Counter::get);
-        let of_none = if n == 0 { with_zeros(64) } else { 0 };
-        63_usize.checked_sub(n).map_or(0, with_zeros).wrapping_add(of_none)
+        match n {
+            0 => with_zeros(63).wrapping_add(with_zeros(64)),
+            _ => 63_usize.checked_sub(n).map_or(0, with_zeros),
+        }
     }
 }
 
@@ -206,17 +208,22 @@ impl ExitCounters {
     ///
     /// # Errors
     /// The heap has no room for them.
-    pub fn of_vcpus(count: usize) -> Result<Box<[Self]>, NoMemory> {
+    pub fn of_vcpus(count: usize, pause: &mut dyn FnMut()) -> Result<Box<[Self]>, NoMemory> {
         let mut all = heap::list(count)?;
         for _ in 0..count {
-            heap::push(&mut all, Self::new()?)?;
+            heap::push(&mut all, Self::new(pause)?)?;
         }
         Ok(all.into())
     }
 
-    fn new() -> Result<Self, NoMemory> {
+    fn new(pause: &mut dyn FnMut()) -> Result<Self, NoMemory> {
+        let mut turns = heap::list(KINDS)?;
+        for _ in 0..KINDS {
+            heap::push(&mut turns, Turns::new())?;
+            pause();
+        }
         Ok(Self {
-            turns: heap::collect((0..KINDS).map(|_| Turns::new()))?,
+            turns: turns.into(),
             late: Exits::new(),
             cycles: Counter::new(),
             instructions: Counter::new(),
@@ -340,7 +347,7 @@ mod tests {
 
     #[test]
     fn counts_and_ticks_add_up_by_reason() {
-        let counters = ExitCounters::new().unwrap();
+        let counters = ExitCounters::new(&mut || {}).unwrap();
         counters.turns[CALL].plain.count(100);
         counters.turns[CALL].with_sgi.count(28);
         counters.turns[MMIO].plain.count(1);
@@ -354,7 +361,7 @@ mod tests {
 
     #[test]
     fn histogram_buckets_are_powers_of_two() {
-        let counters = ExitCounters::new().unwrap();
+        let counters = ExitCounters::new(&mut || {}).unwrap();
         for ticks in [0, 1, 2, 3, 4, 1 << 31, u64::MAX] {
             counters.turns[CALL].plain.count(ticks);
         }
@@ -366,7 +373,7 @@ mod tests {
 
     #[test]
     fn only_interrupts_that_carry_one_count_as_interrupt_to_entry() {
-        let counters = ExitCounters::new().unwrap();
+        let counters = ExitCounters::new(&mut || {}).unwrap();
         counters.turns[INTERRUPT].plain.count(1 << 3);
         counters.turns[CALL].with_sgi.count(1 << 4);
         counters.turns[INTERRUPT].with_sgi.count(1 << 5);

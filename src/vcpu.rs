@@ -9,6 +9,7 @@ mod fault;
 mod interrupt;
 mod its;
 mod life;
+mod looks;
 mod mmio;
 mod post;
 pub mod run;
@@ -29,6 +30,7 @@ use crate::vm::Vm;
 pub use fault::FaultAtStart;
 use interrupt::OWN_PPIS;
 pub use interrupt::{HYP_TIMER, MAINTENANCE, PHYSICAL_TIMER, PMU, VIRTUAL_TIMER};
+use looks::Looks;
 pub use post::{Post, work};
 
 /// The SGIs and PPIs that every core enables.
@@ -60,8 +62,10 @@ pub struct Core<'a> {
     delivery: Delivery,
     list_registers: ListRegisterFile,
     private_interrupts: &'a mut PrivateInterrupts,
+
     /// CNTP_CVAL_EL0 as a guest sees it whose physical timer is trapped.
     physical_compare: u64,
+    looks: Looks,
 }
 
 /// What the run loop does after an exit.
@@ -161,6 +165,7 @@ impl<'a> Core<'a> {
             delivery: Delivery::new(vcpu, list_registers.count()),
             list_registers,
             private_interrupts,
+            looks: Looks::new(),
             physical_compare: 0,
         })
     }

@@ -173,16 +173,18 @@ impl Vm {
 }
 
 impl Vm {
-    /// Makes all models as after reset. Only the leader of a change calls this, when no core runs
-    /// the guest.
-    pub fn reset_models(&self, by: &FromCore<'_>) {
+    /// Makes all models as after reset, with a `pause` now and then. Only the leader of a change
+    /// calls this, when no core runs the guest.
+    pub fn reset_models(&self, by: &FromCore<'_>, pause: &mut dyn FnMut()) {
         self.psci.reset();
         self.reset_serial(by);
         self.reset_platform(by);
+        pause();
         // First, so that nobody goes on with its commands.
         if let Some(vits) = &self.vits {
             vits.acquire().reset();
         }
+        self.vgic.reset_vredists(pause);
         self.change_spis(*by, |token, effects| self.vgic.reset(token, effects));
     }
 

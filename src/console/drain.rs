@@ -124,18 +124,25 @@ impl Out {
     /// Stages text of a line that has so many columns, up to its end or the longest that a line may
     /// be. Returns the columns, and whether the line is whole.
     fn put_text(&mut self, source: &mut Source, mut columns: usize) -> (usize, bool) {
+        // A character of several bytes is not cut in two.
+        let is_full = |columns, byte| {
+            columns >= LINE_BYTES_MAX || columns + 4 > LINE_BYTES_MAX && byte >= 0xc0
+        };
         while let Some(byte) = source.peek() {
-            // A character of several bytes is not cut in two.
-            let is_full = columns >= LINE_BYTES_MAX || columns + 4 > LINE_BYTES_MAX && byte >= 0xc0;
-            if byte == b'\n' || is_full {
-                if byte == b'\n' {
-                    source.pop();
-                }
+            if byte == b'\n' {
+                source.pop();
                 return (columns, true);
             }
-            source.pop();
-            self.put(&[byte]);
-            columns += 1;
+            if is_full(columns, byte) {
+                return (columns, true);
+            }
+            let goes_on =
+                |(column, byte): &(usize, &u8)| **byte != b'\n' && !is_full(*column, **byte);
+            let part = source.front();
+            let count = (columns..).zip(part).take_while(goes_on).count();
+            self.put(part.get(..count).unwrap_or_default());
+            source.skip_text(count);
+            columns = columns.saturating_add(count);
         }
         (columns, false)
     }

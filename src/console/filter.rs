@@ -42,7 +42,17 @@ const ESC: u8 = 0x1b;
 impl Filter {
     /// Decides about the next byte. A newline ends any sequence that is not complete: no guest
     /// loses more than a line by it.
+    #[inline]
     pub(super) fn next(&mut self, byte: u8) -> Verdict {
+        // Most are.
+        if self.state == State::Ground && matches!(byte, 0x20..=0x7e) {
+            self.wanted = 0;
+            return Verdict::Keep;
+        }
+        self.next_rare(byte)
+    }
+
+    fn next_rare(&mut self, byte: u8) -> Verdict {
         let before = self.state;
         self.state = before.behind(byte);
         let wanted = core::mem::take(&mut self.wanted);

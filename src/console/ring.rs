@@ -4,7 +4,6 @@
 
 use crate::heap::{self, NoMemory};
 use alloc::boxed::Box;
-use core::iter::repeat_n;
 
 /// A first-in, first-out queue of bytes.
 #[derive(Debug)]
@@ -18,7 +17,7 @@ pub(super) struct Ring {
 impl Ring {
     /// Makes a ring that holds `size` bytes. This allocates; nothing else here does.
     pub(super) fn new(size: usize) -> Result<Self, NoMemory> {
-        Ok(Self { bytes: heap::collect(repeat_n(0, size))?, head: 0, len: 0 })
+        Ok(Self { bytes: heap::zeroes(size)?, head: 0, len: 0 })
     }
     /// Makes a ring that holds nothing.
     pub(super) fn empty() -> Self {
@@ -53,9 +52,19 @@ impl Ring {
     /// Takes the oldest byte.
     pub(super) fn pop(&mut self) -> Option<u8> {
         let byte = self.peek(0)?;
-        self.head = self.place(1);
-        self.len = self.len.saturating_sub(1);
+        self.skip(1);
         Some(byte)
+    }
+    /// Returns the oldest bytes, as many as lie together.
+    pub(super) fn front(&self) -> &[u8] {
+        let behind = self.bytes.get(self.head..).unwrap_or_default();
+        behind.get(..self.len).unwrap_or(behind)
+    }
+    /// Takes the oldest bytes, at most as many as there are.
+    pub(super) fn skip(&mut self, count: usize) {
+        let count = count.min(self.len);
+        self.head = self.place(count);
+        self.len -= count;
     }
     /// Returns the byte `ahead` places behind the oldest.
     pub(super) fn peek(&self, ahead: usize) -> Option<u8> {

@@ -104,6 +104,16 @@ impl Source {
         Some(byte)
     }
 
+    /// Returns the oldest bytes, as many as lie together.
+    pub(super) fn front(&self) -> &[u8] {
+        self.ring.front()
+    }
+    /// Passes over the oldest bytes, none of which is a newline.
+    pub(super) fn skip_text(&mut self, count: usize) {
+        self.ring.skip(count);
+        self.partial_since = None;
+    }
+
     /// Returns when an unfinished line has waited for `after_ticks`; `None` when there is none.
     pub(super) fn partial_due(&mut self, now_ticks: u64, after_ticks: u64) -> Option<u64> {
         if self.ring.is_empty() || self.lines > 0 {

@@ -21,48 +21,62 @@ impl Piece {
     }
 }
 
+/// What stands for no digit.
+const NONE: u8 = 0xff;
+/// What each byte stands for.
+const VALUES: [u8; 256] = {
+    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut values = [NONE; 256];
+    let mut n = 0u8;
+    while n < 64 {
+        #[expect(clippy::indexing_slicing, reason = "64 digits of ASCII")]
+        {
+            values[digits[n as usize] as usize] = n;
+        }
+        n += 1;
+    }
+    values
+};
+
 /// Reads what `text` stands for; `None` where it does not read, is empty or too long.
 #[must_use]
 pub fn decode(text: &str) -> Option<Piece> {
-    let text = text.as_bytes();
     let mut piece = Piece { bytes: [0; PUT_BYTES_MAX], used: 0 };
-    let (groups, rest) = text.as_chunks::<4>();
-    if groups.is_empty() || !rest.is_empty() {
-        return None;
+    let (groups, rest) = text.as_bytes().as_chunks::<4>();
+    let (last, groups) = groups.split_last().filter(|_| rest.is_empty())?;
+    let (places, _) = piece.bytes.as_chunks_mut::<3>();
+    let mut places = places.iter_mut();
+    for (group, place) in groups.iter().zip(&mut places) {
+        *place = bytes_of(*group)?;
     }
-    let mut places = piece.bytes.chunks_exact_mut(3);
-    for (n, group) in groups.iter().enumerate() {
-        let is_last = n + 1 == groups.len();
-        let count = match group {
-            [_, _, b'=', b'='] if is_last => 1,
-            [_, _, _, b'='] if is_last => 2,
-            _ => 3,
-        };
-        let digits = group.get(..=count)?;
-        let word = digits.iter().try_fold(0, |word, digit| Some(word << 6 | value(*digit)?))?;
-        // What the digits have beyond whole bytes is 0.
-        let word: u32 = word << (6 * (3 - count));
-        let [bytes @ .., unused] = (word << 8).to_be_bytes();
-        let place = places.next()?;
-        place.copy_from_slice(&bytes);
-        if place.get(count..)?.iter().any(|byte| *byte != 0) || unused != 0 {
-            return None;
-        }
-        piece.used += count;
-    }
-    Some(piece)
+    // In the last one `=` stands where there are no bytes left, and what is beyond them is 0.
+    let (digits, count) = match *last {
+        [a, b, b'=', b'='] => ([a, b, b'A', b'A'], 1),
+        [a, b, c, b'='] => ([a, b, c, b'A'], 2),
+        digits => (digits, 3),
+    };
+    let bytes = bytes_of(digits)?;
+    *places.next()? = bytes;
+    piece.used = groups.len() * 3 + count;
+    let is_whole = bytes.get(count..)?.iter().all(|byte| *byte == 0);
+    is_whole.then_some(piece)
 }
 
-fn value(digit: u8) -> Option<u32> {
-    let value = match digit {
-        b'A'..=b'Z' => digit - b'A',
-        b'a'..=b'z' => digit - b'a' + 26,
-        b'0'..=b'9' => digit - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    };
-    Some(value.into())
+/// Reads four digits.
+#[inline(always)]
+fn bytes_of([a, b, c, d]: [u8; 4]) -> Option<[u8; 3]> {
+    let (a, b, c, d) = (value(a), value(b), value(c), value(d));
+    if a | b | c | d == NONE {
+        return None;
+    }
+    Some([a << 2 | b >> 4, b << 4 | c >> 2, c << 6 | d])
+}
+
+#[inline(always)]
+fn value(digit: u8) -> u8 {
+    #[expect(clippy::indexing_slicing, reason = "there is one for each byte")]
+    let value = VALUES[usize::from(digit)];
+    value
 }
 
 #[cfg(test)]

@@ -54,6 +54,18 @@ impl Line {
         let _ = write!(self.0, "*{crc:08x}");
     }
 
+    /// Adds bytes, two digits for each.
+    ///
+    /// # Errors
+    /// They do not fit.
+    pub fn write_hex(&mut self, bytes: &[u8]) -> fmt::Result {
+        let digit = |n: u8| char::from(if n < 10 { b'0' + n } else { b'a' - 10 + n });
+        bytes.iter().try_for_each(|byte| {
+            self.write_char(digit(byte >> 4))?;
+            self.write_char(digit(byte & 0xf))
+        })
+    }
+
     /// Returns the line.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -65,11 +77,16 @@ impl Line {
 /// a question mark, so that nothing can end a line or begin one.
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if self.0.len() >= TEXT_BYTES_MAX - SEAL_BYTES {
+        let is_printable = |byte: u8| matches!(byte, b' '..=b'~');
+        let room = (TEXT_BYTES_MAX - SEAL_BYTES).saturating_sub(self.0.len());
+        if text.len() <= room && text.bytes().all(is_printable) {
+            return self.0.push_str(text).map_err(|_| fmt::Error);
+        }
+        for (n, byte) in text.bytes().enumerate() {
+            if n >= room {
                 return Err(fmt::Error);
             }
-            let shown = if matches!(byte, b' '..=b'~') { char::from(byte) } else { '?' };
+            let shown = if is_printable(byte) { char::from(byte) } else { '?' };
             self.0.push(shown).map_err(|_| fmt::Error)?;
         }
         Ok(())

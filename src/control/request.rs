@@ -2,8 +2,8 @@
 //! Requests: verbs and their arguments.
 #![forbid(unsafe_code)]
 
+use super::Refusal;
 use super::line::number;
-use super::{Refusal, base64};
 use core::fmt;
 
 /// The most bytes of memory that one request reads.
@@ -48,7 +48,7 @@ pub enum Request<'a> {
     Put {
         /// Where it goes.
         offset: u32,
-        /// What goes there, in base64: at least one byte and at most
+        /// What goes there, in base64, not read yet: at least one byte and at most
         /// [`PUT_BYTES_MAX`](super::PUT_BYTES_MAX).
         data: &'a str,
     },
@@ -94,6 +94,8 @@ pub enum Action {
     Confirm,
 }
 
+/// How `put` is written.
+pub const PUT_USAGE: &str = "put OFFSET BASE64, at most 348 bytes";
 /// How each verb is written, behind its name.
 pub const VERBS: [(&str, &str); 19] = [
     ("hello", "hello"),
@@ -110,7 +112,7 @@ pub const VERBS: [(&str, &str); 19] = [
     ("resume", "resume NAME"),
     ("destroy", "destroy NAME"),
     ("upload", "upload BYTES CRC32C"),
-    ("put", "put OFFSET BASE64, at most 348 bytes"),
+    ("put", PUT_USAGE),
     ("uploaded", "uploaded"),
     ("create", "create NAME"),
     ("update", "update NAME [confirm_ms=0..4294967295]"),
@@ -123,10 +125,15 @@ impl<'a> Request<'a> {
     /// # Errors
     /// There is no such verb, or its arguments are wrong.
     pub fn parse(body: &'a str) -> Result<Self, Refusal> {
-        let mut words = body.split(' ');
-        let verb = words.next().unwrap_or_default();
+        let (verb, rest) = body.split_once(' ').map_or((body, None), |(v, rest)| (v, Some(rest)));
         let (_, usage) = VERBS.iter().find(|(name, _)| *name == verb).ok_or(Refusal::Verb)?;
         let wrong = Refusal::Arguments(usage);
+        if verb == "put" {
+            // Who reads the long word finds what does not belong there.
+            let (offset, data) = rest.and_then(|rest| rest.split_once(' ')).ok_or(wrong)?;
+            return Ok(Self::Put { offset: number(offset).ok_or(wrong)?, data });
+        }
+        let mut words = rest.into_iter().flat_map(|rest| rest.split(' '));
         let request = match verb {
             "hello" => Self::Hello,
             "list" => Self::List,
@@ -135,11 +142,6 @@ impl<'a> Request<'a> {
             "upload" => {
                 let bytes = words.next().and_then(number).ok_or(wrong)?;
                 Self::Upload { bytes, crc32c: words.next().and_then(crc).ok_or(wrong)? }
-            }
-            "put" => {
-                let offset = words.next().and_then(number).ok_or(wrong)?;
-                let is_data = |data: &&str| base64::decode(data).is_some();
-                Self::Put { offset, data: words.next().filter(is_data).ok_or(wrong)? }
             }
             "stats" => {
                 let vm = words.next();

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One port's side of the conversation: bytes of requests in, lines of replies out.
 //!
-//! A request is carried out when its last byte comes; its reply is written line by line, when the
-//! caller has room. One request is answered at a time: the next one ends the reply before it. A
+//! A request that has come is carried out when the caller has time for it, at the latest with the
+//! next byte; its reply is written line by line, when the caller has room. One request is answered
+//! at a time: the next one ends the reply before it. A
 //! reply can be lost, so a request that changes something can come twice: the second time it gets
 //! the answer of the first.
 #![forbid(unsafe_code)]
 
 use super::line::{Direction, open};
-use super::{Frame, Line, Refusal, Request, Seq, Taken, crc32c};
-use core::fmt::Write;
+use super::{Frame, Line, Refusal, Request, Seq, Taken};
+use core::fmt::{self, Write};
 
 /// Whoever is asked.
 pub trait Executor {
@@ -20,7 +21,8 @@ pub trait Executor {
     /// Says why not.
     fn carry_out(&self, request: Request<'_>) -> Result<Rows, Refusal>;
 
-    /// Writes the next of the rows, as ` key=value` for each of its fields, and moves on.
+    /// Writes the next of the rows, as ` key=value` for each of its fields, and moves on: in
+    /// bounded time, also where many places have nothing to tell.
     fn next_row(&self, rows: &mut Rows, line: &mut Line) -> Row;
 }
 
@@ -87,16 +89,26 @@ pub enum Row {
     Written,
     /// There was, and it does not fit the line.
     TooLong,
+    /// There was none at this place; others follow.
+    Passed,
     /// It would be of something else than the rows before it.
     Changed,
     /// None is left.
     End,
 }
 
+impl From<fmt::Result> for Row {
+    fn from(written: fmt::Result) -> Self {
+        written.map_or(Self::TooLong, |()| Self::Written)
+    }
+}
+
 /// One port's side of the conversation.
 #[derive(Debug, Default)]
 pub struct Session {
     frame: Frame,
+    /// Whether a line has ended and nobody has looked at it.
+    is_asked: bool,
     reply: Option<Reply>,
     last: Option<Last>,
 }
@@ -114,25 +126,32 @@ struct Reply {
 #[derive(Clone, Copy, Debug)]
 struct Last {
     seq: u32,
-    /// Of the whole line: another client may have come upon the same number.
-    crc: u32,
+    /// The checksum in the line: another client may have come upon the same number.
+    crc: [u8; 8],
     result: Result<Rows, Refusal>,
 }
 
 impl Session {
-    /// Takes a byte; the last one of a request has it carried out.
+    /// Takes a byte; what the last one of a request asks for is left to [`Self::next_line`].
     pub fn take(&mut self, byte: u8, executor: &impl Executor) -> Taken {
-        let taken = self.frame.take(byte);
-        if taken == Taken::End {
+        if self.is_asked {
             self.answer(executor);
         }
+        let taken = self.frame.take(byte);
+        self.is_asked = taken == Taken::End;
         taken
     }
 
-    /// Returns whether a reply has lines left.
+    /// Returns whether a request is to be carried out.
+    #[must_use]
+    pub const fn is_asked(&self) -> bool {
+        self.is_asked
+    }
+
+    /// Returns whether a request is to be carried out, or a reply has lines left.
     #[must_use]
     pub const fn has_reply(&self) -> bool {
-        self.reply.is_some()
+        self.is_asked || self.reply.is_some()
     }
 
     /// Has the request carried out that has come. One that does not read has no number that can be
@@ -146,10 +165,16 @@ impl Session {
             Err(refusal) => (None, Err(refusal)),
         };
         self.reply = Some(Reply { seq, result, count: 0 });
+        self.is_asked = false;
     }
 
-    /// Writes the next line of the reply, where one is left.
+    /// Carries out the request that has come, or writes the next line of the reply, where one is
+    /// left. Nothing is written with the former, or where a place was passed over.
     pub fn next_line(&mut self, line: &mut Line, executor: &impl Executor) -> Row {
+        if self.is_asked {
+            self.answer(executor);
+            return Row::Passed;
+        }
         let Some(reply) = &mut self.reply else { return Row::End };
         line.begin(reply.seq);
         if let Ok(rows) = &mut reply.result {
@@ -163,6 +188,7 @@ impl Session {
                     line.seal();
                     return Row::Written;
                 }
+                Row::Passed => return Row::Passed,
                 Row::TooLong => reply.result = Err(Refusal::Row),
                 Row::Changed => reply.result = Err(Refusal::Changed),
                 Row::End => {}
@@ -190,7 +216,7 @@ fn carry_out(
     let Some(seq) = seq.filter(|_| request.has_effect()) else {
         return executor.carry_out(request);
     };
-    let crc = crc32c(line);
+    let crc = line.last_chunk().copied().unwrap_or_default();
     if let Some(last) = last.as_ref().filter(|last| (last.seq, last.crc) == (seq, crc)) {
         return last.result;
     }

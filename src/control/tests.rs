@@ -61,7 +61,10 @@ struct Bed {
 impl Bed {
     fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.session.take(*byte, &self.fake);
+            if self.session.take(*byte, &self.fake) == Taken::End {
+                let row = self.session.next_line(&mut Line::default(), &self.fake);
+                assert_eq!(row, Row::Passed, "it is carried out");
+            }
         }
     }
 
@@ -92,18 +95,18 @@ fn error(refusal: Refusal) -> Vec<String> {
     vec![format!("error code={} text={refusal}", refusal.code())]
 }
 
-proptest! {
-    #[test]
-    fn checksum_is_that_of_bundles(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        prop_assert_eq!(crc32c(&bytes), crate::spec::bundle::crc32c(&bytes));
-    }
-}
-
-/// RFC 3720, appendix B.4.
+/// What nobody has had time for is done before the next one comes.
 #[test]
-fn checksum_is_castagnolis() {
-    assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
-    assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+fn no_request_is_lost_to_the_next() {
+    let mut bed = Bed::default();
+    for byte in [sealed("C1 1 start a"), sealed("C1 2 list")].concat() {
+        bed.session.take(byte, &bed.fake);
+    }
+    assert_eq!(bed.asked(), ["start a"]);
+    assert!(bed.session.has_reply());
+    assert_eq!(bed.session.next_line(&mut Line::default(), &bed.fake), Row::Passed);
+    assert_eq!(bed.asked(), ["list"]);
+    assert_eq!(bed.reply(Some(2)).len(), 3);
 }
 
 #[test]

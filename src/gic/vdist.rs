@@ -153,16 +153,15 @@ impl Vdist {
             }
             bank.reset();
         }
+        self.spis.iter().for_each(Spi::let_go);
+        self.forget_routes(net);
+    }
+    /// Makes all SPIs go where they go after reset.
+    pub(super) fn forget_routes<E: Effects>(&self, net: Net<'_, E>) {
+        let target = net.target(0);
         for spi in &self.spis {
             spi.router.store(0, Relaxed);
-            spi.let_go();
-        }
-        self.route_all(net);
-    }
-    /// Works out the target of all SPIs.
-    pub(super) fn route_all<E: Effects>(&self, net: Net<'_, E>) {
-        for spi in &self.spis {
-            spi.target.store(net.target(spi.router.load(Relaxed)), Relaxed);
+            spi.target.store(target, Relaxed);
         }
     }
 

@@ -27,14 +27,12 @@ use crate::vm::Vm;
 use crate::vm::fate::Images;
 use crate::vm::lifecycle::{self, State};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// How many bytes of replies one visit sends.
-const SEND_BUDGET_BYTES: usize = 256;
+/// How many bytes of a line one visit sends: the FIFO of a PL011 takes no more either.
+const SEND_BUDGET_BYTES: usize = 32;
 /// How long a guest may take to turn itself off, in milliseconds, where a request does not say.
 const STOP_MS: u32 = 30_000;
-/// How many lines of replies one visit puts on the log.
-const LINES_MAX: usize = 4;
 
 /// Where requests come in.
 #[derive(Default)]
@@ -47,6 +45,12 @@ pub struct Control {
     pub port: Option<ControlPort>,
     /// Whether the log has said that the machine stays on.
     has_said_so: AtomicBool,
+    /// Whether replies are next to go on, and the output of guests after them.
+    is_next: AtomicBool,
+    /// Whether more of the reply on the UART for requests could go out at once.
+    has_more: AtomicBool,
+    /// The core that has taken the last bytes there: the reply is its work, and no guest's core's.
+    server: AtomicU64,
 }
 
 /// A UART for requests alone.
@@ -70,8 +74,12 @@ impl Control {
     /// Makes the control of a machine with these ports.
     #[must_use]
     pub fn new(board: Name, on_console: Option<Session>, port: Option<ControlPort>) -> Self {
-        let has_said_so = AtomicBool::new(false);
-        Self { board, on_console: on_console.map(Lock::new), port, has_said_so }
+        Self { board, on_console: on_console.map(Lock::new), port, ..Self::default() }
+    }
+
+    /// Returns whether it is the replies' turn, which it then no longer is.
+    pub(super) fn take_turn(&self) -> bool {
+        self.is_next.swap(false, Ordering::Relaxed)
     }
 
     /// Returns the interrupt of the UART for requests.
@@ -102,7 +110,7 @@ struct Wire<P> {
 
 /// What a visit has left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Left {
+pub(super) enum Left {
     /// Nothing, or what the port's interrupt will ask for.
     Nothing,
     /// Bytes that could go out at once.
@@ -115,44 +123,53 @@ impl<P: SerialPort> Wire<P> {
         Self { port, session, line, sent: None, send_interrupt: Switch::Off }
     }
 
-    /// Takes in what the port has received; the last byte of a request has it carried out.
-    fn receive(&mut self, executor: &impl Executor) {
+    /// Takes in what the port has received, and goes on with the reply, unless a request has ended:
+    /// that is enough for one visit.
+    fn serve(&mut self, executor: &impl Executor) -> Left {
         for _ in 0..RECEIVE_MAX {
-            let Some(byte) = self.port.try_receive() else { return };
-            self.session.take(byte, executor);
+            let Some(byte) = self.port.try_receive() else { break };
+            if self.session.take(byte, executor) == Taken::End {
+                return Left::More;
+            }
         }
+        self.reply(executor)
     }
 
-    /// Sends what is left of the reply, as far as the port takes it and the budget goes.
-    fn send(&mut self, executor: &impl Executor) -> Left {
-        let mut budget = SEND_BUDGET_BYTES;
-        let (left, wanted) = loop {
-            let Some(byte) = self.next_byte(executor) else { break (Left::Nothing, Switch::Off) };
-            if budget == 0 {
-                break (Left::More, Switch::Off);
-            }
-            if self.port.try_send(byte) == Sent::Busy {
-                break (Left::Nothing, Switch::On);
-            }
-            budget -= 1;
-            self.sent = self.sent.map(|sent| sent.saturating_add(1));
+    /// Goes on with the reply by one step: carries out what was asked, or makes a line, or sends of
+    /// one what the port takes and the budget allows. A line that is begun is sent whole, also when
+    /// another request comes.
+    fn reply(&mut self, executor: &impl Executor) -> Left {
+        let wanted = if self.sent.is_some() {
+            self.send()
+        } else {
+            let row = self.session.next_line(&mut self.line, executor);
+            self.sent = (row == Row::Written).then_some(0);
+            Switch::Off
         };
         if self.send_interrupt != wanted {
             self.send_interrupt = wanted;
             self.port.set_send_interrupt(wanted);
         }
-        left
+        if self.has_reply() && wanted == Switch::Off { Left::More } else { Left::Nothing }
     }
 
-    /// Returns the byte that is to be sent next. A line that is begun is sent whole, also when
-    /// another request comes.
-    fn next_byte(&mut self, executor: &impl Executor) -> Option<u8> {
-        if let Some(byte) = self.sent.and_then(|at| framed(&self.line, at)) {
-            return Some(byte);
+    fn has_reply(&self) -> bool {
+        self.sent.is_some() || self.session.has_reply()
+    }
+
+    /// Sends of the line, and returns whether the port is to say when it takes more.
+    fn send(&mut self) -> Switch {
+        for _ in 0..SEND_BUDGET_BYTES {
+            let Some(byte) = self.sent.and_then(|at| framed(&self.line, at)) else {
+                self.sent = None;
+                break;
+            };
+            if self.port.try_send(byte) == Sent::Busy {
+                return Switch::On;
+            }
+            self.sent = self.sent.map(|at| at.saturating_add(1));
         }
-        let next = self.session.next_line(&mut self.line, executor);
-        self.sent = (next == Row::Written).then_some(0);
-        self.sent.and_then(|at| framed(&self.line, at))
+        Switch::Off
     }
 }
 
@@ -168,45 +185,79 @@ impl Hypervisor {
     pub(super) fn serve_control(&self) {
         if let Some(port) = &self.control.port {
             let mut wire = port.wire.acquire();
-            wire.receive(self);
-            self.go_on(wire.send(self));
+            self.control.server.store(arch::this_mpidr().get(), Ordering::Relaxed);
+            let left = self.note(wire.serve(self));
+            drop(wire);
+            if left == Left::More {
+                // This core's own guest comes in between.
+                arch::arm_hyp_timer(arch::counter());
+            }
         }
     }
 
-    /// Goes on with the reply on the UART for requests, unless another core does that.
-    pub(super) fn send_replies(&self) {
-        let wire = self.control.port.as_ref().and_then(|port| port.wire.try_lock());
-        if let Some(mut wire) = wire {
-            self.go_on(wire.send(self));
-        }
-    }
-
-    fn go_on(&self, left: Left) {
-        if left == Left::More {
-            // This core's own guest comes in between.
+    /// Makes it the replies' turn, at once where one can go on.
+    pub(super) fn give_turn(&self) {
+        self.control.is_next.store(true, Ordering::Relaxed);
+        let has_more = self.is_server() && self.control.has_more.load(Ordering::Relaxed);
+        if has_more || self.console.can_reply() {
             arch::arm_hyp_timer(arch::counter());
         }
+    }
+
+    /// Goes on with a reply by one step, where there is one and no other core does that: then more
+    /// may be left.
+    pub(super) fn go_on_with_replies(&self) -> Left {
+        if self.reply_on_console() == Left::More {
+            return Left::More;
+        }
+        let port = self.control.port.as_ref().filter(|_| self.is_server());
+        let Some(mut wire) = port.and_then(|port| port.wire.try_lock()) else {
+            return Left::Nothing;
+        };
+        if !wire.has_reply() {
+            return self.note(Left::Nothing);
+        }
+        self.note(wire.reply(self));
+        Left::More
+    }
+
+    fn is_server(&self) -> bool {
+        self.control.server.load(Ordering::Relaxed) == arch::this_mpidr().get()
+    }
+
+    /// Notes whether more of the reply could go out at once; who has the wire does that.
+    fn note(&self, left: Left) -> Left {
+        self.control.has_more.store(left == Left::More, Ordering::Relaxed);
+        left
     }
 
     /// Takes a byte of the console's input where that is part of a request.
     pub(super) fn take_on_console(&self, byte: u8) -> bool {
         let Some(session) = &self.control.on_console else { return false };
-        session.acquire().take(byte, self) != Taken::Outside
+        let taken = session.acquire().take(byte, self);
+        if taken == Taken::End {
+            self.console.set_replies(true);
+            self.give_turn();
+        }
+        taken != Taken::Outside
     }
 
-    /// Puts lines of the reply on the log, while there is room. Follow with the console's `send`.
-    pub(super) fn reply_on_console(&self) {
-        let Some(session) = self.control.on_console.as_ref() else { return };
-        let Some(mut session) = session.try_lock() else { return };
-        for _ in 0..LINES_MAX {
-            if !session.has_reply() || !self.console.mux.has_log_room() {
-                break;
-            }
+    /// Goes on with the reply on the console by one step, where there is room: then more may be
+    /// left. Follow with the console's `send`.
+    fn reply_on_console(&self) -> Left {
+        let Some(session) = self.control.on_console.as_ref() else { return Left::Nothing };
+        let Some(mut session) = session.try_lock() else { return Left::Nothing };
+        // What is carried out says nothing yet.
+        let has_room = || session.has_reply() && self.console.mux.has_log_room();
+        let has_done = session.is_asked() || has_room();
+        if has_done {
             let mut line = Line::default();
-            session.next_line(&mut line, self);
-            self.console.mux.log(format_args!("{}", line.as_str()));
+            if session.next_line(&mut line, self) == Row::Written {
+                self.console.mux.log(format_args!("{}", line.as_str()));
+            }
         }
         self.console.set_replies(session.has_reply());
+        if has_done { Left::More } else { Left::Nothing }
     }
 
     /// Has the VM of this name changed.
@@ -246,17 +297,14 @@ impl Executor for Hypervisor {
     }
 
     fn next_row(&self, rows: &mut Rows, line: &mut Line) -> Row {
-        let (written, rest) = match *rows {
+        let (row, rest) = match *rows {
             Rows::None => return Row::End,
-            Rows::Hello => (self.write_hello(line), Rows::None),
-            Rows::Uploaded => (self.write_upload(line), Rows::None),
-            Rows::Stats(mut at) => {
-                let Some(written) = self.write_stats(&mut at, line) else { return Row::End };
-                (written, Rows::Stats(at))
-            }
+            Rows::Hello => (self.write_hello(line).into(), Rows::None),
+            Rows::Uploaded => (self.write_upload(line).into(), Rows::None),
+            Rows::Stats(mut at) => (self.write_stats(&mut at, line), Rows::Stats(at)),
             Rows::Audit(row) => {
                 let Some(audit) = self.audit_row(row.into()) else { return Row::End };
-                (write!(line, " {audit}"), Rows::Audit(row.saturating_add(1)))
+                (write!(line, " {audit}").into(), Rows::Audit(row.saturating_add(1)))
             }
             Rows::Crash(at) => {
                 *rows = Rows::Crash(CrashAt { row: at.row.saturating_add(1), ..at });
@@ -265,21 +313,20 @@ impl Executor for Hypervisor {
             }
             Rows::Memory(place, mut at) => {
                 let write = |vm: &Vm| crash::write_memory(vm, &mut at, line);
-                let written = self.with_vm(VmId::new(place), write).flatten();
-                let Some(written) = written else { return Row::End };
-                (written, Rows::Memory(place, at))
+                let row = self.with_vm(VmId::new(place), write).unwrap_or(Row::End);
+                (row, Rows::Memory(place, at))
             }
             Rows::Vms(next) => {
                 let slots = self.vms.iter().zip(1..).skip(next.into());
                 let mut vms = slots.filter_map(|(slot, behind)| {
                     Some((slot.look(|vm| write_vm(vm, line))?, Rows::Vms(behind)))
                 });
-                let Some(row) = vms.next() else { return Row::End };
-                row
+                let Some((written, rest)) = vms.next() else { return Row::End };
+                (written.into(), rest)
             }
         };
         *rows = rest;
-        if written.is_ok() { Row::Written } else { Row::TooLong }
+        row
     }
 }
 
@@ -314,15 +361,15 @@ impl Hypervisor {
         places.find_map(|(slot, place)| is_it(slot).then_some(place)).ok_or(Refusal::NoVm)
     }
 
-    fn write_stats(&self, at: &mut StatsAt, line: &mut Line) -> Option<core::fmt::Result> {
-        while at.place < at.end {
-            let slot = self.vms.get(usize::from(at.place))?;
-            if let Some(written) = slot.look(|vm| stats::write_next(vm, at, line)).flatten() {
-                return Some(written);
-            }
-            *at = StatsAt { place: at.place.saturating_add(1), vcpu: 0, part: 0, ..*at };
+    fn write_stats(&self, at: &mut StatsAt, line: &mut Line) -> Row {
+        let slot = self.vms.get(usize::from(at.place)).filter(|_| at.place < at.end);
+        let Some(slot) = slot else { return Row::End };
+        let row = slot.look(|vm| stats::write_next(vm, at, line)).unwrap_or(Row::End);
+        if row != Row::End {
+            return row;
         }
-        None
+        *at = StatsAt { place: at.place.saturating_add(1), vcpu: 0, part: 0, ..*at };
+        Row::Passed
     }
 
     fn write_hello(&self, line: &mut Line) -> core::fmt::Result {

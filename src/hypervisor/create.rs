@@ -9,7 +9,7 @@ use super::Hypervisor;
 use super::upload::{Checker, Progress, Refused, Staged, Task};
 use crate::arch::{self, HypMemory};
 use crate::heap;
-use crate::id::{Mpidr, VmId};
+use crate::id::{Mpidr, VcpuId, VmId};
 use crate::memory::owners::Owner;
 use crate::plan::check::{self, Report, VmRefusal};
 use crate::plan::machine::Machine;
@@ -24,7 +24,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// The most bytes in the list of a bundle's images: that of one VM needs less than 4 KiB.
-const FIT_BYTES_MAX: u32 = 16 << 10;
+const FIT_BYTES_MAX: u32 = 8 << 10;
 
 /// Returns how many bytes the list of a bundle's images says it has (Devicetree Specification
 /// v0.4, 5.2).
@@ -45,14 +45,19 @@ fn find(images: &[(Name, Source)], name: &str) -> Option<Source> {
 
 impl Hypervisor {
     /// Finds the one VM in a bundle, and checks it against the machine.
-    fn open(&self, staged: Staged, machine: &Machine) -> Result<Opened, Refused> {
+    fn open(
+        &self,
+        staged: Staged,
+        machine: &Machine,
+        pause: &mut dyn FnMut(),
+    ) -> Result<Opened, Refused> {
         let (memory, board) = (staged.bundle(), &self.control.board);
         let why = |why: &dyn fmt::Display| self.refuse_upload(why);
         arch::with_bytes(memory, |bytes| {
             if fit_bytes(bytes) > FIT_BYTES_MAX {
                 return Err(why(&"it has too long a list of images"));
             }
-            let bundle = Bundle::parse(bytes).map_err(|e| why(&e))?;
+            let bundle = Bundle::parse_in_pieces(bytes, pause).map_err(|e| why(&e))?;
             let plan = bundle.plan();
             if plan.bytes.len() > PLAN_BYTES_MAX {
                 return Err(why(&DecodeError::Malformed));
@@ -62,7 +67,9 @@ impl Hypervisor {
                 place.map_or(0, |place| arch::crc32c(0, place))
             })
             .map_err(|e| why(&e))?;
+            pause();
             let plan = Plan::decode(plan.bytes).map_err(|e| why(&e))?;
+            pause();
             if plan.board != *board {
                 return Err(why(&format_args!("it is for {}, and this is {board}", plan.board)));
             }
@@ -72,6 +79,7 @@ impl Hypervisor {
             let image_bytes = |name: &str| bundle.image(name).map(|image| image.bytes.len() as u64);
             let report = check::check(&plan, machine, build::limits(), &image_bytes);
             let Report { refusals, .. } = report.map_err(|e| why(&e))?;
+            pause();
             if let Some(refusal) = refusals.first() {
                 return Err(why(refusal));
             }
@@ -113,7 +121,7 @@ impl Hypervisor {
     ) -> Result<(), Refused> {
         let why = |why: &dyn fmt::Display| self.refuse_upload(why);
         let machine = self.estate.acquire().machine;
-        let opened = self.open(staged, machine)?;
+        let opened = self.open(staged, machine, pause)?;
         if opened.plan.name != *name {
             return Err(why(&format_args!("it is for {}, and not {name}", opened.plan.name)));
         }
@@ -124,6 +132,7 @@ impl Hypervisor {
                 checked.map_err(|e| why(&refusal(e)))
             };
             slot.look(check).unwrap_or(Ok(()))?;
+            pause();
         }
         // What others depend on is not this one, though it were in its place.
         let depends = |id: VmId| {
@@ -155,6 +164,7 @@ impl Hypervisor {
         self.take_posts(&pcpus, here)
             .map_err(|mpidr| why(&format_args!("cpu {mpidr} is another VM's, or is not there")))?;
         let made = self.console.mux.attach(id, &plan.name).map_err(|e| why(&e)).and_then(|()| {
+            pause();
             let find = |name: &str| find(&images, name);
             let vm = build::build(id, plan, &find, &self.estate, pause).map_err(|e| why(&e));
             if vm.is_err() {
@@ -222,16 +232,16 @@ impl Hypervisor {
     }
 
     /// Does what is to be done about the images of a VM; its core of vCPU 0 does that.
-    pub fn look_after_images(&self, vm: &Vm) {
+    pub fn look_after_images(&self, vm: &Vm, pause: &mut dyn FnMut()) {
         let now = arch::counter();
         if vm.fate.checks_upload() {
             match self.check_piece(Checker::Vm(vm.id)) {
                 Progress::NotMine => vm.fate.end_check(),
                 Progress::More => arch::arm_hyp_timer(now.saturating_add(between_pieces())),
-                Progress::Whole(staged, task) => self.update(vm, staged, task),
+                Progress::Whole(staged, task) => self.update(vm, staged, task, pause),
             }
         }
-        if vm.fate.trial_has_failed(now) {
+        if vm.fate.trial_has_failed(now) && !vm.lifecycle.is_lost() {
             self.take_update_back(vm);
         }
         if vm.fate.images() != Images::OnTrial && vm.lifecycle.state() == State::Running {
@@ -242,23 +252,31 @@ impl Hypervisor {
     }
 
     /// Replaces the images of a VM, unless it is just being started or stopped: then later.
-    fn update(&self, vm: &Vm, staged: Staged, task: Task) {
+    fn update(&self, vm: &Vm, staged: Staged, task: Task, pause: &mut dyn FnMut()) {
         let Task::Update { confirm_ms, .. } = task else { return };
         let why = |why: &dyn fmt::Display| self.refuse_upload(why);
         let later = |task| {
             self.put_off(task);
             arch::arm_hyp_timer(arch::counter().saturating_add(between_pieces()));
         };
-        if matches!(vm.lifecycle.state(), State::Starting | State::Stopping) {
-            return later(task);
+        match vm.lifecycle.state() {
+            State::Starting | State::Stopping => return later(task),
+            State::Lost | State::Gone => {
+                let _ = why(&format_args!("{} is {}", vm.plan.name, vm.lifecycle.state()));
+                return vm.fate.end_check();
+            }
+            _ => {}
         }
         let machine = self.estate.acquire().machine;
-        let payload = self.open(staged, machine).and_then(|opened| {
+        let payload = self.open(staged, machine, pause).and_then(|opened| {
             if !is_alike(&opened.plan, &vm.plan) {
                 return Err(why(&"its name, cores, memory or devices are not those of the VM"));
             }
             Payload::find(&opened.plan, &|name| find(&opened.images, name)).map_err(|e| why(&e))
         });
+        // What the pauses have taken in is looked at once more.
+        vm.kick(VcpuId::new(0));
+        vm.ask_to_serve_platform();
         let Ok(mut payload) = payload else { return vm.fate.end_check() };
         // From here on no other core starts the VM.
         match vm.request(Request::Reset) {

@@ -17,9 +17,9 @@ use crate::sync::Lock;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// How many bytes one visit sends: the time at EL2 stays bounded, the UART's interrupt goes on.
-const SEND_BUDGET_BYTES: usize = 256;
+const SEND_BUDGET_BYTES: usize = 32;
 /// How many bytes one visit takes in.
-pub(super) const RECEIVE_MAX: usize = 64;
+pub(super) const RECEIVE_MAX: usize = 16;
 /// How often in a second who has written looks whether the UART takes more: before a FIFO of 16
 /// bytes is empty at 460,800 baud.
 const LOOKS_PER_SECOND: u64 = 4000;
@@ -60,6 +60,8 @@ impl HostConsole {
     pub(super) fn serve_by(&self, route: impl FnOnce() -> Server) {
         let mut port = self.port.acquire();
         port.server = route();
+        // Whoever sends next finds out who looks after the rest.
+        self.looker.store(NOBODY, Ordering::Relaxed);
         let wanted = port.wanted;
         port.set_send_interrupt(wanted);
     }
@@ -85,15 +87,20 @@ impl HostConsole {
             // This one and the one below: either the flag is seen by who holds the port, or the
             // port is seen to be free here.
             fence(Ordering::SeqCst);
-            let Some(mut port) = self.port.try_lock() else { return };
+            let Some(mut port) = self.port.try_lock() else {
+                // Who holds it may only take in, and leaves the rest to the one who looks after it.
+                if self.looker.load(Ordering::Relaxed) == own() {
+                    arch::arm_hyp_timer(look_again_at());
+                }
+                return;
+            };
             self.has_more.store(false, Ordering::Relaxed);
             let drained = self.mux.drain(&mut *port, SEND_BUDGET_BYTES, arch::counter());
             let looks = drained == Drained::MoreLeft && port.server == Server::GuestsCore;
             self.looker.store(if looks { own() } else { NOBODY }, Ordering::Relaxed);
             drop(port);
             if looks {
-                let ticks = arch::counter_frequency_hz() / LOOKS_PER_SECOND;
-                arch::arm_hyp_timer(arch::counter().saturating_add(ticks));
+                arch::arm_hyp_timer(look_again_at());
             }
             if let Drained::HeldUntil(ticks) = drained {
                 arch::arm_hyp_timer(ticks);
@@ -112,12 +119,14 @@ impl HostConsole {
         arch::arm_hyp_timer(arch::counter());
     }
 
-    /// Sends everything, waiting for the port: at boot, and before the machine goes off.
+    /// Sends everything, waiting for the port: at boot, and before the machine goes off. Not for
+    /// ever: who holds it may be stuck.
     pub fn send_all(&self) {
         const ROUNDS_MAX: u32 = 10_000_000;
-        let mut port = self.port.acquire();
         for _ in 0..ROUNDS_MAX {
-            if self.mux.drain(&mut *port, SEND_BUDGET_BYTES, u64::MAX) == Drained::Empty {
+            if let Some(mut port) = self.port.try_lock()
+                && self.mux.drain(&mut *port, SEND_BUDGET_BYTES, u64::MAX) == Drained::Empty
+            {
                 return;
             }
             arch::relax();
@@ -132,6 +141,11 @@ impl HostConsole {
     /// Says whether lines wait for room in the log: who sends sees to it that they get it.
     pub(super) fn set_replies(&self, waits: bool) {
         self.has_replies.store(waits, Ordering::Relaxed);
+    }
+
+    /// Returns whether a reply waits whose next line has room.
+    pub(super) fn can_reply(&self) -> bool {
+        self.has_replies.load(Ordering::Relaxed) && self.mux.has_log_room()
     }
 
     /// Takes in what the port has received, less what `is_request` takes for itself, and returns
@@ -154,6 +168,11 @@ impl HostConsole {
         let mut port = self.port.acquire();
         core::iter::from_fn(|| port.try_receive()).take(RECEIVE_MAX).collect()
     }
+}
+
+/// Returns when who looks after the rest looks again.
+fn look_again_at() -> u64 {
+    arch::counter().saturating_add(arch::counter_frequency_hz() / LOOKS_PER_SECOND)
 }
 
 /// Returns who this core is, among those that look after the rest.

@@ -7,7 +7,7 @@
 
 use super::Hypervisor;
 use crate::arch::{self, HypMemory};
-use crate::control::{Line, Refusal, base64};
+use crate::control::{Line, PUT_USAGE, Refusal, base64};
 use crate::id::{Mpidr, VmId};
 use crate::memory::owners::Owner;
 use crate::plan::Name;
@@ -17,8 +17,9 @@ use core::fmt::{self, Write};
 
 /// What the memory for an upload is a multiple of: EL2 maps it in blocks.
 const GRANULE: u64 = 2 << 20;
-/// The most bytes in an upload: mapping so many blocks takes some 10,000 instructions.
-const BYTES_MAX: u64 = 128 << 20;
+/// The most bytes in an upload: mapping so many blocks, or unmapping them, takes some 15,000
+/// instructions.
+const BYTES_MAX: u64 = 40 << 20;
 /// The bytes that are checked at once: some 10,000 instructions where the core has CRC32C.
 const PIECE_BYTES: u64 = 32 << 10;
 
@@ -184,7 +185,7 @@ impl Hypervisor {
 
     /// Takes a piece of the bundle.
     pub(super) fn put(&self, offset: u32, data: &str) -> Result<(), Refusal> {
-        let piece = base64::decode(data).ok_or(Refusal::NoUpload)?;
+        let piece = base64::decode(data).ok_or(Refusal::Arguments(PUT_USAGE))?;
         let kept = self.upload.0.acquire();
         let staged = match &kept.stage {
             Stage::Filling(staged) => staged,

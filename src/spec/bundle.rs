@@ -171,11 +171,23 @@ impl<'a> Bundle<'a> {
     /// Says what is wrong and names the images.
     #[inline(never)]
     pub fn parse(present: &'a [u8]) -> Result<Self, BundleError<'a>> {
+        Self::parse_in_pieces(present, &mut || {})
+    }
+
+    /// Does the same with a `pause` behind each small piece of the work.
+    ///
+    /// # Errors
+    /// Says what is wrong and names the images.
+    #[inline(never)]
+    pub fn parse_in_pieces(
+        present: &'a [u8],
+        pause: &mut dyn FnMut(),
+    ) -> Result<Self, BundleError<'a>> {
         let expected = total_size(present)?;
         let bytes = usize::try_from(expected).ok().and_then(|total| present.get(..total));
         let bytes =
             bytes.ok_or(BundleError::Truncated { expected, present: present.len() as u64 })?;
-        let (images, plan) = fit::read(bytes)?;
+        let (images, plan) = fit::read(bytes, pause)?;
         Ok(Self { images, plan, size: bytes.len() })
     }
 

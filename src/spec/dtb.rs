@@ -15,8 +15,9 @@ mod structure;
 pub mod value;
 
 pub use fdt::node::FdtNode;
+pub use structure::Entry;
 
-use crate::heap::NoMemory;
+use crate::heap::{self, NoMemory};
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
@@ -117,13 +118,12 @@ impl<'a> Dtb<'a> {
     /// # Errors
     /// Says what is wrong; NOP tokens are an error because `fdt` stumbles over them.
     pub fn new(bytes: &'a [u8]) -> Result<Self, DtbError> {
-        let header = Header::read(bytes)?;
-        let notes = structure::check(bytes, &header)?;
-        if notes.nops > 0 {
+        let (depths, nops) = check(bytes, &Header::read(bytes)?)?;
+        if nops > 0 {
             return Err(DtbError::Nops);
         }
         let fdt = fdt::Fdt::new(bytes).map_err(|_| DtbError::Magic)?;
-        Ok(Self { fdt, depths: notes.depths })
+        Ok(Self { fdt, depths })
     }
 
     /// Checks the tree at the start of `bytes` and squeezes out its NOP tokens in place.
@@ -132,8 +132,8 @@ impl<'a> Dtb<'a> {
     /// Says what is wrong; `bytes` are as they were then.
     pub fn squeeze(bytes: &'a mut [u8]) -> Result<Self, DtbError> {
         let header = Header::read(bytes)?;
-        let notes = structure::check(bytes, &header)?;
-        if notes.nops > 0 {
+        let (depths, nops) = check(bytes, &header)?;
+        if nops > 0 {
             let block = bytes.get_mut(header.structs).ok_or(DtbError::Block("structure"))?;
             let used = structure::squeeze(block)?;
             let used = u32::try_from(used).map_err(|_| DtbError::Block("structure"))?;
@@ -142,7 +142,7 @@ impl<'a> Dtb<'a> {
             }
         }
         let fdt = fdt::Fdt::new(bytes).map_err(|_| DtbError::Magic)?;
-        Ok(Self { fdt, depths: notes.depths })
+        Ok(Self { fdt, depths })
     }
 
     /// Returns the size of the tree in bytes.
@@ -160,6 +160,31 @@ impl<'a> Dtb<'a> {
     pub fn reservations(&self) -> impl Iterator<Item = (u64, u64)> {
         self.fdt.memory_reservations().map(|r| (r.address().addr() as u64, r.size() as u64))
     }
+}
+
+/// Shows the nodes and properties of the tree at the start of `bytes` in their order while it
+/// checks them, and returns the size of the tree in bytes. What is shown of one that is refused
+/// then is worth nothing.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn read<'a>(bytes: &'a [u8], show: &mut dyn FnMut(Entry<'a>)) -> Result<usize, DtbError> {
+    structure::check(bytes, &Header::read(bytes)?, show)?;
+    total_size(bytes)
+}
+
+/// Checks a tree and returns the depth of each node, and how many NOPs there are.
+fn check(bytes: &[u8], header: &Header) -> Result<(Vec<u8>, usize), DtbError> {
+    let mut depths = Ok(Vec::new());
+    let nops = structure::check(bytes, header, &mut |entry| {
+        if let (Entry::Node(depth, _), Ok(all)) = (entry, &mut depths) {
+            // Below DEPTH_MAX.
+            if heap::push(all, u8::try_from(depth).unwrap_or(u8::MAX)).is_err() {
+                depths = Err(DtbError::NoMemory);
+            }
+        }
+    })?;
+    Ok((depths?, nops))
 }
 
 /// Where the blocks are; they lie in the tree and do not overlap.

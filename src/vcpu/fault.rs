@@ -32,8 +32,9 @@ impl FaultAtStart {
         if !is_it || plan.vcpu != vcpu.get() {
             return None;
         }
-        let starts = self.starts.fetch_add(1, Ordering::Relaxed);
-        (starts == plan.after).then_some(plan.kind)
+        let next = |starts: u8| starts.checked_add(1);
+        let starts = self.starts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        (starts == Ok(plan.after)).then_some(plan.kind)
     }
 }
 

@@ -93,7 +93,7 @@ impl<'a> Core<'a> {
 
     /// Looks at what a kick can be for; virtual interrupts are looked at before every entry.
     #[inline(always)]
-    fn after_kick(&mut self) -> Next {
+    pub(super) fn after_kick(&mut self) -> Next {
         if self.vm.lifecycle.wants_out() { self.stand_aside() } else { Next::Enter }
     }
 
@@ -140,19 +140,32 @@ impl<'a> Core<'a> {
         arch::deactivate(pintid);
         match pintid {
             HALT => arch::halt(),
-            GO_ON => {
-                self.work_on_vits();
-                return self.serve_vm();
-            }
             MAINTENANCE => self.vredist.look_again(),
-            HYP_TIMER => {
-                self.hypervisor.serve_timer();
-                return self.serve_vm();
-            }
-            // Or nobody's: its enable bit is off, so this one was on its way before that.
-            _ => self.hypervisor.serve_own(pintid),
+            _ => return self.serve_long(pintid),
         }
         Next::Enter
+    }
+
+    /// Serves an interrupt of the hypervisor's own that may take a while.
+    fn serve_long(&mut self, pintid: Pintid) -> Next {
+        self.looks.begin();
+        let next = match pintid {
+            GO_ON => {
+                self.work_on_vits();
+                self.serve_vm()
+            }
+            HYP_TIMER => {
+                self.hypervisor.serve_timer();
+                self.serve_vm()
+            }
+            // Or nobody's: its enable bit is off, so this one was on its way before that.
+            _ => {
+                self.hypervisor.serve_own(pintid);
+                Next::Enter
+            }
+        };
+        self.looks.look();
+        next
     }
 
     /// Brings work to the list registers. What others add meanwhile has its kick; what this core

@@ -7,7 +7,7 @@ use super::interrupt::{HYP_TIMER, PHYSICAL_TIMER, VIRTUAL_TIMER};
 use super::{Core, GO_ON, KICK, Next};
 use crate::arch;
 use crate::hypervisor::MachineEnd;
-use crate::id::VcpuId;
+use crate::id::{Pintid, VcpuId};
 use crate::psci::{Others, Start};
 use crate::trace::{self, LastExits};
 use crate::vm::Vm;
@@ -15,6 +15,9 @@ use crate::vm::crash::{Crash, CrashCause, Frozen};
 use crate::vm::fate::Verdict;
 use crate::vm::lifecycle::{Change, Entry, Leadership, Request, State};
 use crate::vm::load::Damaged;
+
+/// How many interrupts a core serves at once between two pieces of long work.
+pub(super) const ASIDE_MAX: u32 = 4;
 
 impl Core<'_> {
     /// Serves this core's vCPU for as long as its VM exists: waits until it is turned on, runs it
@@ -53,7 +56,9 @@ impl Core<'_> {
     }
 
     /// Goes outside, and carries out what the guest has asked for.
+    #[inline(never)]
     pub(super) fn leave(&mut self, next: Next) {
+        self.looks.begin();
         // Begun while still inside: it is then about the run of the VM that asked, never about the
         // one after somebody else's reset.
         let mut change = next.change();
@@ -101,15 +106,19 @@ impl Core<'_> {
     }
 
     /// Sleeps until there is an interrupt: masked, they end WFI all the same.
-    pub(super) fn sleep(&self) {
+    #[inline(never)]
+    pub(super) fn sleep(&mut self) {
+        self.beat();
         trace::beat(self.turns).away();
         arch::wait_for_interrupt();
+        self.looks.begin();
         self.beat();
     }
 
     /// Says that this core looks for interrupts now.
-    pub(super) fn beat(&self) {
-        trace::beat(self.turns).at_el2(arch::counter());
+    #[inline(never)]
+    pub(super) fn beat(&mut self) {
+        trace::beat(self.turns).at_el2(self.looks.look());
     }
 
     /// Waits for something to do: interrupts are masked, yet end WFI.
@@ -142,6 +151,7 @@ impl Core<'_> {
         Next::Enter
     }
 
+    #[inline(never)]
     pub(super) fn start(&mut self, start: Start) {
         self.vm.vgic.note_on(self.vcpu);
         arch::start_guest(start.entry, self.vm.clock.offset_ticks());
@@ -149,6 +159,8 @@ impl Core<'_> {
         if let Some(fault) = &self.hypervisor.fault_at_start {
             self.fault_on_purpose(fault);
         }
+        // Its guest may not leave for long.
+        trace::beat(self.turns).away();
     }
 
     /// Makes the guest's state what the next start finds: when the vCPU goes off, where nobody
@@ -174,7 +186,11 @@ impl Core<'_> {
     #[inline(never)]
     pub(super) fn serve_vm(&mut self) -> Next {
         self.look_after_vm();
-        self.due_crash().map_or(Next::Enter, |cause| self.crash(cause))
+        match self.due_crash() {
+            Some(cause) => self.crash(cause),
+            // A kick may have been taken meanwhile.
+            None => self.after_kick(),
+        }
     }
 
     /// Lets the small devices of a VM that runs do what is due, and returns why it cannot go on.
@@ -222,6 +238,7 @@ impl Core<'_> {
     #[inline(never)]
     pub(super) fn stand_aside(&mut self) -> Next {
         let vm = self.vm;
+        self.looks.begin();
         let mut held = None;
         loop {
             let state = vm.lifecycle.state();
@@ -266,10 +283,17 @@ impl Core<'_> {
         }
     }
 
-    /// Serves an interrupt while this core does not run its vCPU.
+    /// Serves interrupts while this core does not run its vCPU: a few, since some come on and on.
+    #[inline(never)]
     pub(super) fn serve_aside(&mut self) {
-        self.beat();
-        let Some(pintid) = arch::take_interrupt() else { return };
+        for _ in 0..ASIDE_MAX {
+            self.beat();
+            let Some(pintid) = arch::take_interrupt() else { return };
+            self.serve_one_aside(pintid);
+        }
+    }
+
+    fn serve_one_aside(&mut self, pintid: Pintid) {
         match pintid {
             VIRTUAL_TIMER | PHYSICAL_TIMER => {
                 let turns = self.pass_private(pintid);
@@ -319,8 +343,9 @@ impl Core<'_> {
             // Where it does not fit any more, nothing is to be done.
             let _ = vm.request(request);
         }
-        self.hypervisor.look_after_images(vm);
-        if let Some(deadline_ticks) = vm.fate.deadline_ticks() {
+        self.hypervisor.look_after_images(vm, &mut || self.serve_aside());
+        // Nothing can be done with one that is lost.
+        if let Some(deadline_ticks) = vm.fate.deadline_ticks().filter(|_| !vm.lifecycle.is_lost()) {
             arch::arm_hyp_timer(deadline_ticks);
         }
     }
@@ -359,8 +384,21 @@ impl Core<'_> {
         self.serve_aside();
     }
 
+    /// Says how long this core has not looked for interrupts, where a plan wants to know.
+    #[inline(never)]
+    fn report_looks(&mut self) {
+        if self.hypervisor.reports_reset_cost {
+            self.looks.report(&self.vm.plan.name);
+        }
+    }
+
     /// Leads the change of the VM that this core has begun.
     fn lead(&mut self, change: Change) {
+        self.change(change);
+        self.report_looks();
+    }
+
+    fn change(&mut self, change: Change) {
         let asked_at_ticks = arch::counter();
         let vm = self.vm;
         vm.kick_each(vm.all_vcpus() & !(1 << self.vcpu.get()));
@@ -373,7 +411,9 @@ impl Core<'_> {
             arch::relax();
         }
         vm.fate.ends();
-        vm.reset_models(&self.effects());
+        self.serve_others();
+        vm.reset_models(&self.effects(), &mut || self.serve_others());
+        self.serve_others();
         if change == Change::Stop {
             return self.hypervisor.vm_is_off(vm);
         }

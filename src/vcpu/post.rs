@@ -3,11 +3,13 @@
 //! and after that but the hypervisor's own interrupts.
 #![forbid(unsafe_code)]
 
+use super::life::ASIDE_MAX;
+use super::looks::Looks;
 use super::{Core, HALT, HYP_TIMER, KICK, OWN_PPIS};
 use crate::arch;
 use crate::drivers::gic::PrivateInterrupts;
 use crate::hypervisor::Hypervisor;
-use crate::id::{Mpidr, PcpuId, VcpuId, VmId};
+use crate::id::{Mpidr, PcpuId, Pintid, VcpuId, VmId};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A pCPU's post: which vCPU it serves.
@@ -148,13 +150,13 @@ pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupt
                 });
                 post.note_residue(&private);
                 if vcpu.get() == 0 {
-                    hypervisor.destroy(vm, &mut || serve_own(hypervisor));
+                    in_pieces(hypervisor, |pause| hypervisor.destroy(vm, pause));
                 }
                 post.free();
                 hypervisor.place_uarts();
             }
             Task::Make => {
-                hypervisor.make_vm(post.mpidr, &mut || serve_own(hypervisor));
+                in_pieces(hypervisor, |pause| hypervisor.make_vm(post.mpidr, pause));
                 post.has_made();
                 hypervisor.place_uarts();
             }
@@ -163,21 +165,40 @@ pub fn work(hypervisor: &Hypervisor, here: PcpuId, mut private: PrivateInterrupt
     }
 }
 
+/// Does long work that looks for interrupts now and then, and says how long it did not where a plan
+/// wants to know.
+#[cold]
+#[inline(never)]
+fn in_pieces(hypervisor: &Hypervisor, work: impl FnOnce(&mut dyn FnMut())) {
+    let mut looks = Looks::new();
+    work(&mut || {
+        for _ in 0..ASIDE_MAX {
+            looks.look();
+            let Some(pintid) = arch::take_interrupt() else { return };
+            serve_own(hypervisor, pintid);
+        }
+    });
+    looks.look();
+    if hypervisor.reports_reset_cost {
+        looks.report("core");
+    }
+}
+
 /// Sleeps until there is an interrupt, and serves the hypervisor's own.
 fn idle(hypervisor: &Hypervisor) {
     arch::wait_for_interrupt();
-    serve_own(hypervisor);
+    if let Some(pintid) = arch::take_interrupt() {
+        serve_own(hypervisor, pintid);
+    }
 }
 
-/// Serves the hypervisor's own interrupts.
-fn serve_own(hypervisor: &Hypervisor) {
-    // One: a device of a VM that is just made may interrupt before its core serves it, on and on.
-    if let Some(pintid) = arch::take_interrupt() {
-        arch::deactivate(pintid);
-        match pintid {
-            HALT => arch::halt(),
-            HYP_TIMER => hypervisor.serve_timer(),
-            _ => hypervisor.serve_own(pintid),
-        }
+/// Serves an interrupt of the hypervisor's own. Others may come: a device of a VM that is just made
+/// may interrupt before its core serves it, on and on.
+fn serve_own(hypervisor: &Hypervisor, pintid: Pintid) {
+    arch::deactivate(pintid);
+    match pintid {
+        HALT => arch::halt(),
+        HYP_TIMER => hypervisor.serve_timer(),
+        _ => hypervisor.serve_own(pintid),
     }
 }

@@ -76,6 +76,7 @@ impl Core<'_> {
         let is_on = || vm.psci.state(vcpu) == Some(AffinityState::On);
         let Some(other) = vm.vgic.vredist(vcpu).filter(|_| is_on()) else { return };
         let asked = other.ask_for_look(&self.effects());
+        self.looks.begin();
         let start = arch::counter();
         let patience_ticks = arch::counter_frequency_hz() * PATIENCE_SECONDS;
         while !other.has_looked_since(asked) && is_on() && !vm.lifecycle.has_ended() {

@@ -113,11 +113,12 @@ pub fn build(
 ) -> Result<Vm, BuildError> {
     // First what needs nothing of the estate.
     let payload = Payload::find(&plan, find)?;
-    let Models { vgic, spis, psci, vits, links, capsule } = Models::new(&plan)?;
+    let Models { vgic, spis, psci, vits, links, capsule } = Models::new(&plan, pause)?;
     let pcpus = heap::collect(plan.vcpus.iter().copied())?;
     let kicks = heap::collect(pcpus.iter().map(|mpidr| arch::SgiTarget::new(*mpidr)))?;
-    let counters = ExitCounters::of_vcpus(plan.vcpus.len())?;
+    let counters = ExitCounters::of_vcpus(plan.vcpus.len(), pause)?;
     let Share { memory, stage2, registers, gicv } = claim(id, &plan, &mut estate.acquire())?;
+    pause();
     let mut made = Made { id, stage2, mapped: Vec::new() };
     if let Err(error) = made.map(&plan, &memory, gicv, pause) {
         take_down(made, estate, pause);
@@ -161,6 +162,7 @@ pub fn destroy(vm: Vm, estate: &Lock<Estate>, pause: &mut dyn FnMut()) {
         debug_assert!(unmapped.is_ok());
     }
     estate.acquire().owners.release(Owner::Images(id));
+    pause();
     take_down(Made { id, stage2: translation, mapped: loader.into_memory() }, estate, pause);
 }
 
@@ -286,7 +288,7 @@ struct Models {
 }
 
 impl Models {
-    fn new(plan: &VmPlan) -> Result<Self, BuildError> {
+    fn new(plan: &VmPlan, pause: &mut dyn FnMut()) -> Result<Self, BuildError> {
         let vcpus = (0..).take(plan.vcpus.len());
         let affinities = heap::collect(vcpus.map(|n| Vm::mpidr_of(VcpuId::new(n))))?;
         let spis = plan.devices.iter().flat_map(|d| d.interrupts.iter());
@@ -296,15 +298,17 @@ impl Models {
             VgicFrames::V2 { .. } => (Version::V2, false),
             VgicFrames::V3 { .. } => (Version::V3, true),
         };
+        pause();
         let vgic = Vgic::new(version, &affinities, SPI_COUNT, &links);
         let (vgic, spis) = vgic.map_err(BuildError::Interrupts)?;
-        Ok(Self {
-            vgic: if has_its { vgic.with_lpis()? } else { vgic },
-            spis,
-            psci: Psci::new(&affinities)?,
-            vits: if has_its { Some(Lock::new(Vits::new()?)) } else { None },
-            links,
-            capsule: Capsule::new(affinities.len())?,
-        })
+        pause();
+        let vgic = if has_its { vgic.with_lpis()? } else { vgic };
+        pause();
+        let vits = if has_its { Some(Lock::new(Vits::new()?)) } else { None };
+        let psci = Psci::new(&affinities)?;
+        pause();
+        let capsule = Capsule::new(affinities.len())?;
+        pause();
+        Ok(Self { vgic, spis, psci, vits, links, capsule })
     }
 }

@@ -8,7 +8,6 @@ use crate::id::VcpuId;
 use crate::trace::LastExits;
 use alloc::boxed::Box;
 use core::fmt;
-use core::iter::repeat_n;
 
 /// How much is kept of what its guest has said: what Linux says of a panic fits.
 const TAIL_BYTES: usize = 4096;
@@ -92,7 +91,7 @@ impl Capsule {
     /// The heap is exhausted.
     pub fn new(vcpu_count: usize) -> Result<Self, NoMemory> {
         let vcpus = heap::collect((0..vcpu_count).map(|_| None))?;
-        let tail = heap::collect(repeat_n(0, TAIL_BYTES))?;
+        let tail = heap::zeroes(TAIL_BYTES)?;
         Ok(Self { crash: None, is_undecided: false, vcpus, tail, tail_bytes: 0 })
     }
 

@@ -235,7 +235,8 @@ impl Lifecycle {
     /// Notes that a core is no longer stuck. With the last of them the VM is one that has crashed,
     /// unless a core was stuck that may still change it.
     pub fn find(&self) {
-        if self.lost.fetch_sub(1, SeqCst) == 1 && self.may_return.load(SeqCst) {
+        let before = self.lost.fetch_update(SeqCst, SeqCst, |lost| lost.checked_sub(1));
+        if before == Ok(1) && self.may_return.load(SeqCst) {
             let _ = self.change(State::Lost, State::Crashed);
         }
     }

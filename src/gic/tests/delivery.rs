@@ -574,6 +574,7 @@ fn t73_reset_leaves_no_physical_interrupt_active() {
             let (delivery, cpu) = &mut machine.cores[usize::from(vcpu)];
             delivery.reset(own, cpu);
         }
+        machine.vgic.reset_vredists(&mut || {});
         machine.vgic.reset(&mut machine.token, &machine.effects);
         machine.account_for_deactivations();
         assert!(machine.physical_ppis.is_empty() && machine.physical_spis.is_empty());

@@ -204,6 +204,7 @@ fn t73_reset_forgets_senders() {
     for ((delivery, cpu), own) in bed.cores.iter_mut().zip(&bed.vgic.vredists) {
         delivery.reset(own, cpu);
     }
+    bed.vgic.reset_vredists(&mut || {});
     bed.vgic.reset(&mut bed.token, &bed.effects);
     for offset in [SPENDSGIR, SPENDSGIR + 4, ISPENDR, ISENABLER, 0] {
         assert_eq!(bed.read(0, offset), 0, "{offset:#x}");

@@ -17,6 +17,8 @@ use core::fmt::{self, Write};
 const NUMBERS: usize = 4;
 /// Bytes of memory in a row.
 const BYTES: usize = 64;
+/// How many times as much is looked at for a row at once.
+const PIECES: usize = 16;
 /// The rows of a vCPU's registers: those of the system, then X0 to X30.
 const ROWS: usize = 12;
 
@@ -170,25 +172,28 @@ pub(super) fn check(vm: &Vm, at: u64, bytes: u32) -> Result<(), Refusal> {
     if end.is_none() || at < vm.ram().start().get() { Err(Refusal::NoMemory) } else { Ok(()) }
 }
 
-/// Writes the next row of memory and moves on; what is zero is no row. `None` at the end, or when
-/// the VM is held no more.
-pub(super) fn write_memory(vm: &Vm, read: &mut ReadAt, line: &mut Line) -> Option<fmt::Result> {
+/// Writes the next row of memory and moves on; what is zero is no row. None is left at the end, or
+/// when the VM is held no more.
+pub(super) fn write_memory(vm: &Vm, read: &mut ReadAt, line: &mut Line) -> Row {
     let mut buffer = [0; BYTES];
-    while read.bytes > 0 && vm.lifecycle.state().is_frozen() {
+    for _ in 0..PIECES {
         let size = usize::try_from(read.bytes).unwrap_or(BYTES).min(BYTES);
-        let part = buffer.get_mut(..size)?;
+        let part = buffer.get_mut(..size).filter(|part| !part.is_empty());
+        let Some(part) = part.filter(|_| vm.lifecycle.state().is_frozen()) else { return Row::End };
         let at = read.at;
-        vm.read(Ipa::new(at), part).ok()?;
+        if vm.read(Ipa::new(at), part).is_err() {
+            return Row::End;
+        }
         let size = u32::try_from(size).unwrap_or(read.bytes);
         (read.at, read.bytes) = (at.saturating_add(size.into()), read.bytes.saturating_sub(size));
         if part.iter().any(|byte| *byte != 0) {
-            return Some(write_bytes("", at, part, line));
+            return write_bytes("", at, part, line).into();
         }
     }
-    None
+    Row::Passed
 }
 
 fn write_bytes(what: &str, at: u64, bytes: &[u8], line: &mut Line) -> fmt::Result {
     write!(line, " {what}at={at:#x} bytes=")?;
-    bytes.iter().try_for_each(|byte| write!(line, "{byte:02x}"))
+    line.write_hex(bytes)
 }

@@ -5,7 +5,7 @@
 //! loaded, so that nobody notices.
 #![forbid(unsafe_code)]
 
-use crate::control::{Line, StatsAt};
+use crate::control::{Line, Row, StatsAt};
 use crate::gic::Vredist;
 use crate::id::VcpuId;
 use crate::trace::{ExitCounters, ExitReason, InterruptKind};
@@ -28,26 +28,24 @@ const AT_EL2: u8 = 5;
 const TO_ENTRY: u8 = AT_EL2 + HISTOGRAM;
 const END: u8 = TO_ENTRY + HISTOGRAM;
 
-/// Writes the next row of a VM and moves on; `None` where the VM has no more.
-pub(super) fn write_next(vm: &Vm, at: &mut StatsAt, line: &mut Line) -> Option<fmt::Result> {
-    loop {
-        let StatsAt { vcpu, part, .. } = *at;
-        if part == 0 {
-            at.part = EXITS;
-            return Some(write_vm(vm, line));
-        }
-        let id = VcpuId::new(vcpu);
-        let counters = vm.counters.get(id.index())?;
-        let vredist = vm.vgic.vredist(id)?;
-        let row = PartOf { vm, vcpu, counters, vredist }.write(part, line);
-        at.part = part.wrapping_add(1);
-        if at.part >= END {
-            (at.vcpu, at.part) = (vcpu.saturating_add(1), EXITS);
-        }
-        if row.is_some() {
-            return row;
-        }
+/// Writes the next row of a VM, where there is one at this place, and moves on; none is left behind
+/// the last vCPU.
+pub(super) fn write_next(vm: &Vm, at: &mut StatsAt, line: &mut Line) -> Row {
+    let StatsAt { vcpu, part, .. } = *at;
+    if part == 0 {
+        at.part = EXITS;
+        return write_vm(vm, line).into();
     }
+    let id = VcpuId::new(vcpu);
+    let (Some(counters), Some(vredist)) = (vm.counters.get(id.index()), vm.vgic.vredist(id)) else {
+        return Row::End;
+    };
+    at.part = part.wrapping_add(1);
+    if at.part >= END {
+        (at.vcpu, at.part) = (vcpu.saturating_add(1), EXITS);
+    }
+    let written = PartOf { vm, vcpu, counters, vredist }.write(part, line);
+    written.map_or(Row::Passed, Row::from)
 }
 
 fn write_vm(vm: &Vm, line: &mut Line) -> fmt::Result {

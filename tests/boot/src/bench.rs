@@ -70,7 +70,14 @@ fn neighbours() -> Result<()> {
     }
     for count in [1, 3, 7] {
         let costs = beside(count)?;
-        if costs != alone {
+        // One thread runs all cores: what a free one does for the console, or to watch the others,
+        // while an operation is under way is counted with it, and may be rounded up.
+        let is_same = |(alone, beside): (&String, &String)| {
+            let cost = |line: &str| line.rsplit_once(' ')?.1.parse::<u64>().ok();
+            let (alone, beside) = (cost(alone), cost(beside));
+            alone.zip(beside).is_some_and(|(alone, beside)| alone.abs_diff(beside) <= 1)
+        };
+        if costs.len() != alone.len() || !alone.iter().zip(&costs).all(is_same) {
             return Err(format!("alone {alone:?}, beside {count} guests {costs:?}"));
         }
     }

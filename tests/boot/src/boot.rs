@@ -21,6 +21,7 @@ mod payloads;
 mod resets;
 mod stats;
 mod storms;
+mod stretches;
 mod suite;
 mod updates;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         cycles::trials(),
         updates::trials(),
         storms::trials(),
+        stretches::trials(),
         ledger::trials(),
         linux::trials(),
         payloads::trials(),

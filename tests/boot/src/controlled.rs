@@ -175,16 +175,26 @@ impl Controlled {
 
     /// Waits until the machine has said this, now or earlier, and returns everything that it has.
     pub fn wait_until_said(&mut self, what: &str) -> Result<String> {
-        while !self.console.port().said.contains(what) {
+        loop {
             self.listen(&format!("{what:?} was not said"))?;
+            let said = self.whole_lines();
+            if said.contains(what) {
+                return Ok(said.to_owned());
+            }
         }
-        self.said()
     }
 
-    /// Returns everything that the machine has said, and what it says now.
+    /// Returns all lines that the machine has said, and what it says now; not the one that it is
+    /// in the middle of.
     pub fn said(&mut self) -> Result<String> {
         self.listen("it does not go on")?;
-        Ok(self.console.port().said.clone())
+        Ok(self.whole_lines().to_owned())
+    }
+
+    fn whole_lines(&mut self) -> &str {
+        let said = &self.console.port().said;
+        let end = said.rfind('\n').map_or(0, |end| end + 1);
+        said.get(..end).unwrap_or_default()
     }
 
     /// Listens to the console, whose pipe must not become full, while something else is waited for.

@@ -37,19 +37,24 @@ fn started(name: &str, number: u32) -> String {
 }
 
 /// The machine of a test: four cores, of which one at least stays free for the hypervisor's work.
-struct Live {
-    machine: Controlled,
+pub struct Live {
+    pub machine: Controlled,
     test: &'static str,
 }
 
 impl Live {
     fn boot(test: &'static str, vms: &[Vm]) -> Result<Self> {
-        let text = manifest(vms, "") + BOTH_PORTS;
-        Ok(Self { machine: Controlled::boot(test, &text, &Machine::default())?, test })
+        Self::boot_on(test, vms, "", &Machine::default())
+    }
+
+    /// Boots VMs with knobs on a machine of another kind.
+    pub fn boot_on(test: &'static str, vms: &[Vm], knobs: &str, machine: &Machine) -> Result<Self> {
+        let text = manifest(vms, knobs) + BOTH_PORTS;
+        Ok(Self { machine: Controlled::boot(test, &text, machine)?, test })
     }
 
     /// Plans these VMs, for a machine that may have other memory, and returns the part with one.
-    fn plan(&self, vms: &[Vm], name: &str, machine: &Machine) -> Result<Bundle> {
+    pub fn plan(&self, vms: &[Vm], name: &str, machine: &Machine) -> Result<Bundle> {
         let path = harness::folder(self.test)?.join("next.toml");
         std::fs::write(&path, manifest(vms, "") + BOTH_PORTS).map_err(text)?;
         let options = Options { overrides: machine.overrides(), ..Options::default() };
@@ -74,11 +79,11 @@ impl Live {
         carry_out(client, Request::Change { vm, action })
     }
 
-    fn create(&mut self, bytes: &[u8], vm: &str) -> Result<()> {
+    pub fn create(&mut self, bytes: &[u8], vm: &str) -> Result<()> {
         self.change(bytes, vm, Action::Create).map_err(text)
     }
 
-    fn update(&mut self, bytes: &[u8], vm: &str, confirm_ms: Option<u32>) -> Result<()> {
+    pub fn update(&mut self, bytes: &[u8], vm: &str, confirm_ms: Option<u32>) -> Result<()> {
         self.change(bytes, vm, Action::Update { confirm_ms }).map_err(text)
     }
 

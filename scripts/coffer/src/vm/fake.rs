@@ -37,7 +37,10 @@ impl<M: Executor> Port for Wire<M> {
             self.session.take(byte, &*self.machine);
             // Taken out as they come, as on a line that is fast enough.
             let mut line = Line::default();
-            while self.session.next_line(&mut line, &*self.machine) == Row::Written {
+            while self.session.has_reply() {
+                if self.session.next_line(&mut line, &*self.machine) != Row::Written {
+                    continue;
+                }
                 let bytes = format!("\x1e{}\r\n", line.as_str()).into_bytes();
                 self.back.extend((self.noise)(self.lines, Direction::Reply, bytes));
                 self.lines += 1;

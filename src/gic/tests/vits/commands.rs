@@ -450,6 +450,7 @@ fn t84_reset_forgets_everything() {
         let (delivery, cpu) = &mut bed.machine.cores[usize::from(vcpu)];
         delivery.reset(own, cpu);
     }
+    bed.machine.vgic.reset_vredists(&mut || {});
     bed.machine.vgic.reset(&mut bed.machine.token, &bed.machine.effects);
     bed.machine.write(0, 3);
     assert_eq!([CBASER, CWRITER, CREADR].map(|offset| bed.read(offset)), [0; 3]);

@@ -456,7 +456,7 @@ fn a_reset_leaves_the_counters_as_they_are() {
     }
     let _ = bed.exit(synchronous(0, 0));
     let before = bed.vm.counters[0].get(ExitReason::Call);
-    bed.vm.reset_models(&bed.core.effects());
+    bed.vm.reset_models(&bed.core.effects(), &mut || {});
     assert_eq!(bed.vm.counters[0].get(ExitReason::Call), before);
     assert_eq!(before.0, 3);
 }

@@ -165,6 +165,26 @@ fn t91_twin_that_grants_a_pause_twice_is_noticed() {
     assert!(why.contains("Pause when paused"), "{why}");
 }
 
+/// For who watches its core, a guest that has not left since it was begun runs, and is not stuck.
+#[test]
+fn guest_that_never_leaves_is_in_its_guest() {
+    let plan = plan();
+    let hypervisor = hypervisor(&plan);
+    let private = Box::leak(Box::new(private_interrupts()));
+    let since = |vm: &Vm| vm.counters[0].beat().unwrap().since();
+    let seen = Rc::new(RefCell::new(None));
+    let hooked = seen.clone();
+    with(|core| {
+        core.counter = 7;
+        core.on_idle = Hook::new(move || {
+            *hooked.borrow_mut() = hypervisor.vms[0].look(|vm| (vm.lifecycle.state(), since(vm)));
+        });
+    });
+    let served = hypervisor.vms[0].look(|vm| serve_with(hypervisor, vm, private));
+    assert_eq!(served, Some(Served::Unwound));
+    assert_eq!(*seen.borrow(), Some((State::Running, None)));
+}
+
 /// Takes so many steps and returns how often the VM was destroyed and made again.
 fn take_steps(steps: usize, table: Table) -> usize {
     let plan = plan();

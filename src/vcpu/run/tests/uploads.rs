@@ -7,7 +7,9 @@ use super::bed::*;
 use crate::addr::{Address, Ipa, IpaRange};
 use crate::arch::fake::machine::with;
 use crate::arch::read_uncached;
-use crate::control::{Action, Executor, Line, PUT_BYTES_MAX, Refusal, Request, Row, Rows};
+use crate::control::{
+    Action, Executor, Line, PUT_BYTES_MAX, PUT_USAGE, Refusal, Request, Row, Rows,
+};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::audit::AuditRow;
 use crate::id::VmId;
@@ -234,6 +236,9 @@ fn what_is_put_is_what_was_sent() {
     assert_eq!(begin(300 << 20), Err(Refusal::TooLarge));
     assert_eq!(begin(17 << 20), Err(Refusal::TooLarge));
     assert_eq!(begin(10), Ok(()));
+    for what in ["", "Zm9", "Zm 9", "Zm9=", "????"] {
+        assert_eq!(put(0, what), Err(Refusal::Arguments(PUT_USAGE)), "{what:?}");
+    }
     assert_eq!(put(7, "Zm9v"), Ok(()));
     assert_eq!(put(8, "Zm9v"), Err(Refusal::NoUpload), "past the end");
     assert_eq!(put(u32::MAX, "Zm9v"), Err(Refusal::NoUpload));
@@ -252,7 +257,7 @@ fn what_is_put_is_what_was_sent() {
 /// Lets the core of the VM look after its images as often as it asks for that.
 fn look(hypervisor: &Hypervisor, vm: &Vm) {
     for _ in 0..4 {
-        hypervisor.look_after_images(vm);
+        hypervisor.look_after_images(vm, &mut || {});
     }
 }
 
