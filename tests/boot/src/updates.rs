@@ -439,7 +439,10 @@ fn on_the_serving_core() -> Result<()> {
         let bytes = live.bundle(&[late], "late")?;
         live.create(&bytes, "late")?;
         live.machine.hear(&started("late", 2))?;
-        let during = (live.disturbed("boots")? > 0, live.disturbed("late")?);
+        // A reply that was under way when the core got its VM is ended there: some steps.
+        const REPLY_MAX: u64 = 20;
+        let late = live.disturbed("late")?;
+        let during = (live.disturbed("boots")? > 0, late.saturating_sub(REPLY_MAX));
         live.machine.ask("kill late")?;
         live.machine.wait_for("late", "off")?;
         live.machine.ask("destroy late")?;
