@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The verbs `plan`, `build` and `explain`: arguments in, text and exit code out.
+//! The verbs `plan`, `build`, `schema` and `explain`: arguments in, text and exit code out.
 #![forbid(unsafe_code)]
 
 use crate::board::Overrides;
 use crate::build::{self, Options};
 use crate::explain::Code;
+use crate::manifest::schema;
 use crate::message::{JsonMessage, Report, Style, quote};
 use clap::Args;
 use serde::Serialize;
@@ -60,6 +61,14 @@ pub struct BuildArgs {
     /// Take this ELF file instead of building the hypervisor.
     #[arg(long, value_name = "ELF")]
     hypervisor: Option<PathBuf>,
+}
+
+/// Prints what a manifest may say: its JSON schema.
+#[derive(Args, Debug)]
+pub struct SchemaArgs {
+    /// Print the page for people instead.
+    #[arg(long)]
+    page: bool,
 }
 
 /// Explains an error code.
@@ -120,6 +129,22 @@ pub fn explain(args: &ExplainArgs) -> Exit {
             let codes: Vec<_> = Code::ALL.iter().map(|code| code.name()).collect();
             eprintln!("there is no code {}: the codes are {}", quote(&args.code), codes.join(" "));
             Exit::Usage
+        }
+    }
+}
+
+/// Carries out `coffer schema`.
+#[must_use]
+pub fn schema(args: &SchemaArgs) -> Exit {
+    let text = if args.page { Ok(schema::page()) } else { schema::json() };
+    match text {
+        Ok(text) => {
+            print!("{text}");
+            Exit::Done
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            Exit::Failed
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod keys;
 mod read;
+pub mod schema;
 pub mod value;
 
 pub use toml::Spanned;

@@ -195,7 +195,8 @@ impl<'a> Planner<'a> {
         let tree = self.tree(vm, parts.memory, cores, places.ramdisk, &guests);
         if length(&tree) > layout::TREE_BYTES_MAX {
             let text = format!("the device tree of {} is too long", quote(vm.name.get_ref()));
-            return self.error(Message::new(Code::E14, text));
+            let mark = self.manifest.mark(vm.name.span(), "");
+            return self.error(Message::new(Code::E14, text).at(mark));
         }
         let images = self.keep(vm, tree, parts.kernel, parts.ramdisk, &places);
         let machine = &self.board.machine;

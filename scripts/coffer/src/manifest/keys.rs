@@ -1,167 +1,98 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The manifest's keys, those that come later, and what people write instead.
+//! The manifest's keys: what each is for, those that come later, and what people write instead.
+//!
+//! This is the one place where they are documented: docs/manifest.md and the JSON schema are made
+//! from it, and the reader takes no other.
 #![forbid(unsafe_code)]
+
+mod form;
+mod tables;
+mod vm;
+
+pub(crate) use form::Form;
+pub(crate) use tables::{CONSOLE, CONTROL, SHARED, TEST, TOP};
+pub(crate) use vm::{ON_CRASH, VM};
 
 use crate::message::nearest;
 
 /// The keys of one table.
-pub(super) struct Keys {
+#[derive(Debug)]
+pub(crate) struct Keys {
     /// What the keys belong to, in messages.
     pub owner: &'static str,
-    /// Keys that are read.
-    pub known: &'static [&'static str],
-    /// Keys of the format that this version cannot carry out: they are read, and refused. Where one
-    /// moves to `known`, nothing else has to change here. `except` stands for "everything" too.
-    pub later: &'static [&'static str],
+    /// How the table is written.
+    pub header: &'static str,
+    /// What it is for.
+    pub text: &'static str,
+    /// The keys of the format.
+    pub keys: &'static [Key],
     /// Keys of other tools and what they are called here.
     pub foreign: &'static [(&'static [&'static str], &'static str)],
     /// Keys of other tools that have no counterpart, and why.
     pub needless: &'static [(&'static [&'static str], &'static str)],
 }
 
-/// The keys at the top.
-pub(super) const TOP: Keys = Keys {
-    owner: "the manifest",
-    known: &["format", "board", "vm", "console", "control", "test"],
-    later: &["provider", "network", "shared"],
-    foreign: &[
-        (&["version", "schema"], "format"),
-        (&["platform", "machine", "target", "soc"], "board"),
-        (&["vms", "guest", "guests", "domain", "partition", "cell", "zone"], "vm"),
-        (&["serial", "uart", "tty"], "console"),
-        (&["net", "networks"], "network"),
-        (&["ivshmem", "shmem", "shared_memory"], "shared"),
-        (&["owner", "service_vm", "control_domain"], "provider"),
-    ],
-    needless: &[],
-};
+/// A key of the format.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// What it is called.
+    pub name: &'static str,
+    /// What its value looks like.
+    pub form: Form,
+    /// What holds where it is missing; `None` where it must not be.
+    pub default: Option<&'static str>,
+    /// How it is written.
+    pub example: &'static str,
+    /// What it is for.
+    pub text: &'static str,
+    status: Status,
+}
 
-/// The keys of `[vm.NAME]`.
-pub(super) const VM: Keys = Keys {
-    owner: "a VM",
-    known: &[
-        "cpus",
-        "memory",
-        "kernel",
-        "kernel_format",
-        "ramdisk",
-        "cmdline",
-        "devices",
-        "on_crash",
-        "on_reboot",
-        "on_poweroff",
-        "on_loss",
-        "after",
-        "watchdog",
-        "pause_time",
-    ],
-    later: &["firmware", "unconfined_dma", "control", "except"],
-    foreign: &[
-        (
-            &["vcpus", "vcpu", "cores", "core", "cpu", "pcpus", "cpu_list", "cpu_affinity", "smp"],
-            "cpus",
-        ),
-        (&["mem", "ram", "memory_size", "mem_size", "maxmem", "size"], "memory"),
-        (&["image", "linux", "vmlinuz", "kernel_image", "kernel_path", "bzimage"], "kernel"),
-        (&["kernel_type", "image_type", "image_format"], "kernel_format"),
-        (&["initrd", "initramfs", "initrd_path", "rootfs", "ramdisk_path"], "ramdisk"),
-        (&["bootargs", "append", "args", "extra", "kernel_args", "command_line"], "cmdline"),
-        (&["unconfined", "allow_dma", "unsafe_dma", "dma"], "unconfined_dma"),
-        (&["exclude", "excluding", "without", "not"], "except"),
-        (&["passthrough", "passthru", "device", "assign", "dtdev", "hostdev"], "devices"),
-        (&["on_panic", "on_failure", "crash"], "on_crash"),
-        (&["on_restart", "on_reset", "reboot"], "on_reboot"),
-        (&["on_shutdown", "on_halt", "on_off", "poweroff"], "on_poweroff"),
-        (&["on_dependency_loss", "on_lost"], "on_loss"),
-        (&["depends", "depends_on", "requires", "needs", "start_after"], "after"),
-        (&["watchdog_timeout", "watchdog_ms", "wdt"], "watchdog"),
-        (&["stop_time", "stop_clock"], "pause_time"),
-        (&["bios", "uefi", "loader"], "firmware"),
-    ],
-    needless: &[
-        (&["dtb", "fdt", "device_tree", "dts"], "coffer writes the guest's device tree"),
-        (&["name"], "the name stands in the header: [vm.NAME]"),
-        (
-            &["entry", "entry_point", "load_address", "kernel_load_paddr"],
-            "coffer works out the addresses",
-        ),
-        (&["irqs", "interrupts"], "coffer reads a device's interrupts in the board's tree"),
-    ],
-};
+/// Whether this version can carry a key out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Status {
+    /// It can.
+    Known,
+    /// It cannot: the key is read, and refused. Without `.later()` nothing else has to change.
+    Later,
+}
 
-/// The keys of `[shared.NAME]`.
-pub(super) const SHARED: Keys = Keys {
-    owner: "[shared.NAME]",
-    known: &["size", "write", "read", "doorbell"],
-    later: &[],
-    foreign: &[
-        (&["memory", "mem", "bytes", "length"], "size"),
-        (&["writers", "writer", "owner", "rw", "from"], "write"),
-        (&["readers", "reader", "ro", "to"], "read"),
-        (&["interrupt", "irq", "notify", "vectors"], "doorbell"),
-    ],
-    needless: &[(
-        &["address", "base", "addr", "phys", "start"],
-        "coffer works out the addresses, and the guests' device trees have them",
-    )],
-};
-
-/// The keys of `on_crash` where it is a table.
-pub(super) const ON_CRASH: Keys = Keys {
-    owner: "`on_crash`",
-    known: &["restart", "backoff"],
-    later: &[],
-    foreign: &[
-        (&["restarts", "limit", "max", "most", "attempts", "retries"], "restart"),
-        (&["delay", "wait", "pause", "interval"], "backoff"),
-    ],
-    needless: &[],
-};
-
-/// The keys of `[console]`.
-pub(super) const CONSOLE: Keys = Keys {
-    owner: "[console]",
-    known: &["mode", "escape"],
-    later: &[],
-    foreign: &[(&["escape_key", "key"], "escape")],
-    needless: &[],
-};
-
-/// The keys of `[control]`.
-pub(super) const CONTROL: Keys = Keys {
-    owner: "[control]",
-    known: &["port"],
-    later: &[],
-    foreign: &[(&["uart", "serial", "ports", "device", "tty"], "port")],
-    needless: &[(
-        &["baud", "speed"],
-        "the firmware has set the line up, and coffer vm has --baud for the other end",
-    )],
-};
-
-/// The keys of `[test]`.
-pub(super) const TEST: Keys = Keys {
-    owner: "[test]",
-    known: &[
-        "list_registers_max",
-        "vmid_bits_max",
-        "mitigations_off",
-        "report_reset_cost",
-        "watch_off",
-        "fault_at_start",
-        "fault_vm",
-        "fault_vcpu",
-        "fault_after",
-        "seed",
-    ],
-    later: &[],
-    foreign: &[],
-    needless: &[],
-};
+impl Key {
+    const fn required(
+        name: &'static str,
+        form: Form,
+        example: &'static str,
+        text: &'static str,
+    ) -> Self {
+        Self { name, form, default: None, example, text, status: Status::Known }
+    }
+    const fn optional(
+        name: &'static str,
+        form: Form,
+        default: &'static str,
+        example: &'static str,
+        text: &'static str,
+    ) -> Self {
+        Self { name, form, default: Some(default), example, text, status: Status::Known }
+    }
+    /// Says that this version cannot carry it out.
+    const fn later(mut self) -> Self {
+        self.status = Status::Later;
+        self
+    }
+    /// Returns whether this version can carry it out.
+    pub(crate) const fn is_known(&self) -> bool {
+        matches!(self.status, Status::Known)
+    }
+    /// Returns whether it must not be missing.
+    pub(crate) const fn is_required(&self) -> bool {
+        self.default.is_none()
+    }
+}
 
 /// What a key is.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Kind<'a> {
+pub(crate) enum Kind<'a> {
     /// It is read.
     Known,
     /// It is in the format, but not supported yet.
@@ -175,13 +106,15 @@ pub(super) enum Kind<'a> {
 }
 
 impl Keys {
+    /// Returns the keys that are read.
+    pub(crate) fn known(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.keys.iter().filter(|key| key.is_known()).map(|key| key.name)
+    }
+
     /// Returns what the key is.
-    pub(super) fn kind(&self, key: &str) -> Kind<'static> {
-        if self.known.contains(&key) {
-            return Kind::Known;
-        }
-        if self.later.contains(&key) {
-            return Kind::Later;
+    pub(crate) fn kind(&self, key: &str) -> Kind<'static> {
+        if let Some(key) = self.keys.iter().find(|known| known.name == key) {
+            return if key.is_known() { Kind::Known } else { Kind::Later };
         }
         let plain = key.to_ascii_lowercase().replace('-', "_");
         let named = |entry: &&(&'static [&'static str], &'static str)| entry.0.contains(&&*plain);
@@ -191,7 +124,7 @@ impl Keys {
         if let Some((_, why)) = self.needless.iter().find(named) {
             return Kind::Needless(why);
         }
-        Kind::Unknown(nearest(key, self.known.iter().copied()))
+        Kind::Unknown(nearest(key, self.known()))
     }
 }
 
@@ -203,7 +136,7 @@ mod tests {
     fn translations_lead_to_keys_of_the_format() {
         for keys in [&TOP, &VM, &SHARED, &ON_CRASH, &CONSOLE, &CONTROL, &TEST] {
             for (theirs, ours) in keys.foreign {
-                assert!(keys.known.contains(ours) || keys.later.contains(ours), "{ours}");
+                assert!(keys.keys.iter().any(|key| key.name == *ours), "{ours}");
                 for key in *theirs {
                     assert_eq!(keys.kind(key), Kind::Foreign(ours), "{key}");
                 }

@@ -2,10 +2,10 @@
 //! From TOML to [`Manifest`], with every error and what to write instead.
 #![forbid(unsafe_code)]
 
-mod devices;
+pub(crate) mod devices;
 mod fault;
 mod policies;
-mod shared;
+pub(crate) mod shared;
 mod values;
 
 use super::keys::{self, Kind};
@@ -139,7 +139,10 @@ impl Reader<'_> {
         vms.sort_by_key(|(name, _)| name.span().start);
         let message = match vms.get(VMS_MAX) {
             None if !vms.is_empty() => None,
-            None => Some(Message::new(Code::E08, "the manifest has no VM").write(EXAMPLE)),
+            None => {
+                let message = Message::new(Code::E08, "the manifest has no VM").write(EXAMPLE);
+                Some(message.at(self.mark(value.span(), "")))
+            }
             Some((name, _)) => {
                 let text = format!("{} VMs, but at most {VMS_MAX} are possible", vms.len());
                 Some(Message::new(Code::E08, text).at(self.mark(name.span(), "one too many")))

@@ -2,12 +2,17 @@
 //! Manifests by chance: whatever they say, there is an answer and no panic.
 
 use crate::bed::Bed;
+use crate::grammar::{manifest, written};
 use coffer::board::{Board, Overrides};
 use coffer::manifest::Manifest;
 use coffer::message::{Source, Style};
 use coffer::plan::{Choices, plan};
 use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use rustix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 const GOOD: &str = "\
 format = 1
@@ -122,7 +127,16 @@ fn apply(mut text: String, changes: &[Change]) -> String {
     text
 }
 
-fn answer(text: String) -> Result<(), TestCaseError> {
+/// Returns the processor time that this thread has taken: a machine that has other work to do does
+/// not make a manifest slow.
+fn spent() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}
+
+/// Plans a manifest, and returns whether that is refused.
+fn answer(text: String) -> Result<bool, TestCaseError> {
+    let begun = spent();
     let source = Arc::new(Source { path: "m.toml".into(), text });
     let planned = Manifest::parse(source, BED.path("")).and_then(|manifest| {
         let board = Board::load(&manifest, &Overrides::default())?;
@@ -139,15 +153,49 @@ fn answer(text: String) -> Result<(), TestCaseError> {
     prop_assert!(text.len() < 100_000);
     // Nothing in a manifest reaches the terminal as a command to it.
     prop_assert!(!text.contains('\u{1b}'), "{}", text);
-    prop_assert!(serde_json::to_string(&report.to_json()).is_ok());
-    Ok(())
+    let json = serde_json::to_value(report.to_json()).unwrap();
+    for message in json.as_array().unwrap() {
+        prop_assert!(message["places"].is_array(), "no place: {}", message);
+    }
+    prop_assert!(spent() - begun < Duration::from_secs(1), "{:?}", spent() - begun);
+    Ok(refused)
+}
+
+/// Plans so many manifests that look like some, a third of them with slips in their text.
+fn answers(cases: u32) {
+    let slips = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::vec(change(), 1..3),
+    ];
+    let config = Config { failure_persistence: None, ..Config::with_cases(cases) };
+    let (planned, refused) = (Cell::new(0), Cell::new(0));
+    let outcome = TestRunner::new(config).run(&(manifest(), slips), |case| {
+        let (manifest, slips) = case;
+        let count = if answer(apply(written(&manifest), &slips))? { &refused } else { &planned };
+        count.set(count.get() + 1);
+        Ok(())
+    });
+    outcome.unwrap();
+    let (planned, refused) = (planned.get(), refused.get());
+    assert!(planned > cases / 10 && refused > cases / 3, "{planned} planned, {refused} refused");
+}
+
+#[test]
+fn random_manifests_give_a_plan_or_an_error_with_a_place() {
+    answers(500);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn many_random_manifests_give_a_plan_or_an_error_with_a_place() {
+    answers(10_000);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn no_manifest_makes_a_panic(changes in prop::collection::vec(change(), 1..5)) {
-        answer(apply(GOOD.into(), &changes))?;
+        let _ = answer(apply(GOOD.into(), &changes))?;
     }
 }
 
@@ -155,7 +203,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
     #[test]
     fn no_text_makes_a_panic(text in "\\PC{0,200}") {
-        answer(text)?;
+        let _ = answer(text)?;
     }
 }
 

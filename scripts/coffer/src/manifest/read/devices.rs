@@ -11,7 +11,7 @@ use cofferdam::plan::DEVICES_MAX;
 use toml::de::{DeTable, DeValue};
 
 /// The most devices that a key names which does not give them away.
-const NAMED_MAX: usize = 256;
+pub(crate) const NAMED_MAX: usize = 256;
 /// The word for all devices.
 const EVERYTHING: &str = "everything";
 

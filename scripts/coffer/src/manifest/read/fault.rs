@@ -21,21 +21,24 @@ const KINDS: [(&str, FaultKind); 9] = [
 impl Reader<'_> {
     /// Reads what goes wrong, where something does: of which VM, whose vCPU, after how many starts.
     pub(super) fn fault(&mut self, table: &DeTable<'_>) -> Option<Option<FaultPlan>> {
-        let Some(value) = table.get("fault_at_start") else { return Some(None) };
-        let kind = self.choice(value, "fault_at_start", &KINDS)?;
-        let mut fault = FaultPlan { kind, vm: Name::new(), vcpu: 0, after: 0 };
+        // Where nothing goes wrong, what is said of it is checked all the same.
+        let kind = match table.get("fault_at_start") {
+            Some(value) => Some(self.choice(value, "fault_at_start", &KINDS)?),
+            None => None,
+        };
+        let (mut vm, mut vcpu, mut after) = (Name::new(), 0, 0);
         if let Some(value) = table.get("fault_vm") {
             let name = self.string(value, "fault_vm")?;
             let Ok(name) = Name::try_from(&*name) else {
                 return self.malformed(value, "fault_vm: no VM has such a name", None);
             };
-            fault.vm = name;
+            vm = name;
         }
-        for (key, number) in [("fault_vcpu", &mut fault.vcpu), ("fault_after", &mut fault.after)] {
+        for (key, number) in [("fault_vcpu", &mut vcpu), ("fault_after", &mut after)] {
             if let Some(value) = table.get(key) {
                 *number = self.small(value, key, 0..64)?;
             }
         }
-        Some(Some(fault))
+        Some(kind.map(|kind| FaultPlan { kind, vm, vcpu, after }))
     }
 }

@@ -10,7 +10,7 @@ use cofferdam::plan::VMS_MAX;
 use toml::de::{DeString, DeTable, DeValue};
 
 /// The most regions of shared memory.
-const SHARED_MAX: usize = 16;
+pub(crate) const SHARED_MAX: usize = 16;
 /// What a region is a multiple of: the page that every guest can map.
 const PAGE_BYTES: u64 = 4 << 10;
 

@@ -200,7 +200,8 @@ impl Reader<'_> {
             Kind::Foreign(ours) | Kind::Unknown(Some(ours)) => Some(unknown().write(renamed(ours))),
             Kind::Needless(why) => Some(unknown().write(format!("nothing: {why}"))),
             Kind::Unknown(None) => {
-                Some(unknown().write(format!("one of {}", keys.known.join(", "))))
+                let known: Vec<_> = keys.known().collect();
+                Some(unknown().write(format!("one of {}", known.join(", "))))
             }
         }
     }
