@@ -147,17 +147,47 @@ impl Board {
     /// # Errors
     /// The board or its tree cannot be had, or lacks what Cofferdam needs.
     pub fn load(manifest: &Manifest, overrides: &Overrides) -> Result<Self, Report> {
-        let path = locate(manifest)?;
-        let here = || manifest.mark(manifest.board.span(), "");
-        let text = read_text(&path, 64 << 10).map_err(|why| {
-            Message::new(Code::E30, format!("{}: {why}", quote(&path.to_string_lossy()))).at(here())
+        let here = |message: Message| message.at(manifest.mark(manifest.board.span(), ""));
+        let board = manifest.board.get_ref();
+        let path =
+            if is_path(board) { Ok(manifest.resolve(Path::new(board))) } else { located(board) };
+        let path = path.map_err(here)?;
+        Self::read(&path, overrides, manifest.control_uarts().count(), here)
+    }
+
+    /// Reads the board that a board.toml describes, and its tree.
+    ///
+    /// # Errors
+    /// The board or its tree cannot be had, or lacks what Cofferdam needs.
+    pub fn described(path: &Path, overrides: &Overrides) -> Result<Self, Report> {
+        Self::read(path, overrides, 0, |message| message)
+    }
+
+    /// Reads a board of which nothing is known but its tree, and that QEMU does not play.
+    ///
+    /// # Errors
+    /// The tree cannot be had, or lacks what Cofferdam needs.
+    pub fn of_tree(path: &Path) -> Result<Self, Report> {
+        let bytes = read_tree(path).map_err(|why| Message::new(Code::E31, why))?;
+        Self::of_bytes(Name::new(), None, bytes, |message| message)
+    }
+
+    /// Reads it all, with `here` to say where the board is named.
+    fn read(
+        path: &Path,
+        overrides: &Overrides,
+        control_uarts: usize,
+        here: impl Fn(Message) -> Message,
+    ) -> Result<Self, Report> {
+        let text = read_text(path, 64 << 10).map_err(|why| {
+            here(Message::new(Code::E30, format!("{}: {why}", quote(&path.to_string_lossy()))))
         })?;
         let source = Arc::new(Source { path: path.to_string_lossy().into_owned(), text });
         let file = parse(&source)?;
         let directory = path.parent().unwrap_or(Path::new(""));
         let mut qemu = file.qemu.map(|section| qemu(section, &source, overrides)).transpose()?;
         if let Some(qemu) = &mut qemu {
-            qemu.has_control_line = manifest.control_uarts().next().is_some();
+            qemu.has_control_line = control_uarts > 0;
         }
         if let Some(tree) = qemu.as_mut().and_then(|qemu| qemu.tree.as_mut()) {
             *tree = directory.join(&tree);
@@ -165,17 +195,25 @@ impl Board {
         let tree_file = overrides.tree.clone();
         let tree_file = tree_file.or_else(|| file.tree.map(|tree| directory.join(tree.file)));
         let tree_bytes = match (&tree_file, &qemu) {
-            (Some(path), _) => read_bytes(path, tree::BYTES_MAX)
-                .map_err(|why| format!("{}: {why}", quote(&path.to_string_lossy()))),
+            (Some(path), _) => read_tree(path),
             (None, Some(qemu)) => qemu_tree::obtain(qemu),
             (None, None) => Err("board.toml has neither [qemu] nor [tree] file = …".into()),
         };
-        let wrong_tree = |why: String| Report::from(Message::new(Code::E31, why).at(here()));
-        let tree_bytes = tree_bytes.map_err(wrong_tree)?;
-        let tree = Tree::parse(&tree_bytes).map_err(|error| wrong_tree(error.to_string()))?;
-        let machine = Machine::read(&tree)
-            .map_err(|why| Message::new(Code::E32, why.to_string()).at(here()))?;
-        Ok(Self { name: name(&path), qemu, tree_bytes, tree, machine })
+        let tree_bytes = tree_bytes.map_err(|why| here(Message::new(Code::E31, why)))?;
+        Self::of_bytes(name(path), qemu, tree_bytes, here)
+    }
+
+    fn of_bytes(
+        name: Name,
+        qemu: Option<Qemu>,
+        tree_bytes: Vec<u8>,
+        here: impl Fn(Message) -> Message,
+    ) -> Result<Self, Report> {
+        let tree = Tree::parse(&tree_bytes)
+            .map_err(|error| here(Message::new(Code::E31, error.to_string())))?;
+        let machine =
+            Machine::read(&tree).map_err(|why| here(Message::new(Code::E32, why.to_string())))?;
+        Ok(Self { name, qemu, tree_bytes, tree, machine })
     }
 
     /// Returns the digest of the tree, in hexadecimal.
@@ -202,24 +240,35 @@ fn name(path: &Path) -> Name {
     name
 }
 
-/// Finds the board.toml of the manifest's board.
-fn locate(manifest: &Manifest) -> Result<PathBuf, Report> {
-    let board = manifest.board.get_ref();
-    if board.contains('/') || board.ends_with(".toml") {
-        return Ok(manifest.resolve(Path::new(board)));
+fn read_tree(path: &Path) -> Result<Vec<u8>, String> {
+    let bytes = read_bytes(path, tree::BYTES_MAX);
+    bytes.map_err(|why| format!("{}: {why}", quote(&path.to_string_lossy())))
+}
+
+/// Returns whether a board is given as the path of its description, and not by its name.
+pub(crate) fn is_path(board: &str) -> bool {
+    board.contains('/') || board.ends_with(".toml")
+}
+
+/// Finds the board.toml of a board.
+///
+/// # Errors
+/// There is none; names what was meant.
+pub(crate) fn located(board: &str) -> Result<PathBuf, Message> {
+    if is_path(board) {
+        return Ok(board.into());
     }
     let platform = project_root().join("platform");
     let boards = boards(&platform);
     if boards.iter().any(|known| known == board) {
         return Ok(platform.join(board).join("board.toml"));
     }
-    let mut message = Message::new(Code::E30, format!("there is no board {}", quote(board)))
-        .at(manifest.mark(manifest.board.span(), ""));
+    let message = Message::new(Code::E30, format!("there is no board {}", quote(board)));
     let near = nearest(board, boards.iter().map(String::as_str));
-    if let Some(write) = near.map(str::to_owned).or_else(|| boards.first().cloned()) {
-        message = message.write(format!("board = \"{write}\""));
-    }
-    Err(message.into())
+    Err(match near.map(str::to_owned).or_else(|| boards.first().cloned()) {
+        Some(write) => message.write(format!("board = \"{write}\"")),
+        None => message,
+    })
 }
 
 /// Lists the boards that are described, in alphabetical order.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The error codes, each with its page for `coffer explain`.
+//! The error codes. Each has a page in docs/errors, which `coffer explain` prints.
 //!
 //! A code keeps its meaning for ever; a new meaning takes a new number.
 #![forbid(unsafe_code)]
@@ -14,11 +14,11 @@ pub enum Severity {
 }
 
 macro_rules! codes {
-    ($($code:ident $title:literal $page:literal)*) => {
+    ($($code:ident)*) => {
         /// The code of a message.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Code {
-            $(#[doc = $title] $code,)*
+            $(#[doc = concat!("See docs/errors/", stringify!($code), ".md.")] $code,)*
         }
 
         impl Code {
@@ -32,11 +32,13 @@ macro_rules! codes {
                     $(Self::$code => stringify!($code),)*
                 }
             }
-            /// Returns the page: a title, what it means and what to do.
+            /// Returns the page as it stands in the repository.
             #[must_use]
-            pub fn page(self) -> String {
+            pub fn source(self) -> &'static str {
                 match self {
-                    $(Self::$code => format!("{}: {}\n\n{}\n", stringify!($code), $title, $page),)*
+                    $(Self::$code => {
+                        include_str!(concat!("../../../docs/errors/", stringify!($code), ".md"))
+                    })*
                 }
             }
         }
@@ -44,122 +46,22 @@ macro_rules! codes {
 }
 
 codes! {
-    E01 "The manifest cannot be read."
-    "The file is missing, is not a regular file, is not UTF-8 text, or is larger than a manifest
-can reasonably be (256K). Check the path."
-    E02 "The manifest is not TOML."
-    "The TOML parser stopped at the place shown. The usual reasons: a string without quotation
-marks (write memory = \"512M\", not memory = 512M), a key given twice, a bracket not closed."
-    E03 "A key that the manifest does not have."
-    "Unknown keys are errors, so that a slip of the finger cannot leave a VM without its ramdisk.
-Keys of other hypervisors are translated: initrd is ramdisk, bootargs is cmdline, vcpus and cores
-are cpus (which cores; the count follows), mem is memory, passthrough is devices."
-    E04 "A value of the wrong type or form."
-    "Sizes are strings with K, M or G (binary) behind the number: a bare number is refused because
-nobody remembers whether it means bytes or megabytes. `cpus` is a list in a string, as Linux writes
-it (\"0-3,5\", in the order of /cpus in the board's tree), or labels: [\"cpu_b0\", \"cpu_b1\"].
-Times are strings with ms, s or min behind the number."
-    E05 "A key is missing."
-    "A manifest has `format = 1` and `board`; a VM has at least `cpus`, `memory` and `kernel`."
-    E06 "A key that this version does not support yet."
-    "The key belongs to the manifest's format, but this version of the tool cannot carry it out, and
-does not pretend to. Leave it out."
-    E07 "A file that the manifest names cannot be read."
-    "Paths are relative to the manifest's directory. The file must exist, be a regular file, and be
-no larger than the memory of its VM."
-    E08 "The VMs' names or number."
-    "A manifest has 1 to 16 VMs. A name has 1 to 31 ASCII letters, digits, - and _, and starts with
-a letter or a digit."
-    E09 "A manifest of another format."
-    "This tool reads `format = 1`."
-    E10 "A core that the board does not have."
-    "Cores are numbered from 0 in the order of /cpus in the board's tree; `coffer plan` lists them.
-A label is one of the tree's /__symbols__ or aliases, which a tree compiled without -@ lacks: use
-numbers there."
-    E11 "A core used twice."
-    "Every core belongs to one VM alone; the message shows both claims. Cores that no VM claims
-stay parked."
-    E12 "Devices of two VMs share a power domain."
-    "Whoever switches the domain off takes the other's device away. Put both devices in one VM, or
-name the VM that owns the domain as `provider`."
-    E13 "The VMs need more memory than the board has."
-    "The sum of the VMs' memory, of what the hypervisor keeps and of the bundle (which stays in
-memory for restarts) must fit into the board's memory less what its tree reserves."
-    E14 "A VM's memory is too small for what is loaded into it."
-    "The device tree takes the first 2M, the kernel stands behind it with the space that its header
-asks for, the ramdisk behind the kernel. The message has the numbers: raise `memory` or shrink the
-ramdisk."
-    E15 "The kernel is not one that can be started."
-    "Kernels are arm64 Image files (what Debian calls vmlinuz), the same compressed with gzip, or
-ELF files linked at addresses of the guest's memory, which starts at 0x40000000. Little-endian
-only. Code without any header says nothing of itself: with kernel_format = \"flat\" it stands at
-0x40200000 and is entered there."
-    E16 "A device that the board does not have."
-    "Write a device as \"&label\" (a label of /__symbols__ or an alias of the board's tree) or as
-the full path of its node."
-    E17 "A device given away twice."
-    "A device belongs to one VM alone; the message shows both claims."
-    E18 "A device that cannot be assigned."
-    "This version assigns devices that stand for themselves: registers in pages of their own, SPIs
-of their own, fixed clocks, and surely no DMA. Whatever else a node asks for (DMA, clocks that
-somebody must switch, resets, pins, power domains) would need support that is not there yet, and a
-device that could write to memory past the hypervisor is never assigned by accident."
-    E21 "Devices that share a page or an interrupt."
-    "The smallest thing that can be given to a VM is a page of registers (4K) and a whole interrupt.
-Devices that share one of them must go to the same VM, or stay unassigned."
-    E22 "A VM starts after one that there is not, or in a circle."
-    "`after` names VMs of the same manifest that start before this one, and that it depends on. None
-starts after itself, and no two each after the other, directly or by way of others."
-    E23 "The manifest has no VM of this name."
-    "`coffer vm create` and `coffer vm update` take a VM from the manifest that has all VMs of the
-machine: by default the one that `coffer run` was given, else the one behind --manifest. Add the VM
-to it."
-    E24 "More than an update changes."
-    "An update gives a VM other images. Its cores, memory and devices stay what they were when it was
-made: write what they are, or destroy the VM and create it anew."
-    E25 "A key names a VM that the manifest does not have."
-    "`provider`, and `write` and `read` of shared memory, name VMs of the same manifest by the NAME in
-their headers: [vm.NAME]."
-    E30 "The board is not known or its description is wrong."
-    "`board` is the name of a directory in platform/, or the path of a board.toml."
-    E31 "The board's device tree cannot be had."
-    "For a QEMU board the tool asks QEMU (qemu-system-aarch64 with dumpdtb); for others it reads the
-file that board.toml or --dtb names."
-    E32 "The board's device tree lacks what Cofferdam needs."
-    "It needs: cores in /cpus, memory nodes, a GICv3 that is switched on. Boards with a GICv2 alone
-cannot run guests with this version."
-    E40 "The hypervisor could not be built."
-    "`coffer build` runs cargo for the bare-metal target; its own messages are above. Run
-scripts/setup if the target is missing, or name an ELF file that is already built with
---hypervisor."
-    E41 "The bundle could not be made."
-    "The output directory cannot be written, or the bundle does not keep to its limits (4G in all,
-32K for the plan)."
-    E42 "EL2 would refuse this plan."
-    "The planner found nothing wrong, but the checker that runs at boot does; it was asked in
-advance. Change what it names. That the two disagree is worth a report as well."
-    W01 "The board's tree names no console."
-    "Neither /chosen/stdout-path nor an alias serial0 leads to a UART: the hypervisor and the guests
-will be silent."
-    W02 "A kernel without image_size in its header."
-    "Kernels before Linux 3.17 do not say how much memory they take behind their end; 16M are
-assumed."
-    W03 "A kernel built for pages other than 4K."
-    "Not every core can translate with 16K or 64K pages; where it cannot, the kernel stops before
-its first message."
-    W07 "A VM can overwrite the memory of every VM."
-    "The device does DMA and no IOMMU confines it. The guest that drives it must be trusted like
-the hypervisor itself."
-    W08 "A VM that is created starts at once."
-    "`after` says in which order VMs start with the machine, and what one depends on. A VM that is
-created while the machine runs starts then, depends on no other, and is not told when one is gone."
-    W09 "A VM that the manifest does not know."
-    "What runs on the machine was planned with another manifest. Whether the new VM wants cores,
-devices or memory of such a VM shows when the machine looks at it, behind the upload; it then refuses
-the new one. A manifest with all VMs shows it at once."
+    E01 E02 E03 E04 E05 E06 E07 E08 E09
+    E10 E11 E12 E13 E14 E15 E16 E17 E18
+    E21 E22 E23 E24 E25
+    E30 E31 E32
+    E40 E41 E42
+    W01 W02 W03 W07 W08 W09
 }
 
 impl Code {
+    /// Returns the page as it is printed: what the code means, what is wrong and what is right.
+    #[must_use]
+    pub fn page(self) -> &'static str {
+        let source = self.source();
+        // Behind the licence, and without the mark of a heading.
+        source.split_once("\n# ").map_or(source, |(_, page)| page)
+    }
     /// Returns whether messages with this code are errors or warnings.
     #[must_use]
     pub fn severity(self) -> Severity {
@@ -180,7 +82,7 @@ mod tests {
     fn every_code_is_found_by_its_name() {
         for &code in Code::ALL {
             assert_eq!(Code::find(&code.name().to_lowercase()), Some(code));
-            assert!(code.page().starts_with(code.name()));
+            assert!(code.page().starts_with(&format!("{}: ", code.name())), "{}", code.page());
         }
         assert_eq!(Code::find("E99"), None);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Coffer: Cofferdam's host tool, as a library.
 //!
-//! A [`manifest`] and a [`board`] make a [`plan`]; the plan and the guests' files make a
+//! [`init`] writes a manifest to start from. A [`manifest`] and a [`board`] make a [`plan`]; the plan and the guests' files make a
 //! [`bundle`]; [`build`] does it all and builds the hypervisor's image too. [`run`] boots the
 //! result in [`qemu`], for a person, an [`expect`]ation, a [`demo`] or a [`mod@bench`];
 //! [`symbolize`], [`crash`] and [`doctor`] read what a machine has left behind, [`vm`] asks one that
@@ -20,6 +20,7 @@ pub mod elf;
 pub mod expect;
 pub mod explain;
 pub mod image;
+pub mod init;
 pub mod manifest;
 pub mod message;
 pub mod plan;

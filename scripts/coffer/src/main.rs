@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use coffer::{bench, command, demo, doctor, run, symbolize, vm};
+use coffer::{bench, command, demo, doctor, init, run, symbolize, vm};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -16,6 +16,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Init(init::InitArgs),
     Plan(command::PlanArgs),
     Build(command::BuildArgs),
     Run(run::RunArgs),
@@ -32,6 +33,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
+        Verb::Init(args) => init::init(&args).into(),
         Verb::Plan(args) => command::plan(args).into(),
         Verb::Build(args) => command::build(args).into(),
         Verb::Run(args) => run::finish(run::run(&args)).into(),

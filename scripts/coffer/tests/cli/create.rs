@@ -104,13 +104,13 @@ fn serve(listener: &UnixListener, machine: &Machine) {
 }
 
 /// A directory with a machine that was built from a manifest with `a` and `b`.
-struct Running {
-    bed: Bed,
+pub struct Running {
+    pub bed: Bed,
     machine: Arc<Machine>,
 }
 
 impl Running {
-    fn new(rest: &str) -> Self {
+    pub fn new(rest: &str) -> Self {
         let bed = Bed::new();
         bed.write("m.toml", format!("{HEAD}{rest}").as_bytes());
         bed.write("hypervisor", &hypervisor());
