@@ -117,6 +117,9 @@ to it."
     E24 "More than an update changes."
     "An update gives a VM other images. Its cores, memory and devices stay what they were when it was
 made: write what they are, or destroy the VM and create it anew."
+    E25 "A key names a VM that the manifest does not have."
+    "`provider`, and `write` and `read` of shared memory, name VMs of the same manifest by the NAME in
+their headers: [vm.NAME]."
     E30 "The board is not known or its description is wrong."
     "`board` is the name of a directory in platform/, or the path of a board.toml."
     E31 "The board's device tree cannot be had."

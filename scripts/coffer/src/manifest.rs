@@ -37,6 +37,10 @@ pub struct Manifest {
     pub board: Spanned<String>,
     /// The VMs in the order in which they start: that of the file, as far as `after` allows.
     pub vms: Vec<Vm>,
+    /// The VM that owns what several VMs' devices need: clocks, resets, pins, power domains.
+    pub provider: Option<Spanned<String>>,
+    /// Memory that VMs share, in the order of the file.
+    pub shared: Vec<Shared>,
     /// How the consoles share the UART.
     pub console: Console,
     /// Where requests come in: [`CONSOLE_PORT`], or UARTs of the board.
@@ -80,9 +84,51 @@ pub struct Vm {
     /// Its kernel's command line.
     pub cmdline: Option<Spanned<String>>,
     /// The devices of the board that it drives.
-    pub devices: Vec<Spanned<String>>,
+    pub devices: Devices,
+    /// Those among its devices that may reach all memory, as nothing confines their DMA.
+    pub unconfined_dma: Vec<Spanned<String>>,
     /// What is done when it ends, hangs, pauses or loses another.
     pub policies: Policies,
+}
+
+/// Devices as the manifest names them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Devices {
+    /// These.
+    Listed(Vec<Spanned<String>>),
+    /// All that nobody else has, but those excepted.
+    Everything {
+        /// Where that is written.
+        span: Range<usize>,
+        /// What it does not get.
+        except: Vec<Spanned<String>>,
+    },
+}
+
+impl Devices {
+    /// Returns the devices that are named one by one.
+    #[must_use]
+    pub fn listed(&self) -> &[Spanned<String>] {
+        match self {
+            Self::Listed(devices) => devices,
+            Self::Everything { .. } => &[],
+        }
+    }
+}
+
+/// Memory that VMs share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shared {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// Its bytes, in whole pages of 4 KiB.
+    pub size: Spanned<u64>,
+    /// The VMs that write and read it: one at least.
+    pub write: Vec<Spanned<String>>,
+    /// The VMs that read it alone.
+    pub read: Vec<Spanned<String>>,
+    /// Whether they can interrupt each other. Where that is not said, no, at the region's name.
+    pub doorbell: Spanned<bool>,
 }
 
 /// What kind of file a kernel is.

@@ -347,7 +347,7 @@ impl<'a> Planner<'a> {
         let mut window = devices::Window::default();
         // Collected twice, so that the first refusal does not hide the others.
         let assigned: Vec<_> =
-            vm.devices.iter().map(|device| self.device(device, &mut window)).collect();
+            vm.devices.listed().iter().map(|device| self.device(device, &mut window)).collect();
         assigned.into_iter().collect()
     }
 
@@ -393,7 +393,7 @@ impl<'a> Planner<'a> {
     fn check_devices_once(&mut self) {
         let mut given: Vec<(NodeId, &Vm, &Spanned<String>)> = Vec::new();
         for vm in &self.manifest.vms {
-            for device in &vm.devices {
+            for device in vm.devices.listed() {
                 let Ok(node) = devices::find(&self.board.tree, device.get_ref()) else { continue };
                 if let Some((_, owner, first)) = given.iter().find(|(id, _, _)| *id == node) {
                     let (name, path) = (vm.name.get_ref(), self.board.tree.path(node));

@@ -10,7 +10,8 @@ pub(super) struct Keys {
     pub owner: &'static str,
     /// Keys that are read.
     pub known: &'static [&'static str],
-    /// Keys of the format that this version cannot carry out.
+    /// Keys of the format that this version cannot carry out: they are read, and refused. Where one
+    /// moves to `known`, nothing else has to change here. `except` stands for "everything" too.
     pub later: &'static [&'static str],
     /// Keys of other tools and what they are called here.
     pub foreign: &'static [(&'static [&'static str], &'static str)],
@@ -29,7 +30,8 @@ pub(super) const TOP: Keys = Keys {
         (&["vms", "guest", "guests", "domain", "partition", "cell", "zone"], "vm"),
         (&["serial", "uart", "tty"], "console"),
         (&["net", "networks"], "network"),
-        (&["ivshmem", "shmem"], "shared"),
+        (&["ivshmem", "shmem", "shared_memory"], "shared"),
+        (&["owner", "service_vm", "control_domain"], "provider"),
     ],
     needless: &[],
 };
@@ -64,6 +66,8 @@ pub(super) const VM: Keys = Keys {
         (&["kernel_type", "image_type", "image_format"], "kernel_format"),
         (&["initrd", "initramfs", "initrd_path", "rootfs", "ramdisk_path"], "ramdisk"),
         (&["bootargs", "append", "args", "extra", "kernel_args", "command_line"], "cmdline"),
+        (&["unconfined", "allow_dma", "unsafe_dma", "dma"], "unconfined_dma"),
+        (&["exclude", "excluding", "without", "not"], "except"),
         (&["passthrough", "passthru", "device", "assign", "dtdev", "hostdev"], "devices"),
         (&["on_panic", "on_failure", "crash"], "on_crash"),
         (&["on_restart", "on_reset", "reboot"], "on_reboot"),
@@ -83,6 +87,23 @@ pub(super) const VM: Keys = Keys {
         ),
         (&["irqs", "interrupts"], "coffer reads a device's interrupts in the board's tree"),
     ],
+};
+
+/// The keys of `[shared.NAME]`.
+pub(super) const SHARED: Keys = Keys {
+    owner: "[shared.NAME]",
+    known: &["size", "write", "read", "doorbell"],
+    later: &[],
+    foreign: &[
+        (&["memory", "mem", "bytes", "length"], "size"),
+        (&["writers", "writer", "owner", "rw", "from"], "write"),
+        (&["readers", "reader", "ro", "to"], "read"),
+        (&["interrupt", "irq", "notify", "vectors"], "doorbell"),
+    ],
+    needless: &[(
+        &["address", "base", "addr", "phys", "start"],
+        "coffer works out the addresses, and the guests' device trees have them",
+    )],
 };
 
 /// The keys of `on_crash` where it is a table.
@@ -180,7 +201,7 @@ mod tests {
 
     #[test]
     fn translations_lead_to_keys_of_the_format() {
-        for keys in [&TOP, &VM, &ON_CRASH, &CONSOLE, &CONTROL, &TEST] {
+        for keys in [&TOP, &VM, &SHARED, &ON_CRASH, &CONSOLE, &CONTROL, &TEST] {
             for (theirs, ours) in keys.foreign {
                 assert!(keys.known.contains(ours) || keys.later.contains(ours), "{ours}");
                 for key in *theirs {

@@ -2,15 +2,17 @@
 //! From TOML to [`Manifest`], with every error and what to write instead.
 #![forbid(unsafe_code)]
 
+mod devices;
 mod fault;
 mod policies;
+mod shared;
 mod values;
 
 use super::keys::{self, Kind};
 use super::{CONSOLE_PORT, Console, Cores, KernelFormat, Manifest, Spanned, Vm, value};
 use crate::explain::Code;
 use crate::message::{Mark, Message, Report, Source, quote};
-use cofferdam::plan::{CPUS_MAX, ConsoleMode, DEVICES_MAX, Knobs, VMS_MAX};
+use cofferdam::plan::{CPUS_MAX, ConsoleMode, Knobs, VMS_MAX};
 use std::path::PathBuf;
 use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
@@ -70,6 +72,8 @@ impl Reader<'_> {
             self.report.push(message.at(self.mark(0..0, "")).write("board = \"qemu-virt\""));
         }
         let vms = self.vms(table);
+        let provider = self.optional(table, "provider", Self::string);
+        let shared = self.shared(table);
         let console = match table.get("console") {
             Some(value) => self.console(value),
             None => Some(Console::default()),
@@ -78,13 +82,27 @@ impl Reader<'_> {
             Some(value) => self.control(value),
             None => Some(Vec::new()),
         };
-        let (knobs, seed) = match table.get("test") {
-            Some(value) => self.knobs(value)?,
-            None => (Knobs::default(), None),
+        let knobs = match table.get("test") {
+            Some(value) => self.knobs(value),
+            None => Some((Knobs::default(), None)),
         };
         let source = Arc::clone(self.source);
         let (board, vms, console, control) = (board?, vms?, console?, control?);
-        Some(Manifest { source, directory, board, vms, console, control, knobs, seed })
+        let (provider, shared) = (provider?, shared?);
+        self.check_sharers(&vms, provider.as_ref(), &shared)?;
+        let (knobs, seed) = knobs?;
+        Some(Manifest {
+            source,
+            directory,
+            board,
+            vms,
+            provider,
+            shared,
+            console,
+            control,
+            knobs,
+            seed,
+        })
     }
 
     fn format(&mut self, table: &DeTable<'_>) -> Option<()> {
@@ -166,10 +184,8 @@ impl Reader<'_> {
         };
         let ramdisk = self.optional(table, "ramdisk", Self::path);
         let cmdline = self.optional(table, "cmdline", Self::cmdline);
-        let devices = match table.get("devices") {
-            Some(value) => self.devices(value),
-            None => Some(Vec::new()),
-        };
+        let devices = self.devices(table);
+        let unconfined_dma = self.names_of_devices(table, "unconfined_dma");
         let (policies, after) = self.policies(table)?;
         let vm = Vm {
             name,
@@ -180,6 +196,7 @@ impl Reader<'_> {
             ramdisk: ramdisk?,
             cmdline: cmdline?,
             devices: devices?,
+            unconfined_dma: unconfined_dma?,
             policies,
         };
         Some((vm, after))
@@ -333,28 +350,6 @@ impl Reader<'_> {
         match value::cmdline(&text) {
             Ok(text) => Some(text),
             Err(wrong) => self.malformed(value, wrong.why, None),
-        }
-    }
-
-    fn devices(&mut self, value: &Value<'_>) -> Option<Vec<Spanned<String>>> {
-        match value.get_ref() {
-            DeValue::String(text) if text == "everything" => {
-                let text = "`devices = \"everything\"` is not supported yet";
-                self.report.push(Message::new(Code::E06, text).at(self.mark(value.span(), "")));
-                None
-            }
-            DeValue::Array(array) if array.len() > DEVICES_MAX => {
-                let text = format!("{} devices, but at most {DEVICES_MAX}", array.len());
-                self.malformed(value, text, None)
-            }
-            DeValue::Array(array) => {
-                array.iter().map(|item| self.spanned(item, "devices", Self::string)).collect()
-            }
-            DeValue::String(text) => {
-                let fixed = format!("devices = [\"{text}\"]");
-                self.wrong_type(value, "devices", "a list of devices", Some(&fixed))
-            }
-            _ => self.wrong_type(value, "devices", "a list of devices", Some("[\"&label\"]")),
         }
     }
 }
