@@ -129,6 +129,10 @@ impl Hypervisor {
             for pintid in [self.uart_interrupt, self.control.interrupt()].into_iter().flatten() {
                 distributor.route(pintid, core);
             }
+            // A reply that is under way goes on where requests come in from now on.
+            if let Some(pintid) = self.control.interrupt() {
+                distributor.set_pending(pintid);
+            }
             let has_server = free.is_some() && self.uart_interrupt.is_some();
             if has_server { Server::FreeCore } else { Server::GuestsCore }
         });

@@ -202,6 +202,13 @@ impl Distributor {
         self.registers.read32(gicd::ISPENDR + 4 * (n / 32)) >> (n % 32) & 1 == 1
     }
 
+    /// Makes an SPI pending, once, whatever its line carries.
+    pub fn set_pending(&mut self, intid: Pintid) {
+        if let Some(n) = self.spi(intid) {
+            self.registers.write32(gicd::ISPENDR + 4 * (n / 32), 1 << (n % 32));
+        }
+    }
+
     /// Clears the pending bit of an SPI; a line that is high keeps it pending.
     pub fn clear_pending(&mut self, intid: Pintid) {
         if let Some(n) = self.spi(intid) {

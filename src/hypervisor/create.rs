@@ -211,9 +211,9 @@ impl Hypervisor {
 
     /// Notes that a bundle is what a VM is started from.
     fn keep_images(&self, id: VmId, memory: HypMemory) {
-        // Without memory for the list it stays the upload's, which nobody gives back then.
         let owners = &mut self.estate.acquire().owners;
-        let _ = owners.give(memory.range(), Owner::Upload, Owner::Images(id));
+        let given = owners.give(memory.range(), Owner::Upload, Owner::Images(id));
+        debug_assert!(given.is_ok(), "all that the upload has needs no memory for the list");
     }
 
     /// Puts a VM in its place, which is taken: the physical interrupts of its devices go to it.

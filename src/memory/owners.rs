@@ -215,16 +215,18 @@ impl Owners {
     /// Gives memory of `from`, or a part of it, to somebody else; nothing where it is not his.
     ///
     /// # Errors
-    /// There is no memory for the list.
+    /// There is no memory for the list, which a part may need and a whole region does not.
     pub fn give(&mut self, range: PaRange, from: Owner, to: Owner) -> Result<(), Refusal> {
         let pages = range.page_cover().ok_or(Refusal::Unaligned)?;
-        self.make_room()?;
         let index = self.first_behind(pages.start());
         if let Some(held) = self.regions.get(index)
             && held.kind == Kind::Memory
             && held.owner == from
             && held.range.covers(pages)
         {
+            if held.range != pages {
+                self.make_room()?;
+            }
             self.change(index, pages, to);
         }
         Ok(())
@@ -402,6 +404,20 @@ mod tests {
             ]
         );
         assert_eq!(owners.at(Pa::new(0x4001_0000)).unwrap().owner, Owner::HostTree);
+    }
+
+    /// Whoever gives all that it has needs no memory for that, and always can.
+    #[test]
+    fn a_whole_region_changes_hands_without_the_heap() {
+        let (mut owners, whole) = (machine(), range(0x4000_2000, 0x4000));
+        owners.claim(whole, Owner::Upload).unwrap();
+        owners.regions.shrink_to_fit();
+        let room = owners.regions.capacity();
+        owners.give(whole, Owner::Upload, Owner::Images(VmId::new(1))).unwrap();
+        assert_eq!(owners.regions.capacity(), room);
+        assert_eq!(owners.memory_of(Owner::Images(VmId::new(1))).collect::<Vec<_>>(), [whole]);
+        owners.give(range(0x4000_3000, 0x1000), Owner::Images(VmId::new(1)), Owner::Free).unwrap();
+        assert!(owners.regions.capacity() > room);
     }
 
     #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use crate::console::{Config, Console, Mode, TokenBucket};
 use crate::drivers::gic::{Distributor, PrivateInterrupts};
 use crate::drivers::gicv3::Redistributor;
 use crate::drivers::uart::{Uart, UartKind};
-use crate::hypervisor::{Control, Estate, HostConsole, Hypervisor, Upload};
+use crate::hypervisor::{Control, ControlPort, Estate, HostConsole, Hypervisor, Upload};
 use crate::id::{Mpidr, Pintid, VcpuId, Vintid, VmId};
 use crate::memory::owners::Owners;
 use crate::memory::vmid::Vmids;
@@ -55,6 +55,9 @@ pub const GICD: u64 = 0x1000_0000;
 pub const GICD_ISPENDR1: u64 = GICD + 0x204;
 const GICR: u64 = 0x1100_0000;
 pub const UART: u64 = 0x1200_0000;
+/// The UART for requests, and its interrupt.
+const CONTROL_UART: u64 = 0x1201_0000;
+pub const CONTROL_INTERRUPT: Pintid = Pintid::new(34);
 const BUNDLE: u64 = 0x7000_0000;
 
 /// The pCPUs of VM 0 and VM 1; no vCPU has the number of its pCPU.
@@ -104,6 +107,16 @@ pub fn plan() -> Plan {
 
 /// Makes the machine and the hypervisor on it.
 pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
+    make_hypervisor(plan, None)
+}
+
+/// Makes one that has a UART for requests.
+pub fn hypervisor_with_port(plan: &Plan) -> &'static Hypervisor {
+    let port = Uart::new(UartKind::Pl011, pa_range(CONTROL_UART, 0x1000));
+    make_hypervisor(plan, Some(ControlPort::new(port, CONTROL_INTERRUPT)))
+}
+
+fn make_hypervisor(plan: &Plan, port: Option<ControlPort>) -> &'static Hypervisor {
     let devices = [
         (GICD + 0xffe8, 0x3b), // GICD_PIDR2: GICv3
         (GICD + 4, 2),         // GICD_TYPER: SPIs up to 95
@@ -135,7 +148,7 @@ pub fn hypervisor(plan: &Plan) -> &'static Hypervisor {
         posts: PCPUS.as_flattened().iter().chain(&FREE).map(|c| Post::new(affinity(*c))).collect(),
         estate,
         console,
-        control: Control::new(plan.board.clone(), None, None),
+        control: Control::new(plan.board.clone(), None, port),
         upload: Upload::default(),
         distributor: Lock::new(distributor),
         uart_interrupt: Some(Pintid::new(33)),

@@ -4,8 +4,8 @@
 #![forbid(unsafe_code)]
 
 use super::bed::*;
-use crate::addr::{Address, Ipa, IpaRange};
-use crate::arch::fake::machine::with;
+use crate::addr::{Address, Ipa, IpaRange, Pa};
+use crate::arch::fake::machine::{Event, with};
 use crate::arch::read_uncached;
 use crate::control::{
     Action, Executor, Line, PUT_BYTES_MAX, PUT_USAGE, Refusal, Request, Row, Rows,
@@ -427,7 +427,7 @@ fn an_update_that_is_for_another_vm_changes_nothing() {
 /// where none is free.
 #[test]
 fn uarts_go_to_a_core_that_no_vm_has() {
-    let hypervisor = hypervisor(&plan());
+    let hypervisor = hypervisor_with_port(&plan());
     let place = || {
         hypervisor.place_uarts();
         with(|core| core.devices.get(&(GICD + 0x6000 + 8 * 33)).copied())
@@ -439,4 +439,13 @@ fn uarts_go_to_a_core_that_no_vm_has() {
     assert_eq!(place(), Some(hypervisor.boot_core.get()));
     hypervisor.posts[2].free();
     assert_eq!(place(), Some(hypervisor.posts[2].mpidr.get()));
+    // Once it is routed the other one is made pending (GICD_ISPENDR1, 12.9.24): a reply that is
+    // under way goes on there.
+    let other = u64::from(CONTROL_INTERRUPT.get());
+    let (router, pending) =
+        (GICD + 0x6000 + 8 * other, Event::DeviceWrite(Pa::new(GICD_ISPENDR1), 1 << (other - 32)));
+    let events = with(|core| core.events.clone());
+    let at = |is_it: &dyn Fn(&Event) -> bool| events.iter().rposition(is_it);
+    let routed = at(&|event| matches!(event, Event::DeviceWrite(at, _) if at.get() == router));
+    assert!(routed.is_some() && routed < at(&|event| *event == pending));
 }
