@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Coffer: Cofferdam's host tool, as a library.
 //!
-//! [`init`] writes a manifest to start from. A [`manifest`] and a [`board`] make a [`plan`]; the plan and the guests' files make a
+//! [`init`] writes a manifest to start from. A [`manifest`] and a [`board`] make a [`plan`], with
+//! what the [`closure`] says of the board's devices; the plan and the guests' files make a
 //! [`bundle`]; [`build`] does it all and builds the hypervisor's image too. [`run`] boots the
 //! result in [`qemu`], for a person, an [`expect`]ation, a [`demo`] or a [`mod@bench`];
 //! [`symbolize`], [`crash`] and [`doctor`] read what a machine has left behind, [`vm`] asks one that
@@ -12,6 +13,7 @@ pub mod bench;
 pub mod board;
 pub mod build;
 pub mod bundle;
+pub mod closure;
 pub mod command;
 pub mod crash;
 pub mod demo;

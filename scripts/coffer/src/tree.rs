@@ -1,26 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A board's device tree, read once and owned (Devicetree Specification 0.4).
 //!
-//! Everything else asks this file and does not see which library reads the blob: that is
-//! [`Tree::parse`] alone. A tree may be hostile; its size, depth and number of nodes are bounded.
+//! Everything else asks this file and does not see what reads the blob: that is [`Tree::parse`]
+//! alone, with EL2's own reader. A tree may be hostile; its size, depth and number of nodes are
+//! bounded.
 #![forbid(unsafe_code)]
 
 pub mod guest;
 
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node as _, Property as _};
+use cofferdam::spec::dtb::{self, DtbError, Entry, NODES_MAX};
 use std::collections::HashMap;
 
 /// The most bytes in a tree: what the arm64 boot protocol allows.
 pub const BYTES_MAX: usize = 2 << 20;
-const NODES_MAX: usize = 1 << 16;
-const DEPTH_MAX: usize = 32;
+/// The most levels of nodes.
+pub const DEPTH_MAX: usize = dtb::DEPTH_MAX;
 const HEADER_BYTES: usize = 40;
 const MAGIC: [u8; 4] = [0xd0, 0x0d, 0xfe, 0xed];
 
 /// The place of a node in its tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeId(usize);
+
+impl NodeId {
+    /// Returns its place in [`Tree::all`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
 
 /// A device tree.
 #[derive(Debug)]
@@ -61,40 +69,39 @@ impl Tree {
     /// Says why the bytes are no tree.
     pub fn parse(bytes: &[u8]) -> Result<Self, TreeError> {
         let exact = bytes.get(..size(bytes)?).unwrap_or(bytes);
-        let fdt = Fdt::new(exact).map_err(|error| TreeError::Broken(error.to_string()))?;
-        let (nodes, phandles, reservations) = Default::default();
-        let mut tree = Self { nodes, phandles, reservations };
-        tree.add(None, &fdt.root(), 0)?;
+        let (nodes, phandles) = Default::default();
+        let mut tree = Self { nodes, phandles, reservations: reservations(exact) };
+        // The nodes that are open, the root first.
+        let mut open: Vec<NodeId> = Vec::new();
+        let read = dtb::read(exact, &mut |entry| match entry {
+            Entry::Node(depth, name) => {
+                open.truncate(depth);
+                let id = tree.add(open.last().copied(), name);
+                open.push(id);
+            }
+            Entry::Property(name, value) => {
+                if let Some(id) = open.last() {
+                    tree.node_mut(*id).properties.push((name.to_owned(), value.to_vec()));
+                }
+            }
+            Entry::Nop => {}
+        });
+        read.map_err(|error| match error {
+            DtbError::Depth(_) | DtbError::Count(_) => TreeError::TooLarge,
+            error => TreeError::Broken(error.to_string()),
+        })?;
         tree.note_phandles();
-        let reserved = fdt.memory_reservations();
-        tree.reservations = reserved.map(|entry| (entry.address(), entry.size())).collect();
         Ok(tree)
     }
 
-    fn add(
-        &mut self,
-        parent: Option<NodeId>,
-        node: &FdtNode<'_>,
-        depth: usize,
-    ) -> Result<NodeId, TreeError> {
-        if depth == DEPTH_MAX || self.nodes.len() == NODES_MAX {
-            return Err(TreeError::TooLarge);
-        }
+    fn add(&mut self, parent: Option<NodeId>, name: &str) -> NodeId {
         let id = NodeId(self.nodes.len());
-        let property = |property: dtoolkit::fdt::FdtProperty<'_>| {
-            (property.name().to_owned(), property.value().to_vec())
-        };
-        self.nodes.push(Node {
-            name: node.name().to_owned(),
-            parent,
-            children: Vec::new(),
-            properties: node.properties().map(property).collect(),
-        });
-        for child in node.children() {
-            let child = self.add(Some(id), &child, depth + 1)?;
-            self.node_mut(id).children.push(child);
+        let (children, properties) = Default::default();
+        self.nodes.push(Node { name: name.to_owned(), parent, children, properties });
+        if let Some(parent) = parent {
+            self.node_mut(parent).children.push(id);
         }
-        Ok(id)
+        id
     }
 
     fn note_phandles(&mut self) {
@@ -127,6 +134,11 @@ impl Tree {
     #[must_use]
     pub fn name(&self, id: NodeId) -> &str {
         &self.node(id).name
+    }
+    /// Returns the name without the unit address.
+    #[must_use]
+    pub fn generic_name(&self, id: NodeId) -> &str {
+        self.name(id).split('@').next().unwrap_or_default()
     }
     /// Returns the parent.
     #[must_use]
@@ -225,8 +237,12 @@ impl Tree {
     /// Returns whether the node and everything above it is switched on.
     #[must_use]
     pub fn is_enabled(&self, id: NodeId) -> bool {
-        let on = |id| matches!(self.text(id, "status"), None | Some("okay" | "ok"));
-        on(id) && self.parent(id).is_none_or(|parent| self.is_enabled(parent))
+        self.is_on(id) && self.parent(id).is_none_or(|parent| self.is_enabled(parent))
+    }
+    /// Returns whether the node itself is switched on.
+    #[must_use]
+    pub fn is_on(&self, id: NodeId) -> bool {
+        matches!(self.text(id, "status"), None | Some("okay" | "ok"))
     }
 
     /// Returns the node's registers as the CPU sees them: addresses and sizes in bytes. `None`
@@ -337,8 +353,20 @@ pub fn size(bytes: &[u8]) -> Result<usize, TreeError> {
     }
 }
 
+/// Returns the entries of the reservation block; none where it does not lie in the tree.
+fn reservations(bytes: &[u8]) -> Vec<(u64, u64)> {
+    let start = bytes.get(16..20).and_then(be_u32).and_then(|at| usize::try_from(at).ok());
+    let block = start.and_then(|start| bytes.get(start..)).unwrap_or_default();
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_be_bytes);
+    let entries = block.chunks_exact(16).map(|entry| {
+        let (address, size) = entry.split_at(8);
+        (number(address), number(size))
+    });
+    entries.take(dtb::RESERVATIONS_MAX).take_while(|entry| *entry != (0, 0)).collect()
+}
+
 /// Splits cells into entries of `N` numbers, each as wide as `widths` says, at most two cells.
-fn split<const N: usize>(cells: &[u32], widths: [usize; N]) -> Option<Vec<[u64; N]>> {
+pub(crate) fn split<const N: usize>(cells: &[u32], widths: [usize; N]) -> Option<Vec<[u64; N]>> {
     let width: usize = widths.iter().sum();
     if width == 0 || !cells.len().is_multiple_of(width) {
         return None;
