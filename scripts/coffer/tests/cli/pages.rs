@@ -46,7 +46,7 @@ impl Section {
                     section.command = command.strip_prefix("$ coffer ").unwrap().into();
                     section.said = said.into();
                 }
-                _ => panic!("{kind}: only toml and console are carried out"),
+                other => assert_eq!(other, "toml or console"),
             }
         }
         section
