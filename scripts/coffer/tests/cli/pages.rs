@@ -111,14 +111,23 @@ fn check(code: Code) {
     assert!(right.manifest != wrong.manifest || right.command != wrong.command, "{}", code.name());
 }
 
+/// Checks all pages of a kind, side by side: most of the time is waiting for a machine.
+fn check_all(severity: Severity) {
+    std::thread::scope(|scope| {
+        for code in Code::ALL.iter().filter(|code| code.severity() == severity) {
+            scope.spawn(|| check(*code));
+        }
+    });
+}
+
 #[test]
 fn the_page_of_each_error_is_carried_out() {
-    Code::ALL.iter().filter(|code| code.severity() == Severity::Error).copied().for_each(check);
+    check_all(Severity::Error);
 }
 
 #[test]
 fn the_page_of_each_warning_is_carried_out() {
-    Code::ALL.iter().filter(|code| code.severity() == Severity::Warning).copied().for_each(check);
+    check_all(Severity::Warning);
 }
 
 /// Returns the text of all Rust files of the tool but the one with the codes.
