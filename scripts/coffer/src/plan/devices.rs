@@ -14,7 +14,7 @@ use crate::tree::guest::GuestDevice;
 use crate::tree::{NodeId, Tree};
 use cofferdam::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use cofferdam::id::Vintid;
-use cofferdam::plan::machine::Interrupt;
+use cofferdam::plan::machine::{self, Interrupt};
 use cofferdam::plan::{DevicePlan, List, Path, REGIONS_MAX, SpiPlan};
 
 /// Arm's PrimeCells that have no bus master. Whatever is not here may do DMA.
@@ -128,7 +128,9 @@ pub fn assign(
         let text = format!("{} has more than {REGIONS_MAX} regions or interrupts", quote(name));
         return refuse(Code::E18, text);
     };
-    let plan = DevicePlan { path, regions, interrupts: spis };
+    let value = |name| tree.property(node, name).unwrap_or_default();
+    let fingerprint = machine::fingerprint(&tree.path(node), value("compatible"), value("reg"));
+    let plan = DevicePlan { path, fingerprint, regions, interrupts: spis };
     let copied = tree.properties(node).filter(|(name, _)| COPIED.contains(name));
     let guest = GuestDevice {
         name: tree.name(node).split('@').next().unwrap_or("device").into(),
