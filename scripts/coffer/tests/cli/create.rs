@@ -95,9 +95,12 @@ fn serve(listener: &UnixListener, machine: &Machine) {
         while client.read(&mut byte).is_ok_and(|count| count == 1) {
             session.take(byte[0], machine);
             let mut line = Line::default();
-            while session.next_line(&mut line, machine) == Row::Written {
-                // Who has left does not read.
-                let _ = client.write_all(format!("\x1e{}\r\n", line.as_str()).as_bytes());
+            // Nothing is written when a request is carried out, and lines are left all the same.
+            while session.has_reply() {
+                if session.next_line(&mut line, machine) == Row::Written {
+                    // Who has left does not read.
+                    let _ = client.write_all(format!("\x1e{}\r\n", line.as_str()).as_bytes());
+                }
             }
         }
     }
