@@ -139,8 +139,8 @@ scripts/setup if the target is missing, or name an ELF file that is already buil
     "The planner found nothing wrong, but the checker that runs at boot does; it was asked in
 advance. Change what it names. That the two disagree is worth a report as well."
     W01 "The board's tree names no console."
-    "Neither /chosen/stdout-path nor an alias serial0 leads to a UART: the hypervisor and the guests
-will be silent."
+    "Neither /chosen/stdout-path nor an alias serial0 leads to a UART, or it is one that the hypervisor
+has no driver for: it and the guests' virtual UARTs will be silent. A VM can have that UART then."
     W02 "A kernel without image_size in its header."
     "Kernels before Linux 3.17 do not say how much memory they take behind their end; 16M are
 assumed."
@@ -157,6 +157,10 @@ created while the machine runs starts then, depends on no other, and is not told
     "What runs on the machine was planned with another manifest. Whether the new VM wants cores,
 devices or memory of such a VM shows when the machine looks at it, behind the upload; it then refuses
 the new one. A manifest with all VMs shows it at once."
+    W10 "A VM that gets everything does not get all of it."
+    "`devices = \"everything\"` gives what can be given: a device that may do DMA, shares a page or an
+interrupt with one that somebody else has, or hangs on a clock of which nobody says how fast it runs,
+stays unassigned. Name it in `devices` to have the reason as an error with what to write."
 }
 
 impl Code {

@@ -22,8 +22,8 @@ pub(super) struct Keys {
 /// The keys at the top.
 pub(super) const TOP: Keys = Keys {
     owner: "the manifest",
-    known: &["format", "board", "vm", "console", "control", "test"],
-    later: &["provider", "network", "shared"],
+    known: &["format", "board", "provider", "vm", "console", "control", "test"],
+    later: &["network", "shared"],
     foreign: &[
         (&["version", "schema"], "format"),
         (&["platform", "machine", "target", "soc"], "board"),
@@ -47,6 +47,7 @@ pub(super) const VM: Keys = Keys {
         "ramdisk",
         "cmdline",
         "devices",
+        "except",
         "on_crash",
         "on_reboot",
         "on_poweroff",
@@ -55,7 +56,7 @@ pub(super) const VM: Keys = Keys {
         "watchdog",
         "pause_time",
     ],
-    later: &["firmware", "unconfined_dma", "control", "except"],
+    later: &["firmware", "unconfined_dma", "control"],
     foreign: &[
         (
             &["vcpus", "vcpu", "cores", "core", "cpu", "pcpus", "cpu_list", "cpu_affinity", "smp"],
