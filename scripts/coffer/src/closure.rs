@@ -11,6 +11,7 @@
 mod dma;
 mod lines;
 mod references;
+mod report;
 mod space;
 
 pub use dma::Dma;
