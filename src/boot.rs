@@ -75,6 +75,7 @@ fn boot(tree_at: Pa) -> Result<Infallible, Stop> {
     let mut owners = memory::owners(&machine)?;
     let held = bundle::take(&machine, &mut owners)?;
     let plan = bundle::plan(&held)?;
+    memory::set_apart(&plan, &mut owners)?;
     memory::keep_for_control(&plan, &mut machine, &mut owners)?;
     let machine: &Machine = Box::leak(Box::new(machine));
     let report = bundle::check(&plan, machine, &held)?;

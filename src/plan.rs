@@ -17,7 +17,7 @@ mod wire;
 pub use list::List;
 pub use policies::{OnCrash, OnEnd, OnLoss, PauseTime, Policies, Restarts};
 
-use crate::addr::{Ipa, IpaRange, Pa, PaRange};
+use crate::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use crate::bits::Trigger;
 use crate::heap::NoMemory;
 use crate::id::{Mpidr, Pintid, Vintid};
@@ -27,7 +27,7 @@ use heapless::String;
 use serde::{Deserialize, Serialize};
 
 /// The version of this schema; a plan of another version is refused.
-pub const FORMAT: u16 = 6;
+pub const FORMAT: u16 = 7;
 /// The most VMs in a plan.
 pub const VMS_MAX: usize = 16;
 /// The most vCPUs in a VM, and pCPUs in a machine.
@@ -149,8 +149,10 @@ pub struct VmPlan {
     pub name: Name,
     /// The pCPU of each vCPU; no other VM may name it.
     pub vcpus: List<Mpidr, CPUS_MAX>,
-    /// Its memory as the guest sees it; EL2 places it, with one owner for each page.
+    /// Its memory as the guest sees it.
     pub memory: IpaRange,
+    /// Where that is in the machine.
+    pub placement: Placement,
     /// What is copied into its memory at every start.
     pub images: List<ImagePlan, IMAGES_MAX>,
     /// Where vCPU 0 starts, with the address of the device tree in x0.
@@ -163,6 +165,25 @@ pub struct VmPlan {
     pub devices: List<DevicePlan, DEVICES_MAX>,
     /// What is done when it ends, hangs, pauses or loses another.
     pub policies: Policies,
+}
+
+/// Where the memory of a VM is, with one owner for each page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Placement {
+    /// Where EL2 places it.
+    Anywhere,
+    /// At physical addresses that are those which the guest sees: devices that it drives reach
+    /// memory with no IOMMU in front of them.
+    Identity,
+}
+
+impl VmPlan {
+    /// Returns where its memory has to be, where that is not for EL2 to say.
+    #[must_use]
+    pub fn identity(&self) -> Option<PaRange> {
+        let memory = PaRange::new(Pa::new(self.memory.start().get()), self.memory.size());
+        memory.filter(|_| self.placement == Placement::Identity)
+    }
 }
 
 /// One image of the bundle and where it goes.

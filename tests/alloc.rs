@@ -21,7 +21,7 @@ use cofferdam::plan::check::{self, Limits};
 use cofferdam::plan::machine::{self, Gic, Machine};
 use cofferdam::plan::{
     ConsoleMode, ConsolePlan, ControlPlan, DevicePlan, GicClaim, ImagePlan, Knobs, Layout, List,
-    MachineClaim, Plan, Policies, SpiPlan, VgicFrames, VmPlan,
+    MachineClaim, Placement, Plan, Policies, SpiPlan, VgicFrames, VmPlan,
 };
 use cofferdam::psci::Psci;
 use cofferdam::spec::vmsa::{Features, Geometry, HypAttributes, MemAttrEncoding, Stage2Attributes};
@@ -178,6 +178,7 @@ fn vm_plan(vm: &str, first_cpu: u64, device: u64, pintid: u32) -> VmPlan {
         name: name(vm),
         vcpus: list([0, 1].map(|n| Mpidr::from_register(first_cpu + n)).to_vec()),
         memory: IpaRange::new(Ipa::new(RAM), 35 * MIB + 0x5000).unwrap(),
+        placement: Placement::Anywhere,
         images: list(vec![image("kernel", 0), image("tree", MIB)]),
         entry: Ipa::new(RAM),
         tree: Ipa::new(RAM + MIB),

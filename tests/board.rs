@@ -13,7 +13,7 @@ use cofferdam::plan::check::{self, Limits};
 use cofferdam::plan::machine::{self, Gic, Machine};
 use cofferdam::plan::{
     ConsoleMode, ConsolePlan, ControlPlan, GicClaim, ImagePlan, Knobs, Layout, List, MachineClaim,
-    Plan, Policies, VgicFrames, VmPlan,
+    Placement, Plan, Policies, VgicFrames, VmPlan,
 };
 use proptest::prelude::*;
 
@@ -103,6 +103,7 @@ fn vm_plan(n: usize, wanted: Wanted) -> VmPlan {
         name: name(&format!("vm{n}")),
         vcpus: list((0..wanted.cpus).map(|n| Mpidr::from_register(wanted.first_cpu + n)).collect()),
         memory: IpaRange::new(at(0), wanted.memory_mib * MIB).unwrap(),
+        placement: Placement::Anywhere,
         images: list(vec![image("kernel", 0), image("tree", MIB / 2)]),
         entry: at(0),
         tree: at(MIB / 2),
@@ -140,7 +141,10 @@ fn start(planned: Board, wanted: &[Wanted], live: (Board, Board)) -> Vec<Option<
     let report = check::check(&plan, &has_cores, limits, &|_| Some(4096)).unwrap();
     let mut owners = Owners::new();
     has_memory.memory.iter().for_each(|bank| owners.add_bank(*bank).unwrap());
-    has_memory.reserved.iter().for_each(|region| owners.reserve(region.range).unwrap());
+    has_memory
+        .reserved
+        .iter()
+        .for_each(|region| owners.reserve(region.range, Owner::Firmware).unwrap());
     let mut place = |(vm, id): (&VmPlan, VmId)| {
         if report.refusal(id).is_some() {
             return None;

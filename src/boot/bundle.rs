@@ -2,7 +2,7 @@
 //! The bundle: moved out of the way, kept read-only, its plan decoded and checked.
 #![forbid(unsafe_code)]
 
-use super::{Stage, Stop, fail, stop};
+use super::{Stage, Stop, fail, memory, stop};
 use crate::addr::{PAGE_SIZE, PaRange};
 use crate::arch::{self, HypMemory};
 use crate::memory::owners::{Owner, Owners};
@@ -68,14 +68,23 @@ pub fn take(machine: &Machine, owners: &mut Owners) -> Result<Held, Stop> {
     Ok(Held { memory, bundle })
 }
 
-/// Moves the bundle to the highest free memory that holds it; where there is none it stays.
+/// Moves the bundle to the highest memory that holds it, and that no VM must have; where there is
+/// none it stays.
 fn keep(from: PaRange, owners: &mut Owners) -> Result<(HypMemory, &'static [u8]), Stop> {
     let fail = |e: &dyn Display| fail(Stage::BUNDLE, e);
     let bytes = from.size().next_multiple_of(PAGE_SIZE);
+    let source = arch::map_hyp(from, HypAttributes::Data).map_err(|e| fail(&e))?;
+    // What is wrong with it is said when it is where it stays.
+    let plan = arch::with_bytes(source, |bytes| {
+        Bundle::parse(bytes).ok().and_then(|bundle| Plan::decode(bundle.plan().bytes).ok())
+    });
+    if let Some(plan) = plan {
+        memory::set_apart(&plan, owners)?;
+    }
     let Some(to) = owners.highest(bytes, PAGE_SIZE) else {
+        arch::unmap_hyp(source).map_err(|e| fail(&e))?;
         return arch::map_constant(from).map_err(|e| fail(&e));
     };
-    let source = arch::map_hyp(from, HypAttributes::Rodata).map_err(|e| fail(&e))?;
     let target = arch::map_hyp(to, HypAttributes::Data).map_err(|e| fail(&e))?;
     arch::copy(target, source);
     arch::unmap_hyp(source).map_err(|e| fail(&e))?;

@@ -4,6 +4,7 @@
 
 use super::{Stage, Stop, fail};
 use crate::arch;
+use crate::id::VmId;
 use crate::memory::owners::{Owner, Owners};
 use crate::plan::Plan;
 use crate::plan::machine::{EnableMethod, Holder, Machine};
@@ -18,7 +19,7 @@ pub fn owners(machine: &Machine) -> Result<Owners, Stop> {
     }
     owners.claim(arch::image().whole(), Owner::Hypervisor).map_err(refuse)?;
     for region in &machine.reserved {
-        owners.reserve(region.range).map_err(refuse)?;
+        owners.reserve(region.range, Owner::Firmware).map_err(refuse)?;
     }
     for (holder, registers) in machine.held() {
         if matches!(holder, Holder::Gic | Holder::Uart(_) | Holder::Kept(_)) {
@@ -30,10 +31,21 @@ pub fn owners(machine: &Machine) -> Result<Owners, Stop> {
         if let EnableMethod::SpinTable(at) = cpu.enable
             && let Some(page) = crate::addr::PaRange::new(at, 8).and_then(|r| r.page_cover())
         {
-            owners.reserve(page).map_err(refuse)?;
+            owners.reserve(page, Owner::Firmware).map_err(refuse)?;
         }
     }
     Ok(owners)
+}
+
+/// Gives VMs the memory that they must have where it is, but for what of it is somebody's: such a
+/// VM is refused when it is made.
+pub fn set_apart(plan: &Plan, owners: &mut Owners) -> Result<(), Stop> {
+    for (id, vm) in (0..).map(VmId::new).zip(&plan.vms) {
+        if let Some(range) = vm.identity() {
+            owners.reserve(range, Owner::Vm(id)).map_err(|e| fail(Stage::MEMORY, &e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets the UART apart that requests come in by, so that it is nobody's device.

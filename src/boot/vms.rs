@@ -17,6 +17,7 @@ use crate::hypervisor::{
     self, Control, ControlPort, Estate, HostConsole, Hypervisor, Upload, Watch,
 };
 use crate::id::{Mpidr, VmId};
+use crate::memory::owners::Owner;
 use crate::plan::check::Report;
 use crate::plan::machine::{Interrupt, Machine};
 use crate::plan::{ConsoleMode, Plan, VMS_MAX, VmPlan};
@@ -85,6 +86,8 @@ fn build_one(
 ) -> Option<Vm> {
     let refuse = |stage: Stage, why: &dyn fmt::Display| -> Option<Vm> {
         log::error!(target: stage.0, "{why}. Not starting {}.", vm.name);
+        // Memory may have been set apart for it.
+        estate.acquire().owners.release(Owner::Vm(id));
         None
     };
     if let Some(refusal) = report.refusal(id) {

@@ -338,10 +338,11 @@ fn between_pieces() -> u64 {
 /// Returns whether a plan differs from that of a VM in nothing but its images, what is started of
 /// them, and the policies, which stay as they are.
 fn is_alike(new: &VmPlan, old: &VmPlan) -> bool {
-    let VmPlan { name, vcpus, memory, layout, devices, .. } = new;
+    let VmPlan { name, vcpus, memory, placement, layout, devices, .. } = new;
     *name == old.name
         && *vcpus == old.vcpus
         && *memory == old.memory
+        && *placement == old.placement
         && *layout == old.layout
         && *devices == old.devices
 }

@@ -178,14 +178,14 @@ impl Owners {
         }
     }
 
-    /// Marks the free pages of `range` as the firmware's.
+    /// Gives the free pages of `range` to `owner`.
     ///
     /// Reserved ranges of real trees overlap each other, the tree itself and addresses without
     /// memory; what is not free memory stays as it is.
     ///
     /// # Errors
-    /// Only for want of memory for the list; then a part may be marked.
-    pub fn reserve(&mut self, range: PaRange) -> Result<(), Refusal> {
+    /// Only for want of memory for the list; then a part may be given.
+    pub fn reserve(&mut self, range: PaRange, owner: Owner) -> Result<(), Refusal> {
         let pages = range.page_cover().ok_or(Refusal::Unaligned)?;
         let mut at = pages.start();
         while let Some(left) = PaRange::between(at, pages.end())
@@ -193,7 +193,7 @@ impl Owners {
             && let Some(part) = region.range.intersection(left)
         {
             if region.is_free_memory() {
-                self.claim(part, Owner::Firmware)?;
+                self.claim(part, owner)?;
             }
             at = part.end();
         }
@@ -390,10 +390,10 @@ mod tests {
     fn reserved_ranges_may_overlap_anything() {
         let mut owners = machine();
         owners.claim(range(0x4001_0000, 0x1000), Owner::HostTree).unwrap();
-        owners.reserve(range(0x4000_f800, 0x3000)).unwrap();
-        owners.reserve(range(0x4001_1000, 0x800)).unwrap();
-        owners.reserve(range(0x1000, 0x1000)).unwrap();
-        owners.reserve(range(0x4008_0000, 0xd000_0000)).unwrap();
+        owners.reserve(range(0x4000_f800, 0x3000), Owner::Firmware).unwrap();
+        owners.reserve(range(0x4001_1000, 0x800), Owner::Firmware).unwrap();
+        owners.reserve(range(0x1000, 0x1000), Owner::Firmware).unwrap();
+        owners.reserve(range(0x4008_0000, 0xd000_0000), Owner::Firmware).unwrap();
         let firmware: Vec<_> = owners.memory_of(Owner::Firmware).collect();
         assert_eq!(
             firmware,
@@ -483,7 +483,7 @@ mod tests {
                 !free
             }
             Step::Reserve(range) => {
-                owners.reserve(range).unwrap();
+                owners.reserve(range, Owner::Firmware).unwrap();
                 for page in pages(range) {
                     model.entry(page).and_modify(|holder| {
                         if *holder == FREE {

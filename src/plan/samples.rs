@@ -43,6 +43,7 @@ pub fn two_vms() -> Plan {
         name: name(vm),
         vcpus: list(cpus.map(|cpu| Mpidr::from_affinity(cpu).unwrap()).to_vec()),
         memory: IpaRange::new(Ipa::new(0x4000_0000), 0x2000_0000).unwrap(),
+        placement: Placement::Anywhere,
         images: list(vec![image("kernel", 0), image("tree", 0x10_0000)]),
         entry: Ipa::new(0x4000_0000),
         tree: Ipa::new(0x4010_0000),

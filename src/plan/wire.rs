@@ -6,8 +6,8 @@
 
 use super::{
     ConsoleMode, ConsolePlan, ControlPlan, DecodeError, DevicePlan, FaultKind, FaultPlan, GicClaim,
-    ImagePlan, Knobs, Layout, List, MachineClaim, OnCrash, OnEnd, OnLoss, PauseTime, Plan,
-    Policies, Restarts, SpiPlan, UartClaim, VgicFrames, VmPlan,
+    ImagePlan, Knobs, Layout, List, MachineClaim, OnCrash, OnEnd, OnLoss, PauseTime, Placement,
+    Plan, Policies, Restarts, SpiPlan, UartClaim, VgicFrames, VmPlan,
 };
 use crate::addr::{AddrRange, Address, Ipa, Pa};
 use crate::bits::Trigger;
@@ -152,7 +152,9 @@ fields_in_order! {
     UartClaim { path, registers }
     ConsolePlan { mode, escape }
     ControlPlan { on_console, uart }
-    VmPlan { name, vcpus, memory, images, entry, tree, layout, devices, policies }
+    VmPlan {
+        name, vcpus, memory, placement, images, entry, tree, layout, devices, policies
+    }
     Policies { on_crash, on_reboot, on_poweroff, on_loss, after, watchdog_ms, pause_time }
     Restarts { most, backoff_ms }
     ImagePlan { name, ipa, size_bytes }
@@ -171,6 +173,7 @@ variants_in_order! {
     OnEnd { Restart, Stop, Machine }
     OnLoss { Tell, Stop, Ignore }
     PauseTime { Runs, Stops }
+    Placement { Anywhere, Identity }
     Trigger { Edge, Level }
     FaultKind {
         Panic, WriteToText, ExecuteData, StackOverflow, SError, Logged, GuestSError, Hang, Stall

@@ -187,12 +187,21 @@ fn claim(id: VmId, plan: &VmPlan, estate: &mut Estate) -> Result<Share, BuildErr
 
 fn claim_all(id: VmId, plan: &VmPlan, estate: &mut Estate) -> Result<Share, BuildError> {
     let owner = Owner::Vm(id);
-    // As few and as large pieces as there are.
-    let pieces =
-        estate.owners.place(plan.memory.size(), owner).map_err(|refusal| match refusal {
-            owners::Refusal::ListFull => BuildError::NoMemory,
-            _ => BuildError::NoRoom,
-        })?;
+    let pieces = match plan.identity() {
+        // As few and as large pieces as there are.
+        None => {
+            estate.owners.place(plan.memory.size(), owner).map_err(|refusal| match refusal {
+                owners::Refusal::ListFull => BuildError::NoMemory,
+                _ => BuildError::NoRoom,
+            })?
+        }
+        Some(range) => {
+            // At boot some of it is its own already.
+            estate.owners.release(owner);
+            estate.owners.claim(range, owner).map_err(BuildError::Clash)?;
+            heap::collect([range].into_iter())?.into()
+        }
+    };
     let memory =
         GuestMemory::lay_out(plan.memory.start(), &pieces).map_err(|error| match error {
             LayOutError::Chunk(chunk) => BuildError::Memory(chunk),

@@ -30,7 +30,7 @@ use crate::tree::guest::{self, Guest};
 use cofferdam::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use cofferdam::plan::{
     ConsoleMode, ConsolePlan, ControlPlan, GicClaim, ImagePlan, Knobs, List, MachineClaim, Name,
-    Path as PlanPath, Plan, UartClaim, VmPlan,
+    Path as PlanPath, Placement, Plan, UartClaim, VmPlan,
 };
 use devices::Share;
 use images::Images;
@@ -216,6 +216,7 @@ impl<'a> Planner<'a> {
             name: Name::try_from(vm.name.get_ref().as_str()).ok()?,
             vcpus: List::new(mpidrs.collect())?,
             memory: parts.memory,
+            placement: Placement::Anywhere,
             images: self.image_plans(images)?,
             entry: places.entry,
             tree: layout::RAM,

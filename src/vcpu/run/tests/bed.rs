@@ -27,7 +27,7 @@ use crate::spec::vmsa::{Features, HypAttributes, MemAttrEncoding};
 use crate::sync::{Lock, Slot};
 use crate::vcpu::Post;
 use crate::vm::Vm;
-use crate::vm::build::{Source, build};
+use crate::vm::build::{BuildError, Source, build};
 use crate::vm::lifecycle::{Entry, Request};
 use std::boxed::Box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -184,11 +184,16 @@ pub fn estate() -> Estate {
 
 /// Makes a VM of the machine.
 pub fn make_vm(n: u8, plan: &VmPlan, estate: &Lock<Estate>) -> Vm {
+    try_make_vm(n, plan, estate).unwrap()
+}
+
+/// Makes a VM of the machine, or not.
+pub fn try_make_vm(n: u8, plan: &VmPlan, estate: &Lock<Estate>) -> Result<Vm, BuildError> {
     let find = |name: &str| match name {
         "kernel" => Some(source(BUNDLE, &KERNEL)),
         _ => Some(source(BUNDLE + 0x10, &TREE)),
     };
-    build(VmId::new(n), plan.clone(), &find, estate, &mut || ()).unwrap()
+    build(VmId::new(n), plan.clone(), &find, estate, &mut || ())
 }
 
 pub fn map(range: PaRange) -> HypMemory {

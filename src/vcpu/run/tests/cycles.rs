@@ -8,6 +8,8 @@ use crate::arch::{HeapTables, Tlb, forget_tables, with};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::audit::{AuditRow, Breach};
 use crate::id::VmId;
+use crate::memory::owners::Owner;
+use crate::plan::Placement;
 use crate::spec::vmsa::Stage2Attributes::{self, Device, Ram};
 use crate::sync::Lock;
 use crate::vm::Vm;
@@ -44,6 +46,39 @@ fn each_cycle_of_a_vm_leaves_what_the_one_before_left() {
     }
 }
 
+/// Memory that has to be where the guest sees it is set apart before others are placed. Without
+/// that the first VM, which may be anywhere, has it, and the other one is refused by name.
+#[test]
+fn identity_memory_is_where_the_guest_sees_it() {
+    let [anywhere, mut identity] = [0, 1].map(|n| plan().vms[n].clone());
+    let whole = pa_range(RAM_PA, RAM_BYTES);
+    identity.memory = IpaRange::new(Ipa::new(RAM_PA), RAM_BYTES).unwrap();
+    identity.placement = Placement::Identity;
+    assert_eq!(identity.identity(), Some(whole));
+    let place = |vm: &Vm| vm.memory.chunks().iter().map(|c| (c.ipa, c.pa)).collect::<Vec<_>>();
+    for is_set_apart in [true, false] {
+        forget_tables();
+        let estate = Lock::new(estate());
+        let owner = Owner::Vm(VmId::new(1));
+        if is_set_apart {
+            estate.acquire().owners.reserve(whole, owner).unwrap();
+        }
+        let other = make_vm(0, &anywhere, &estate);
+        let made = try_make_vm(1, &identity, &estate);
+        if !is_set_apart {
+            let refused = made.err().unwrap().to_string();
+            assert_eq!(
+                refused,
+                "VM 1 wants 0x80000000..0x80004000, but memory 0x80000000..0x80004000 is VM 0's"
+            );
+            assert_eq!(estate.acquire().owners.memory_of(owner).count(), 0);
+            continue;
+        }
+        assert_eq!(place(&made.unwrap()), [(identity.memory, whole.start())]);
+        assert_eq!(place(&other)[0].1, whole.end());
+    }
+}
+
 /// SPIs up to 95 in words of 32, and each core; what is wrong is seen in one row.
 #[test]
 fn every_row_tells_of_its_own() {
@@ -66,7 +101,7 @@ fn every_row_tells_of_its_own() {
     assert_eq!(changed(), [("spi", Some(64))]);
     with(|core| core.devices.insert(GICD + 0x208, 0));
     let mut owners = std::mem::take(&mut hypervisor.estate.acquire().owners);
-    owners.claim_device(pa_range(0x1000, PAGE), crate::memory::owners::Owner::Firmware).unwrap();
+    owners.claim_device(pa_range(0x1000, PAGE), Owner::Firmware).unwrap();
     hypervisor.estate.acquire().owners = owners;
     assert_eq!(changed(), [("owners", None)]);
 }
