@@ -239,6 +239,8 @@ pub enum VgicFrames {
 pub struct DevicePlan {
     /// Its node in the host tree.
     pub path: Path,
+    /// What tells that node from another that might stand there: [`machine::fingerprint`].
+    pub fingerprint: u32,
     /// Its registers: where they are and where the guest sees them. Whole pages.
     pub regions: List<(PaRange, Ipa), REGIONS_MAX>,
     /// Its interrupts.

@@ -166,6 +166,8 @@ fn list<T: Debug, const MAX: usize>(elements: Vec<T>) -> List<T, MAX> {
 
 const RAM: u64 = 0x4000_0000;
 const MIB: u64 = 1 << 20;
+/// Of the one device of the machine.
+const FINGERPRINT: u32 = 7;
 
 /// A VM with memory that is no round number of anything, and a device.
 fn vm_plan(vm: &str, first_cpu: u64, device: u64, pintid: u32) -> VmPlan {
@@ -193,6 +195,7 @@ fn vm_plan(vm: &str, first_cpu: u64, device: u64, pintid: u32) -> VmPlan {
         },
         devices: list(vec![DevicePlan {
             path: name("/device"),
+            fingerprint: FINGERPRINT,
             regions: list(vec![(pa_range(device, 0x2000), Ipa::new(0xa00_0000))]),
             interrupts: list(vec![SpiPlan {
                 pintid: Pintid::new(pintid),
@@ -234,6 +237,7 @@ fn machine() -> Machine {
         memory: vec![pa_range(RAM, 1 << 30)],
         reserved: vec![],
         kept: vec![],
+        fingerprints: vec![FINGERPRINT],
         power: None,
         gic: Gic::V3 {
             gicd: pa_range(0x800_0000, 0x1_0000),

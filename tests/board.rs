@@ -69,6 +69,7 @@ impl Board {
             memory: mib(0, self.memory_mib).into_iter().collect(),
             reserved: self.reserved().into_iter().map(region).collect(),
             kept: vec![],
+            fingerprints: vec![],
             power: None,
             gic: Gic::V3 {
                 gicd: PaRange::new(Pa::new(GICD), 0x1_0000).unwrap(),

@@ -19,6 +19,7 @@ use super::{Name, Path};
 use crate::addr::{Pa, PaRange};
 use crate::bits::Trigger;
 use crate::id::{Mpidr, Pintid};
+use crate::spec::bundle::crc32c_behind;
 use crate::spec::dtb::Dtb;
 use alloc::vec::Vec;
 use core::fmt;
@@ -44,6 +45,8 @@ pub struct Machine {
     pub reserved: Vec<Region>,
     /// Registers that no guest may have: interrupt translation and SMMUs.
     pub kept: Vec<Region>,
+    /// What tells nodes from others that might stand there: one of each that is in use.
+    pub fingerprints: Vec<u32>,
     /// The registers of a Raspberry Pi's power management, which are kept.
     pub power: Option<PaRange>,
     /// The interrupt controller.
@@ -268,6 +271,13 @@ impl fmt::Display for Holder<'_> {
             Self::Memory => write!(f, "memory"),
         }
     }
+}
+
+/// Returns what tells a node from another that might stand there: the CRC32C of its path and of the
+/// values of `compatible` and `reg`, which are empty where it has none.
+#[must_use]
+pub fn fingerprint(path: &str, compatible: &[u8], reg: &[u8]) -> u32 {
+    [path.as_bytes(), compatible, reg].into_iter().fold(0, crc32c_behind)
 }
 
 impl Machine {

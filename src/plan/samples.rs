@@ -19,10 +19,18 @@ pub fn name(text: &str) -> Name {
     text.try_into().unwrap()
 }
 
+/// Returns the fingerprint of a device that QEMU's `virt` has: its PL011.
+pub fn fingerprint() -> u32 {
+    let reg = [0, 0x900_0000, 0, 0x1000_u32].map(u32::to_be_bytes);
+    let compatible = b"arm,pl011\0arm,primecell\0";
+    machine::fingerprint("/pl011@9000000", compatible, reg.as_flattened())
+}
+
 /// Makes a device of one page and one interrupt.
 pub fn device(registers: u64, pintid: u32, ipa: u64) -> DevicePlan {
     DevicePlan {
         path: std::format!("/dev@{registers:x}").as_str().try_into().unwrap(),
+        fingerprint: fingerprint(),
         regions: list(vec![(PaRange::new(Pa::new(registers), 0x1000).unwrap(), Ipa::new(ipa))]),
         interrupts: list(vec![SpiPlan {
             pintid: Pintid::new(pintid),

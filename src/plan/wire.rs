@@ -159,7 +159,7 @@ fields_in_order! {
     Restarts { most, backoff_ms }
     ImagePlan { name, ipa, size_bytes }
     Layout { vdist, vgic, vuart, vuart_interrupt, platform, gpio_interrupt, watchdog_interrupt }
-    DevicePlan { path, regions, interrupts }
+    DevicePlan { path, fingerprint, regions, interrupts }
     SpiPlan { pintid, vintid, trigger }
     Knobs {
         list_registers_max, vmid_bits_max, mitigations_off, report_reset_cost, watch_off,

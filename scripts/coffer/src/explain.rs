@@ -79,9 +79,11 @@ numbers there."
     E11 "A core used twice."
     "Every core belongs to one VM alone; the message shows both claims. Cores that no VM claims
 stay parked."
-    E12 "Devices of two VMs share a power domain."
-    "Whoever switches the domain off takes the other's device away. Put both devices in one VM, or
-name the VM that owns the domain as `provider`."
+    E12 "Devices of two VMs need the same thing."
+    "Clocks, resets, pins, power domains and the like sit in devices that belong to one VM alone:
+whoever has them can take the other's device away. The message names the device that both need and
+the ways to it. Put all of them in one VM, or name the VM that gets it as `provider`: the trees of the
+others' guests then say that what they need is fixed and always on."
     E13 "The VMs need more memory than the board has."
     "The sum of the VMs' memory, of what the hypervisor keeps and of the bundle (which stays in
 memory for restarts) must fit into the board's memory less what its tree reserves."
@@ -100,10 +102,11 @@ the full path of its node."
     E17 "A device given away twice."
     "A device belongs to one VM alone; the message shows both claims."
     E18 "A device that cannot be assigned."
-    "This version assigns devices that stand for themselves: registers in pages of their own, SPIs
-of their own, fixed clocks, and surely no DMA. Whatever else a node asks for (DMA, clocks that
-somebody must switch, resets, pins, power domains) would need support that is not there yet, and a
-device that could write to memory past the hypervisor is never assigned by accident."
+    "A device is given away with what is below it in the tree, and with what it needs: clocks, resets,
+pins, power domains. It cannot be where its registers are the hypervisor's, where its interrupts are no
+SPIs of the GIC, where nobody says how fast a clock runs that another VM switches ([clocks] in
+board.toml does), or where it may do DMA, which nothing confines yet: only a generic name like serial,
+gpio or i2c without any sign of DMA, or [dma] no_dma in board.toml, says that it does none."
     E21 "Devices that share a page or an interrupt."
     "The smallest thing that can be given to a VM is a page of registers (4K) and a whole interrupt.
 Devices that share one of them must go to the same VM, or stay unassigned."

@@ -22,6 +22,9 @@ pub(super) fn check<'a>(
     check_cpus(vm, others, machine)?;
     for (index, device) in vm.devices.iter().enumerate() {
         let this = (vm, device, index);
+        if !machine.fingerprints.contains(&device.fingerprint) {
+            return Err(Refusal::NoDevice(&device.path));
+        }
         for (nth, (registers, _)) in device.regions.iter().enumerate() {
             check_held(device, *registers, machine)?;
             let has = |device: &DevicePlan, count| {

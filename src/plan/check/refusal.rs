@@ -100,6 +100,8 @@ pub enum Refusal<'a> {
     ImageName(usize),
     /// The path of this device is not one.
     DevicePath(usize),
+    /// The machine's tree has no such device where the plan has one.
+    NoDevice(&'a str),
     /// The registers of a device are held by the machine.
     RegistersHeld(&'a str, PaRange, Holder<'a>, PaRange),
     /// The registers of a device are those of another, of the VM of this name.
@@ -312,6 +314,12 @@ impl fmt::Display for Refusal<'_> {
             }
             Self::ImageName(index) => write!(f, ": the name of image {index} is malformed"),
             Self::DevicePath(index) => write!(f, ": the path of device {index} is malformed"),
+            Self::NoDevice(path) => {
+                write!(
+                    f,
+                    ": {path} is not the device that was planned; plan with this board's tree"
+                )
+            }
             Self::RegistersHeld(path, range, holder, held) => {
                 write!(f, ": device {path} at {range} overlaps {holder} at {held}")
             }

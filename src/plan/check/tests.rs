@@ -4,8 +4,11 @@
 use super::*;
 use crate::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use crate::id::{Mpidr, Pintid, Vintid};
-use crate::plan::machine::samples::{pi4, virt, virt_but};
-use crate::plan::samples::{IMAGE_BYTES, device, list, name, two_vms};
+use crate::plan::machine::{
+    self,
+    samples::{pi4, virt, virt_but},
+};
+use crate::plan::samples::{IMAGE_BYTES, device, fingerprint, list, name, two_vms};
 use crate::plan::{Layout, UartClaim, VgicFrames, is_name};
 use crate::spec::dtb::Dtb;
 use proptest::prelude::*;
@@ -70,7 +73,8 @@ fn plan_for_another_machine_is_refused_as_a_whole() {
         ["plan expects /pl011@9000000 at 0x9040000..0x9041000, \
             tree has /pl011@9000000 at 0x9000000..0x9001000"]
     );
-    let silent = Machine::read(&Dtb::new(&virt_but(&["devices"], |_| {})).unwrap()).unwrap();
+    let mut silent = Machine::read(&Dtb::new(&virt_but(&["devices"], |_| {})).unwrap()).unwrap();
+    silent.fingerprints.push(fingerprint());
     assert_eq!(
         said_on(&two_vms(), &silent),
         ["plan expects /pl011@9000000 at 0x9000000..0x9001000, tree has no console"]
@@ -339,6 +343,43 @@ fn registers_of_devices_are_checked() {
     assert!(twice.contains("overlaps device /dev@b000000 of \"b\""), "{twice}");
 }
 
+/// A device has to be what was planned: by path, `compatible`, `reg`, and in use.
+#[test]
+fn device_that_is_another_in_the_live_tree_is_refused() {
+    let [ours, theirs] = [*b"acme,dma\0", *b"acme,dmb\0"];
+    let print = |path, compatible, reg: [u8; 8]| machine::fingerprint(path, compatible, &reg);
+    let here = print("/bus/dma@100", &ours, [0, 0, 1, 0, 0, 0, 0, 16]);
+    let tree = |status: &'static str| {
+        virt_but(&[], |b| {
+            b.node("bus", |b| {
+                b.text("status", status);
+                b.cells("#address-cells", &[1]);
+                b.cells("#size-cells", &[1]);
+                b.node("dma@100", |b| {
+                    b.text("compatible", "acme,dma");
+                    b.cells("reg", &[0x100, 16]);
+                });
+            });
+        })
+    };
+    let on = |tree: &[u8], planned| {
+        let mut plan = two_vms();
+        plan.vms[0].devices[0].fingerprint = planned;
+        said_on(&plan, &Machine::read(&Dtb::new(tree).unwrap()).unwrap())
+    };
+    assert_eq!(on(&tree("okay"), here), [""; 0]);
+    let refused = "\"a\": /dev@a000000 is not the device that was planned; \
+                   plan with this board's tree";
+    assert_eq!(on(&tree("disabled"), here), [refused]);
+    for other in [
+        print("/bus/dma@200", &ours, [0, 0, 1, 0, 0, 0, 0, 16]),
+        print("/bus/dma@100", &theirs, [0, 0, 1, 0, 0, 0, 0, 16]),
+        print("/bus/dma@100", &ours, [0, 0, 2, 0, 0, 0, 0, 16]),
+    ] {
+        assert_eq!(on(&tree("okay"), other), [refused]);
+    }
+}
+
 #[test]
 fn reserved_memory_over_a_guests_device_is_refused() {
     let tree = virt_but(&[], |b| {
@@ -461,7 +502,8 @@ fn gicv2_plan_fits_the_pi() {
         vm.devices[0].regions[0].0 = pages(start, 1);
         vm.layout.vgic = VgicFrames::V2 { gicc: Ipa::new(0x801_0000) };
     }
-    let machine = Machine::read(&Dtb::new(&pi4()).unwrap()).unwrap();
+    let mut machine = Machine::read(&Dtb::new(&pi4()).unwrap()).unwrap();
+    machine.fingerprints.push(fingerprint());
     assert_eq!(said_on(&plan, &machine), [""; 0]);
     plan.vms[1].layout.vgic =
         VgicFrames::V3 { vredist: Ipa::new(0x80a_0000), vits: Ipa::new(0x808_0000) };

@@ -29,6 +29,7 @@ pub(super) struct Found<'b, 'a> {
     memory: Vec<(&'a str, PaRange)>,
     reserved: Vec<Region>,
     kept: Vec<Region>,
+    fingerprints: Vec<u32>,
     power: Option<PaRange>,
     gic: Option<gic::Found<'a>>,
     timer: Option<(&'a str, Specifiers<'a>)>,
@@ -59,6 +60,7 @@ pub(super) fn collect<'b, 'a>(tree: &'b Dtb<'a>) -> Result<Found<'b, 'a>, Machin
         if !walk.is_enabled() {
             continue;
         }
+        found.fingerprints.push(walk.fingerprint(&properties));
         match (depth, node.name) {
             (0, _) => found.model = model(node),
             (1, "chosen") => found.chosen = found.chosen.or(Some(node)),
@@ -297,6 +299,7 @@ impl<'b, 'a> Found<'b, 'a> {
             memory: self.memory.into_iter().map(|(_, bank)| bank).collect(),
             reserved: self.reserved,
             kept: self.kept,
+            fingerprints: self.fingerprints,
             power: self.power,
             gic: gic.gic,
             psci: self.psci,

@@ -4,6 +4,7 @@
 
 use crate::addr::{Address, Pa, PaRange};
 use crate::plan::Path;
+use crate::spec::bundle::crc32c_behind;
 use crate::spec::dtb::{FdtNode, value};
 use alloc::vec::Vec;
 
@@ -55,6 +56,8 @@ impl<'a> Properties<'a> {
 #[derive(Clone, Copy)]
 struct Frame<'a> {
     name: &'a str,
+    /// The CRC32C of the path, the root's being empty.
+    path_crc32c: u32,
     enabled: bool,
     /// Malformed ones are too wide to be used.
     address_cells: u32,
@@ -81,8 +84,12 @@ impl<'a> Walk<'a> {
         let cells = |property: Option<_>, default| {
             property.map_or(default, |bytes| value::cell(bytes).unwrap_or(u32::MAX))
         };
+        let path_crc32c = above.map_or(0, |frame| {
+            crc32c_behind(crc32c_behind(frame.path_crc32c, b"/"), node.name.as_bytes())
+        });
         self.frames.push(Frame {
             name: node.name,
+            path_crc32c,
             enabled: okay && above.is_none_or(|frame| frame.enabled),
             // The defaults of section 2.3.5.
             address_cells: cells(properties.address_cells, 2),
@@ -99,6 +106,13 @@ impl<'a> Walk<'a> {
     /// Returns whether the node and all above it are in use.
     pub fn is_enabled(&self) -> bool {
         self.frames.last().is_some_and(|frame| frame.enabled)
+    }
+
+    /// Returns what tells the node from another that stands there, see [`super::fingerprint`].
+    pub fn fingerprint(&self, properties: &Properties<'_>) -> u32 {
+        let path = self.frames.last().map_or(0, |frame| frame.path_crc32c);
+        let own = [properties.compatible, properties.reg];
+        own.into_iter().flatten().fold(path, crc32c_behind)
     }
 
     /// Returns the phandle of the controller that the node's interrupts go to.

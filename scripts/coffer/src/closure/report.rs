@@ -37,7 +37,7 @@ impl Closure<'_> {
         for range in &facts.registers {
             writeln!(text, "reg    {range}")?;
             for other in self.on_pages(range.page_cover().unwrap_or(*range)) {
-                if other != id && self.facts(other).unit.is_some() {
+                if other != id {
                     writeln!(
                         text,
                         "         page shared with {}",

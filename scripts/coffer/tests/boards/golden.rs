@@ -7,12 +7,17 @@
 use crate::{blob, names, renamed};
 use coffer::build::{Options, plan};
 use coffer::bundle::Kind;
+use coffer::message::{Report, Style};
 use coffer::plan::Planned;
 use coffer::tree::{NodeId, Tree};
+use cofferdam::plan::DevicePlan;
+use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Returns a board's files in the repository.
@@ -22,6 +27,13 @@ fn directory(name: &str) -> PathBuf {
 
 /// Plans the board's manifest with this tree.
 fn planned(name: &str, blob: &[u8]) -> Planned {
+    match try_plan(name, blob) {
+        Ok(planned) => planned,
+        Err(report) => panic!("{name}: {}", report.render(Style::Plain)),
+    }
+}
+
+fn try_plan(name: &str, blob: &[u8]) -> Result<Planned, Report> {
     let bed = TempDir::new().unwrap();
     let write = |file: &str, bytes: &[u8]| std::fs::write(bed.path().join(file), bytes).unwrap();
     for file in ["board.toml", "manifest.toml"] {
@@ -33,10 +45,7 @@ fn planned(name: &str, blob: &[u8]) -> Planned {
     image[8..32].copy_from_slice(&fields);
     image[56..60].copy_from_slice(b"ARM\x64");
     write("Image", &image);
-    match plan(&bed.path().join("manifest.toml"), &Options::default()) {
-        Ok((_, planned)) => planned,
-        Err(report) => panic!("{name}: {}", report.render(coffer::message::Style::Plain)),
-    }
+    plan(&bed.path().join("manifest.toml"), &Options::default()).map(|(_, planned)| planned)
 }
 
 /// Returns the VMs' trees by the VMs' names.
@@ -180,11 +189,46 @@ fn a_tree_whose_names_mean_nothing_is_planned_the_same() {
         assert_ne!(blob, other);
         let (one, two) = (planned(name, &blob), planned(name, &other));
         let devices = |planned: &Planned| {
-            planned.bundle.plan.vms.iter().map(|vm| vm.devices.clone()).collect::<Vec<_>>()
+            let devices = planned.bundle.plan.vms.iter().flat_map(|vm| vm.devices.iter().cloned());
+            // What tells a device from another is also its name.
+            let devices = devices.map(|device| DevicePlan { fingerprint: 0, ..device });
+            devices.collect::<Vec<_>>()
         };
         assert_eq!(devices(&one), devices(&two), "{name}");
         for ((_, one), (_, two)) in trees(&one).iter().zip(trees(&two)) {
             assert_eq!(anonymous(one), anonymous(&two), "{name}");
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    /// Words are changed, not bytes: what is broken as a tree is not what this is about.
+    #[test]
+    fn a_tree_that_lies_is_planned_or_refused_in_time(
+        name in prop::sample::select(vec!["virt-gicv3", "imx8mm-evk", "rk3588-rock-5b"]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), word()), 1..20),
+    ) {
+        static BLOBS: LazyLock<Vec<(&str, Vec<u8>)>> =
+            LazyLock::new(|| names().map(|name| (name, blob(name))).collect());
+        let (_, blob) = BLOBS.iter().find(|(known, _)| *known == name).unwrap();
+        let mut bytes = blob.clone();
+        for (at, value) in changes {
+            // Behind the header.
+            let at = 40 + 4 * at.index(bytes.len() / 4 - 10);
+            bytes[at..at + 4].copy_from_slice(&u32::to_be_bytes(value));
+        }
+        let started = Instant::now();
+        match try_plan(name, &bytes) {
+            Ok(planned) => prop_assert_eq!(trees(&planned).len(), 2),
+            Err(report) => prop_assert!(!report.messages().is_empty()),
+        }
+        // Without optimization, beside other tests.
+        prop_assert!(started.elapsed() < Duration::from_secs(20));
+    }
+}
+
+/// Returns numbers that trees are made of, and any.
+fn word() -> impl Strategy<Value = u32> {
+    prop_oneof![0..0x200u32, any::<u32>(), Just(u32::MAX), (0..32u32).prop_map(|bit| 1 << bit)]
 }

@@ -19,7 +19,7 @@ use crate::memory::vmid::Vmids;
 use crate::mmio::Registers;
 use crate::plan::machine::Machine;
 use crate::plan::machine::samples::virt;
-use crate::plan::samples::{list, two_vms};
+use crate::plan::samples::{fingerprint, list, two_vms};
 use crate::plan::{DevicePlan, Plan, SpiPlan, VMS_MAX, VmPlan};
 use crate::smccc::{Firmware, Workarounds};
 use crate::spec::dtb::Dtb;
@@ -99,7 +99,8 @@ pub fn plan() -> Plan {
     let (pintid, vintid) = (Pintid::new(SPI.0), Vintid::new(SPI.1));
     let interrupts = list(std::vec![SpiPlan { pintid, vintid, trigger: Trigger::Level }]);
     let (path, regions) = (Default::default(), list(std::vec![]));
-    vms[0].devices = list(std::vec![DevicePlan { path, regions, interrupts }]);
+    vms[0].devices =
+        list(std::vec![DevicePlan { path, fingerprint: fingerprint(), regions, interrupts }]);
     vms.iter_mut().for_each(|vm| vm.images[1].ipa = Ipa::new(RAM + TREE_AT));
     plan.vms = list(vms);
     plan

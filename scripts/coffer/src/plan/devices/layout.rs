@@ -4,12 +4,14 @@
 
 use super::obstacles::spi_of;
 use super::{Origin, Shares};
+use crate::closure::Kind;
 use crate::explain::Code;
 use crate::message::{Message, quote};
 use crate::plan::layout::{DEVICE_INTERRUPTS, DEVICES};
 use crate::tree::NodeId;
 use cofferdam::addr::{Address, Ipa, Pa, PaRange};
 use cofferdam::id::{Pintid, Vintid};
+use cofferdam::plan::machine::{self, Interrupt};
 use cofferdam::plan::{DEVICES_MAX, DevicePlan, List, Path, REGIONS_MAX, SpiPlan};
 use dtoolkit::model::DeviceTreeNode;
 use std::collections::BTreeMap;
@@ -81,8 +83,9 @@ impl Shares<'_> {
     fn provides(&self, vm: usize, unit: NodeId) -> bool {
         self.closure.subtree(unit).into_iter().any(|provider| {
             self.closure.users(provider).any(|(user, used)| {
-                use crate::closure::Kind::{Clock, PowerDomain, Supply};
-                matches!(used.kind, Clock | PowerDomain | Supply) && !self.has(vm, user)
+                let is_kept_on =
+                    matches!(used.kind, Kind::Clock | Kind::PowerDomain | Kind::Supply);
+                is_kept_on && !self.has(vm, user)
             })
         })
     }
@@ -116,7 +119,7 @@ impl Shares<'_> {
         Some(placed)
     }
 
-    fn interrupts(&self, unit: NodeId) -> Vec<cofferdam::plan::machine::Interrupt> {
+    fn interrupts(&self, unit: NodeId) -> Vec<Interrupt> {
         let nodes = self.parts(unit).into_iter().map(|id| self.closure.facts(id));
         let gic = self.board.machine.gic.node;
         let lines = nodes.flat_map(|facts| &facts.lines).filter(|line| line.end == gic);
@@ -143,7 +146,11 @@ impl Shares<'_> {
                     spis.extend(vintid.map(|v| SpiPlan { pintid, vintid: *v, trigger }));
                 }
             }
-            let path = shortened(&self.tree().path(*unit));
+            let tree = self.tree();
+            let path = shortened(&tree.path(*unit));
+            let value = |name| tree.property(*unit, name).unwrap_or_default();
+            let fingerprint =
+                machine::fingerprint(&tree.path(*unit), value("compatible"), value("reg"));
             let (mut regions, mut spis) = (regions.chunks(REGIONS_MAX), spis.chunks(REGIONS_MAX));
             loop {
                 let (some, lines) = (regions.next(), spis.next());
@@ -153,7 +160,7 @@ impl Shares<'_> {
                 let regions = List::new(some.unwrap_or_default().to_vec());
                 let interrupts = List::new(lines.unwrap_or_default().to_vec());
                 if let (Some(regions), Some(interrupts)) = (regions, interrupts) {
-                    plans.push(DevicePlan { path: path.clone(), regions, interrupts });
+                    plans.push(DevicePlan { path: path.clone(), fingerprint, regions, interrupts });
                 }
             }
         }

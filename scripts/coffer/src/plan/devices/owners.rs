@@ -10,6 +10,9 @@ use crate::message::{Message, quote};
 use crate::tree::NodeId;
 use std::collections::BTreeMap;
 
+/// More passes than any board's devices take to settle.
+const PASSES_MAX: usize = 64;
+
 /// Who needs a unit: for each VM, one of its units and the property that says so.
 type Users = BTreeMap<usize, (NodeId, String)>;
 
@@ -83,30 +86,16 @@ impl Shares<'_> {
 
     /// Settles who has what devices need, and takes away what cannot be given after all.
     pub(super) fn settle(&mut self, errors: &mut Vec<Message>) {
-        loop {
-            let users = self.users();
-            let found = users.iter().find(|(unit, _)| {
-                self.owner(**unit).is_none()
-                    && !self.left_out.contains_key(unit)
-                    && self.cannot_be_given(**unit).is_none()
-            });
-            if let Some((unit, users)) = found {
-                match self.keeper(*unit, users) {
-                    Ok(owner) => drop(self.owners.insert(*unit, owner)),
-                    Err(message) => return errors.push(message),
-                }
-                continue;
+        let mut passes = 0..PASSES_MAX;
+        while self.take_needed(errors) || self.leave_out() {
+            if passes.next().is_none() {
+                let text = "the devices of the board's tree hang on each other without end";
+                let mark = self.manifest.mark(self.manifest.board.span(), "");
+                errors.push(Message::new(Code::E32, text).at(mark));
             }
-            let soft: Vec<NodeId> = self
-                .owners
-                .iter()
-                .filter(|(_, owner)| !matches!(owner.origin, Origin::Named(_)))
-                .map(|(unit, _)| *unit)
-                .collect();
-            let refused = soft.iter().find_map(|unit| Some((*unit, self.obstacle(*unit)?)));
-            let Some((unit, why)) = refused else { break };
-            self.owners.remove(&unit);
-            self.left_out.insert(unit, why);
+            if !errors.is_empty() {
+                return;
+            }
         }
         for (unit, owner) in &self.owners {
             if let Origin::Named(name) = &owner.origin
@@ -118,6 +107,36 @@ impl Shares<'_> {
         if errors.is_empty() {
             self.check_owners(errors);
         }
+    }
+
+    /// Gives what devices need, and nobody has, to who needs it; returns whether there was any.
+    fn take_needed(&mut self, errors: &mut Vec<Message>) -> bool {
+        let mut users = self.users();
+        users.retain(|unit, _| {
+            let is_free = self.owner(*unit).is_none() && !self.left_out.contains_key(unit);
+            is_free && self.cannot_be_given(*unit).is_none()
+        });
+        for (unit, users) in &users {
+            match self.keeper(*unit, users) {
+                Ok(owner) => drop(self.owners.insert(*unit, owner)),
+                Err(message) => errors.push(message),
+            }
+        }
+        !users.is_empty()
+    }
+
+    /// Takes away what nobody names and cannot be given; returns whether there was any. Taking more
+    /// away never makes room for what was taken, so the order does not matter.
+    fn leave_out(&mut self) -> bool {
+        let soft = self.owners.iter().filter(|(_, o)| !matches!(o.origin, Origin::Named(_)));
+        let refused: Vec<(NodeId, Refusal)> =
+            soft.filter_map(|(unit, _)| Some((*unit, self.obstacle(*unit)?))).collect();
+        let is_any = !refused.is_empty();
+        for (unit, why) in refused {
+            self.owners.remove(&unit);
+            self.left_out.insert(unit, why);
+        }
+        is_any
     }
 
     /// Chooses who gets a unit that nobody has and these need.
