@@ -35,7 +35,7 @@ pub const CPUS_MAX: usize = 64;
 /// The most bytes in a name.
 pub const NAME_MAX: usize = 31;
 /// The most devices in a VM.
-pub const DEVICES_MAX: usize = 16;
+pub const DEVICES_MAX: usize = 64;
 /// The most regions, and the most interrupts, of one device.
 pub const REGIONS_MAX: usize = 8;
 /// The most images in a VM.

@@ -5,9 +5,11 @@
 //! may depend on which one it is.
 #![forbid(unsafe_code)]
 
+mod hints;
 mod machine;
 pub mod qemu_tree;
 
+pub use hints::Hints;
 pub use machine::{Core, Gic, Machine, Uart};
 
 use crate::explain::Code;
@@ -15,8 +17,10 @@ use crate::manifest::{Manifest, Spanned, read_bytes, read_text, value};
 use crate::message::{Mark, Message, Report, Source, nearest, quote};
 use crate::tree::{self, Tree};
 use cofferdam::plan::{CPUS_MAX, Name};
+use hints::{BankSection, DmaSection};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,6 +56,8 @@ pub struct Board {
     pub tree: Tree,
     /// What the tree says of cores, memory, interrupt controller and UART.
     pub machine: Machine,
+    /// What its description says beyond the tree.
+    pub hints: Hints,
 }
 
 /// How QEMU starts a board.
@@ -99,6 +105,12 @@ struct File {
     format: Spanned<u32>,
     qemu: Option<QemuSection>,
     tree: Option<TreeSection>,
+    #[serde(default)]
+    memory: Vec<BankSection>,
+    #[serde(default)]
+    clocks: BTreeMap<String, Vec<u32>>,
+    #[serde(default)]
+    dma: DmaSection,
 }
 
 #[derive(Deserialize)]
@@ -169,7 +181,7 @@ impl Board {
     /// The tree cannot be had, or lacks what Cofferdam needs.
     pub fn of_tree(path: &Path) -> Result<Self, Report> {
         let bytes = read_tree(path).map_err(|why| Message::new(Code::E31, why))?;
-        Self::of_bytes(Name::new(), None, bytes, |message| message)
+        Self::of_bytes(Name::new(), bytes, |message| message)
     }
 
     /// Reads it all, with `here` to say where the board is named.
@@ -193,19 +205,28 @@ impl Board {
             *tree = directory.join(&tree);
         }
         let tree_file = overrides.tree.clone();
-        let tree_file = tree_file.or_else(|| file.tree.map(|tree| directory.join(tree.file)));
+        let tree_file = tree_file.or_else(|| Some(directory.join(&file.tree.as_ref()?.file)));
         let tree_bytes = match (&tree_file, &qemu) {
             (Some(path), _) => read_tree(path),
             (None, Some(qemu)) => qemu_tree::obtain(qemu),
             (None, None) => Err("board.toml has neither [qemu] nor [tree] file = …".into()),
         };
-        let tree_bytes = tree_bytes.map_err(|why| here(Message::new(Code::E31, why)))?;
-        Self::of_bytes(name(path), qemu, tree_bytes, here)
+        let wrong_tree = |why: String| Report::from(here(Message::new(Code::E31, why)));
+        let mut tree_bytes = tree_bytes.map_err(wrong_tree)?;
+        let banks = hints::banks(&file.memory, &source)?;
+        if !banks.is_empty() {
+            let tree = Tree::parse(&tree_bytes).map_err(|error| wrong_tree(error.to_string()))?;
+            let why = "the memory of board.toml does not go into the tree's root";
+            tree_bytes = tree.with_memory(&banks).ok_or_else(|| wrong_tree(why.into()))?;
+        }
+        let mut board = Self::of_bytes(name(path), tree_bytes, &here)?;
+        board.hints = Hints::new(&board.tree, &file.dma, &file.clocks);
+        Ok(Self { qemu, ..board })
     }
 
+    /// Makes a board of its tree alone.
     fn of_bytes(
         name: Name,
-        qemu: Option<Qemu>,
         tree_bytes: Vec<u8>,
         here: impl Fn(Message) -> Message,
     ) -> Result<Self, Report> {
@@ -213,7 +234,8 @@ impl Board {
             .map_err(|error| here(Message::new(Code::E31, error.to_string())))?;
         let machine =
             Machine::read(&tree).map_err(|why| here(Message::new(Code::E32, why.to_string())))?;
-        Ok(Self { name, qemu, tree_bytes, tree, machine })
+        let hints = Hints::new(&tree, &DmaSection::default(), &BTreeMap::new());
+        Ok(Self { name, qemu: None, tree_bytes, tree, machine, hints })
     }
 
     /// Returns the digest of the tree, in hexadecimal.

@@ -11,6 +11,7 @@
 mod dma;
 mod lines;
 mod references;
+mod report;
 mod space;
 
 pub use dma::Dma;
@@ -180,10 +181,11 @@ impl<'a> Closure<'a> {
         })
     }
 
-    /// Returns the nodes with registers in these pages.
+    /// Returns the nodes of units that have registers in these pages.
     pub fn on_pages(&self, pages: PaRange) -> impl Iterator<Item = NodeId> {
         self.tree.all().filter(move |id| {
-            self.is_device(*id) && self.facts(*id).registers.iter().any(|own| own.overlaps(pages))
+            let facts = self.facts(*id);
+            facts.unit.is_some() && facts.registers.iter().any(|own| own.overlaps(pages))
         })
     }
 

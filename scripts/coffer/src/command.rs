@@ -2,15 +2,16 @@
 //! The verbs `plan`, `build`, `schema` and `explain`: arguments in, text and exit code out.
 #![forbid(unsafe_code)]
 
-use crate::board::Overrides;
+use crate::board::{Board, Overrides};
 use crate::build::{self, Options};
+use crate::closure::Closure;
 use crate::explain::Code;
-use crate::manifest::schema;
-use crate::message::{JsonMessage, Report, Style, quote};
+use crate::manifest::{Manifest, schema};
+use crate::message::{JsonMessage, Report, Style, nearest, quote};
 use clap::Args;
 use serde::Serialize;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How the tool ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +43,9 @@ pub struct PlanArgs {
     /// Plan for this device tree instead of the board's own.
     #[arg(long, value_name = "FILE")]
     dtb: Option<PathBuf>,
+    /// Say what the board's tree has of this node instead: a path, `&label` or alias.
+    #[arg(long, value_name = "NODE", conflicts_with = "json")]
+    explain: Option<String>,
 }
 
 /// Writes cofferdam.img and bundle.itb.
@@ -82,6 +86,9 @@ pub struct ExplainArgs {
 #[must_use]
 pub fn plan(args: PlanArgs) -> Exit {
     let overrides = Overrides { tree: args.dtb, ..Overrides::default() };
+    if let Some(name) = &args.explain {
+        return explain_node(&args.manifest, &overrides, name);
+    }
     let options = Options { overrides, ..Options::default() };
     match build::plan(&args.manifest, &options) {
         Ok((board, planned)) if args.json => print_json(&planned.to_json(&board)),
@@ -92,6 +99,24 @@ pub fn plan(args: PlanArgs) -> Exit {
         }
         Err(report) => refuse(&report, args.json),
     }
+}
+
+/// Says what the tree of a manifest's board has of a node.
+fn explain_node(manifest: &Path, overrides: &Overrides, name: &str) -> Exit {
+    let board = Manifest::load(manifest).and_then(|manifest| Board::load(&manifest, overrides));
+    let board = match board {
+        Ok(board) => board,
+        Err(report) => return refuse(&report, false),
+    };
+    let label = name.strip_prefix('&').unwrap_or(name);
+    let Some(node) = board.tree.resolve(label) else {
+        let near = nearest(label, board.tree.labels());
+        let near = near.map_or_else(String::new, |near| format!(", but `&{near}`"));
+        eprintln!("the board has no node {}{near}", quote(name));
+        return Exit::Failed;
+    };
+    print!("{}", Closure::read(&board.tree).describe(node, &board.hints));
+    Exit::Done
 }
 
 /// Carries out `coffer build`.

@@ -51,7 +51,7 @@ codes! {
     E21 E22 E23 E24 E25
     E30 E31 E32
     E40 E41 E42
-    W01 W02 W03 W07 W08 W09
+    W01 W02 W03 W07 W08 W09 W10
 }
 
 impl Code {

@@ -7,7 +7,7 @@
 
 mod accept;
 mod cores;
-pub mod devices;
+mod devices;
 mod images;
 pub mod layout;
 mod memory;
@@ -22,21 +22,26 @@ use crate::bundle::{Bundle, Kind};
 use crate::explain::Code;
 use crate::image::{self, ImageError, Kernel};
 use crate::manifest::{
-    CONSOLE_ARGUMENT, CONSOLE_PORT, KernelFormat, Manifest, Spanned, Vm, read_bytes,
+    CONSOLE_ARGUMENT, CONSOLE_PORT, Devices, KernelFormat, Manifest, Spanned, Vm, read_bytes,
 };
 use crate::message::{Message, Report, nearest, quote};
 use crate::tree::NodeId;
-use crate::tree::guest::{self, Guest, GuestDevice};
+use crate::tree::guest::{self, Guest};
 use cofferdam::addr::{Address, Ipa, IpaRange, Pa, PaRange};
 use cofferdam::plan::{
-    ConsoleMode, ConsolePlan, ControlPlan, DevicePlan, GicClaim, ImagePlan, Knobs, List,
-    MachineClaim, Name, Path as PlanPath, Placement, Plan, UartClaim, VmPlan,
+    ConsoleMode, ConsolePlan, ControlPlan, GicClaim, ImagePlan, Knobs, List, MachineClaim, Name,
+    Path as PlanPath, Placement, Plan, UartClaim, VmPlan,
 };
+use devices::Share;
 use images::Images;
 use std::path::{Path, PathBuf};
 
 /// The most bytes of one image, packed or not.
 const IMAGE_BYTES_MAX: u64 = 1 << 30;
+
+/// What a Linux is told that owns what others need too: it must not switch off what nobody in its
+/// own tree uses.
+const PROVIDER_ARGUMENTS: &str = "clk_ignore_unused pd_ignore_unused regulator_ignore_unused";
 
 /// What the caller wants other than the manifest says.
 #[derive(Clone, Debug, Default)]
@@ -70,12 +75,15 @@ pub fn plan(manifest: &Manifest, board: &Board, choices: &Choices) -> Result<Pla
     let mut planner = Planner::new(manifest, board, choices);
     let machine = planner.machine();
     let cores = cores::assign(&mut planner);
-    planner.check_devices_once();
+    let shares = planner.share_devices();
     let vms: Vec<_> = manifest
         .vms
         .iter()
         .enumerate()
-        .map(|(index, vm)| planner.vm(vm, cores.get(index).and_then(Option::as_deref)))
+        .map(|(index, vm)| {
+            let share = shares.as_ref().and_then(|shares| shares.get(index));
+            planner.vm(vm, cores.get(index).and_then(Option::as_deref), share)
+        })
         .collect();
     planner.check_memory();
     let console = ConsolePlan {
@@ -111,7 +119,6 @@ struct Parts {
     memory: IpaRange,
     kernel: Kernel,
     ramdisk: Option<Vec<u8>>,
-    devices: Vec<(DevicePlan, GuestDevice)>,
 }
 
 impl<'a> Planner<'a> {
@@ -129,12 +136,18 @@ impl<'a> Planner<'a> {
     fn machine(&mut self) -> Option<MachineClaim> {
         let machine = &self.board.machine;
         let board = || self.manifest.mark(self.manifest.board.span(), "");
-        let uart = machine.uart.as_ref().and_then(|uart| {
+        let uart = accept::console(self.board).and_then(|uart| {
             let path = PlanPath::try_from(self.board.tree.path(uart.node).as_str()).ok()?;
             Some(UartClaim { path, registers: uart.registers })
         });
         if uart.is_none() {
-            let text = "the board's tree names no UART for the console";
+            let text = match &machine.uart {
+                Some(uart) => {
+                    let path = quote(&self.board.tree.path(uart.node));
+                    format!("the hypervisor has no driver for the console's UART {path}")
+                }
+                None => "the board's tree names no UART for the console".into(),
+            };
             self.report.push(Message::new(Code::W01, text).at(board()));
         }
         let gicd = machine.gic.gicd;
@@ -182,22 +195,21 @@ impl<'a> Planner<'a> {
         claim().or_else(|| self.error(Message::new(Code::E18, text).at(mark)))
     }
 
-    fn vm(&mut self, vm: &Vm, cores: Option<&[usize]>) -> Option<VmPlan> {
+    fn vm(&mut self, vm: &Vm, cores: Option<&[usize]>, share: Option<&Share>) -> Option<VmPlan> {
         let parts = self.parts(vm);
-        let (parts, cores) = (parts?, cores?);
-        let (plans, guests): (Vec<DevicePlan>, Vec<GuestDevice>) =
-            parts.devices.into_iter().unzip();
+        let (parts, cores, share) = (parts?, cores?, share?);
         let ramdisk_bytes = parts.ramdisk.as_ref().map_or(0, |ramdisk| length(ramdisk));
         let places = match layout::place(parts.memory, parts.kernel.placement, ramdisk_bytes) {
             Ok(places) => places,
             Err(error) => return self.does_not_fit(vm, &error),
         };
-        let tree = self.tree(vm, parts.memory, cores, places.ramdisk, &guests);
+        let tree = self.tree(vm, parts.memory, cores, places.ramdisk, share);
         if length(&tree) > layout::TREE_BYTES_MAX {
             let text = format!("the device tree of {} is too long", quote(vm.name.get_ref()));
             let mark = self.manifest.mark(vm.name.span(), "");
             return self.error(Message::new(Code::E14, text).at(mark));
         }
+        self.warn_left_out(vm, share);
         let images = self.keep(vm, tree, parts.kernel, parts.ramdisk, &places);
         let machine = &self.board.machine;
         let mpidrs = cores.iter().filter_map(|core| Some(machine.cores.get(*core)?.mpidr));
@@ -210,9 +222,27 @@ impl<'a> Planner<'a> {
             entry: places.entry,
             tree: layout::RAM,
             layout: layout::virtual_devices(machine.gic.version),
-            devices: List::new(plans)?,
+            devices: List::new(share.plans.clone())?,
             policies: vm.policies.clone(),
         })
+    }
+
+    /// Says what a VM that gets everything does not get.
+    fn warn_left_out(&mut self, vm: &Vm, share: &Share) {
+        const SHOWN: usize = 8;
+        let Devices::Everything { span, .. } = &vm.devices else { return };
+        if share.left_out.is_empty() {
+            return;
+        }
+        let shown: Vec<&str> = share.left_out.iter().take(SHOWN).map(String::as_str).collect();
+        let more = match share.left_out.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        let (name, count) = (quote(vm.name.get_ref()), share.left_out.len());
+        let text = format!("{name} does not get {count} devices: {}{more}", shown.join("; "));
+        let mark = self.manifest.mark(span.clone(), "");
+        self.report.push(Message::new(Code::W10, text).at(mark));
     }
 
     /// Looks at everything that a VM is made of before the first error ends it.
@@ -224,8 +254,7 @@ impl<'a> Planner<'a> {
             Some(path) => self.file(path, limit).map(Some),
             None => Some(None),
         };
-        let devices = self.devices(vm);
-        Some(Parts { memory: memory?, kernel: kernel?, ramdisk: ramdisk?, devices: devices? })
+        Some(Parts { memory: memory?, kernel: kernel?, ramdisk: ramdisk? })
     }
 
     /// Puts a VM's images into the bundle and returns their names and addresses.
@@ -318,16 +347,19 @@ impl<'a> Planner<'a> {
         memory: IpaRange,
         cores: &[usize],
         ramdisk: Option<IpaRange>,
-        devices: &[GuestDevice],
+        share: &Share,
     ) -> Vec<u8> {
         let given = vm.cmdline.as_ref().map_or("", |cmdline| cmdline.get_ref());
         let is_complete = vm.kernel_format == KernelFormat::Flat
             || given.split(' ').any(|argument| argument.starts_with("console="));
-        let bootargs = match (is_complete, given) {
+        let mut bootargs = match (is_complete, given) {
             (true, given) => given.into(),
             (false, "") => CONSOLE_ARGUMENT.to_owned(),
             (false, given) => format!("{CONSOLE_ARGUMENT} {given}"),
         };
+        if share.provides && vm.kernel_format != KernelFormat::Flat {
+            bootargs = format!("{PROVIDER_ARGUMENTS} {bootargs}");
+        }
         let machine = &self.board.machine;
         guest::write(&Guest {
             name: vm.name.get_ref(),
@@ -341,80 +373,13 @@ impl<'a> Planner<'a> {
             ramdisk,
             has_pmu: machine.has_pmu,
             seeds: &seeds::seeds(self.seed, vm.name.get_ref()),
-            devices,
+            devices: share.nodes.clone(),
         })
-    }
-
-    fn devices(&mut self, vm: &Vm) -> Option<Vec<(DevicePlan, GuestDevice)>> {
-        let mut window = devices::Window::default();
-        // Collected twice, so that the first refusal does not hide the others.
-        let assigned: Vec<_> =
-            vm.devices.listed().iter().map(|device| self.device(device, &mut window)).collect();
-        assigned.into_iter().collect()
-    }
-
-    fn device(
-        &mut self,
-        device: &Spanned<String>,
-        window: &mut devices::Window,
-    ) -> Option<(DevicePlan, GuestDevice)> {
-        let name = device.get_ref();
-        let assigned = devices::find(&self.board.tree, name).and_then(|node| {
-            self.check_no_port(name, node)?;
-            devices::assign(self.board, name, node, window)
-        });
-        match assigned {
-            Ok(assigned) => Some(assigned),
-            Err(refusal) => {
-                let mark = self.manifest.mark(device.span(), "");
-                let mut message = Message::new(refusal.code, refusal.text).at(mark);
-                if let Some(write) = refusal.write {
-                    message = message.write(write);
-                }
-                self.error(message)
-            }
-        }
-    }
-
-    /// Refuses a device that requests come in by.
-    fn check_no_port(&self, name: &str, node: NodeId) -> Result<(), devices::Refusal> {
-        let mut ports = self.manifest.control_uarts();
-        if ports.all(|port| self.resolve(port.get_ref()) != Some(node)) {
-            return Ok(());
-        }
-        let text = format!("{} is the port for requests, which the hypervisor keeps", quote(name));
-        Err(devices::Refusal { code: Code::E18, text, write: None })
     }
 
     /// Finds a node by its path, alias or label, with or without `&`.
     fn resolve(&self, name: &str) -> Option<NodeId> {
         self.board.tree.resolve(name.strip_prefix('&').unwrap_or(name))
-    }
-
-    /// Reports every device that is given away a second time.
-    fn check_devices_once(&mut self) {
-        let mut given: Vec<(NodeId, &Vm, &Spanned<String>)> = Vec::new();
-        for vm in &self.manifest.vms {
-            for device in vm.devices.listed() {
-                let Ok(node) = devices::find(&self.board.tree, device.get_ref()) else { continue };
-                if let Some((_, owner, first)) = given.iter().find(|(id, _, _)| *id == node) {
-                    let (name, path) = (vm.name.get_ref(), self.board.tree.path(node));
-                    let text = format!(
-                        "{} is given to {} and to {}",
-                        quote(&path),
-                        quote(owner.name.get_ref()),
-                        quote(name)
-                    );
-                    let message = Message::new(Code::E17, text)
-                        .at(self.manifest.mark(device.span(), format!("{name} takes it again")))
-                        .at(self
-                            .manifest
-                            .mark(first.span(), format!("{} has it", owner.name.get_ref())));
-                    self.report.push(message);
-                }
-                given.push((node, vm, device));
-            }
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod guest;
+mod write;
 
 use cofferdam::spec::dtb::{self, DtbError, Entry, NODES_MAX};
 use std::collections::HashMap;
@@ -177,6 +178,11 @@ impl Tree {
     #[must_use]
     pub fn by_phandle(&self, phandle: u32) -> Option<NodeId> {
         self.phandles.get(&phandle).copied()
+    }
+    /// Returns whether a node has this phandle, or one above it.
+    #[must_use]
+    pub fn has_phandle_from(&self, first: u32) -> bool {
+        self.phandles.keys().any(|phandle| *phandle >= first)
     }
     /// Finds what a label, or an alias, or a path with options behind a colon, leads to.
     #[must_use]

@@ -74,6 +74,17 @@ impl Dma {
     pub const fn is_master(self) -> bool {
         matches!(self, Self::Possible | Self::Iommu)
     }
+
+    /// Returns what is said of it in reports.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Dropped => "none (dmas dropped)",
+            Self::Possible => "possible: nothing in the tree says that it is no bus master",
+            Self::Iommu => "bus master behind an IOMMU, which nobody programs yet",
+        }
+    }
 }
 
 impl Closure<'_> {

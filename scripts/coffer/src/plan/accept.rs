@@ -5,12 +5,13 @@
 //! before the board does.
 #![forbid(unsafe_code)]
 
-use crate::board::Board;
+use crate::board::{Board, Uart};
 use crate::bundle::Bundle;
 use crate::explain::Code;
 use crate::manifest::Manifest;
 use crate::message::{Message, Report};
 use crate::tree;
+use cofferdam::addr::PaRange;
 use cofferdam::plan::check::{self, Limits};
 use cofferdam::plan::machine::Machine;
 use cofferdam::spec::dtb::Dtb;
@@ -23,15 +24,9 @@ const LIMITS: Limits = Limits { ipa_bits: 40, pa_bits: 52 };
 pub(super) fn objections(manifest: &Manifest, board: &Board, bundle: &Bundle) -> Report {
     let here = || manifest.mark(manifest.board.span(), "");
     let refused = |code, why: String| Report::from(Message::new(code, why).at(here()));
-    let bytes = tree::size(&board.tree_bytes).ok().and_then(|size| board.tree_bytes.get(..size));
-    let mut bytes = bytes.unwrap_or_default().to_vec();
-    let live = match Dtb::squeeze(&mut bytes) {
-        Ok(live) => live,
-        Err(error) => return refused(Code::E31, error.to_string()),
-    };
-    let mut machine = match Machine::read(&live) {
+    let mut machine = match live(board) {
         Ok(machine) => machine,
-        Err(error) => return refused(Code::E32, error.to_string()),
+        Err((code, why)) => return refused(code, why),
     };
     if let Some(control) = &bundle.plan.control.uart {
         machine.keep_for_control(&control.path);
@@ -55,4 +50,32 @@ pub(super) fn objections(manifest: &Manifest, board: &Board, bundle: &Bundle) ->
         report.append(refused(Code::E42, shortfall.to_string()));
     }
     report
+}
+
+/// Reads the board's tree as EL2 does.
+fn live(board: &Board) -> Result<Machine, (Code, String)> {
+    let bytes = tree::size(&board.tree_bytes).ok().and_then(|size| board.tree_bytes.get(..size));
+    let mut bytes = bytes.unwrap_or_default().to_vec();
+    let live = Dtb::squeeze(&mut bytes).map_err(|error| (Code::E31, error.to_string()))?;
+    Machine::read(&live).map_err(|error| (Code::E32, error.to_string()))
+}
+
+/// Returns the console's UART where EL2 has a driver for it; a tree that it cannot read has one.
+pub(super) fn console(board: &Board) -> Option<&Uart> {
+    let lacks_driver = live(board).is_ok_and(|machine| machine.uart.is_none());
+    board.machine.uart.as_ref().filter(|_| !lacks_driver)
+}
+
+/// Returns the addresses that EL2 gives to no guest, and for whom it keeps them.
+pub(super) fn held(manifest: &Manifest, board: &Board) -> Result<Vec<(String, PaRange)>, Message> {
+    let mut machine = live(board).map_err(|(code, why)| {
+        Message::new(code, why).at(manifest.mark(manifest.board.span(), ""))
+    })?;
+    for port in manifest.control_uarts() {
+        let name = port.get_ref();
+        if let Some(node) = board.tree.resolve(name.strip_prefix('&').unwrap_or(name)) {
+            machine.keep_for_control(&board.tree.path(node));
+        }
+    }
+    Ok(machine.held().map(|(holder, range)| (holder.to_string(), range)).collect())
 }

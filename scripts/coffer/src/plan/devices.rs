@@ -1,47 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which devices of the board can be given to a guest, and how the guest sees them.
+//! Which devices of the board each VM gets, and how its guest sees them.
 //!
-//! Only devices that stand for themselves: registers in pages of their own, SPIs of their own,
-//! fixed clocks and surely no DMA. The list of what is understood is closed: a property that is
-//! not in it refuses the device by name.
+//! Owns who has what: devices that a manifest names, what comes along because these need it, and
+//! "everything". What stands in the way is said of the device that was named; of "everything", what
+//! cannot be given is left out and listed. Knows no device: see [`crate::closure`].
 #![forbid(unsafe_code)]
 
-use super::layout::{DEVICE_INTERRUPTS, DEVICES};
-use crate::board::Board;
-use crate::explain::Code;
-use crate::message::{nearest, quote};
-use crate::tree::guest::GuestDevice;
-use crate::tree::{NodeId, Tree};
-use cofferdam::addr::{Address, Ipa, IpaRange, Pa, PaRange};
-use cofferdam::id::Vintid;
-use cofferdam::plan::machine::{self, Interrupt};
-use cofferdam::plan::{DevicePlan, List, Path, REGIONS_MAX, SpiPlan};
+mod layout;
+mod nodes;
+mod obstacles;
+mod owners;
+mod rates;
 
-/// Arm's PrimeCells that have no bus master. Whatever is not here may do DMA.
-const WITHOUT_DMA: [&str; 6] =
-    ["arm,pl011", "arm,pl031", "arm,pl050", "arm,pl061", "arm,sp804", "arm,sp805"];
-/// Properties that mean the same to the guest as to the board.
-const COPIED: [&str; 12] = [
-    "compatible",
-    "clock-names",
-    "clock-frequency",
-    "current-speed",
-    "interrupt-names",
-    "label",
-    "reg-io-width",
-    "reg-names",
-    "reg-shift",
-    "arm,primecell-periphid",
-    "gpio-controller",
-    "#gpio-cells",
-];
-/// Properties that are written anew or are for the board alone.
-const REPLACED: [&str; 7] =
-    ["reg", "interrupts", "interrupt-parent", "clocks", "phandle", "linux,phandle", "status"];
+pub(super) use layout::Share;
+
+use crate::board::Board;
+use crate::closure::{Closure, Dma};
+use crate::explain::Code;
+use crate::manifest::{Devices, Manifest, Spanned, Vm};
+use crate::message::{Message, nearest, quote};
+use crate::plan::Planner;
+use crate::tree::guest::PHANDLES;
+use crate::tree::{NodeId, Tree};
+use cofferdam::addr::PaRange;
+use std::collections::BTreeMap;
 
 /// Why a device cannot be given away.
-#[derive(Debug)]
-pub struct Refusal {
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
     /// The kind of error.
     pub code: Code,
     /// What is wrong.
@@ -50,28 +36,214 @@ pub struct Refusal {
     pub write: Option<String>,
 }
 
-fn refuse<T>(code: Code, text: String) -> Result<T, Refusal> {
-    Err(Refusal { code, text, write: None })
-}
+impl Refusal {
+    fn new(code: Code, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), write: None }
+    }
 
-/// The next free addresses and interrupts of one VM.
-#[derive(Debug)]
-pub struct Window {
-    next: Ipa,
-    next_interrupt: u32,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self { next: DEVICES.0, next_interrupt: DEVICE_INTERRUPTS }
+    fn message(self, manifest: &Manifest, span: std::ops::Range<usize>) -> Message {
+        let message = Message::new(self.code, self.text).at(manifest.mark(span, ""));
+        match self.write {
+            Some(write) => message.write(write),
+            None => message,
+        }
     }
 }
 
-impl Window {
-    fn take(&mut self, size: u64) -> Option<Ipa> {
-        let start = self.next;
-        self.next = start.checked_add(size).filter(|end| *end <= DEVICES.1)?;
-        Some(start)
+/// How a VM came by a unit.
+#[derive(Clone, Debug)]
+enum Origin {
+    /// The manifest names it, in these words, there.
+    Named(Spanned<String>),
+    /// Units of the VM, or of others, need it.
+    Needed,
+    /// The VM gets everything.
+    Everything,
+}
+
+/// A VM's hold of a unit.
+#[derive(Clone, Debug)]
+struct Owner {
+    vm: usize,
+    origin: Origin,
+}
+
+/// The devices of the board while they are shared out. A device is a unit of the closure.
+struct Shares<'a> {
+    manifest: &'a Manifest,
+    board: &'a Board,
+    closure: Closure<'a>,
+    /// The console's UART, where the hypervisor drives it.
+    console: Option<NodeId>,
+    /// What the machine keeps: who for, and which addresses.
+    held: Vec<(String, PaRange)>,
+    owners: BTreeMap<NodeId, Owner>,
+    /// What a VM that gets everything does not get, and why.
+    left_out: BTreeMap<NodeId, Refusal>,
+}
+
+impl Planner<'_> {
+    /// Shares the devices out; says what stands in the way. One share for each VM.
+    pub(super) fn share_devices(&mut self) -> Option<Vec<Share>> {
+        let manifest = self.manifest;
+        let wants = |vm: &Vm| !matches!(&vm.devices, Devices::Listed(named) if named.is_empty());
+        if !manifest.vms.iter().any(wants) {
+            return Some(manifest.vms.iter().map(|_| Share::default()).collect());
+        }
+        let refused = |text: String| {
+            Message::new(Code::E32, text).at(manifest.mark(manifest.board.span(), ""))
+        };
+        let held = match super::accept::held(manifest, self.board) {
+            Ok(held) => held,
+            Err(message) => return self.error(message),
+        };
+        if self.board.tree.has_phandle_from(PHANDLES) {
+            return self.error(refused("the board's tree uses phandles above 0xcd000000".into()));
+        }
+        let (closure, owners) = (Closure::read(&self.board.tree), BTreeMap::new());
+        let left_out = BTreeMap::new();
+        let board = self.board;
+        let console = super::accept::console(board).map(|uart| uart.node);
+        let mut shares = Shares { manifest, board, closure, console, held, owners, left_out };
+        let mut errors = shares.take_named();
+        shares.take_everything(&mut errors);
+        if errors.is_empty() {
+            shares.settle(&mut errors);
+        }
+        let shared = errors.is_empty().then(|| shares.lay_out(&mut errors)).flatten();
+        errors.into_iter().for_each(|error| self.report.push(error));
+        shared
+    }
+}
+
+impl<'a> Shares<'a> {
+    fn tree(&self) -> &'a Tree {
+        &self.board.tree
+    }
+
+    fn vm_name(&self, vm: usize) -> &'a str {
+        self.manifest.vms.get(vm).map_or("", |vm| vm.name.get_ref())
+    }
+
+    /// Gives the devices that are named to who names them.
+    fn take_named(&mut self) -> Vec<Message> {
+        let mut errors = Vec::new();
+        for (vm, of) in self.manifest.vms.iter().enumerate() {
+            for device in of.devices.listed() {
+                let unit = match self.named(device.get_ref()) {
+                    Ok(unit) => unit,
+                    Err(refusal) => {
+                        errors.push(refusal.message(self.manifest, device.span()));
+                        continue;
+                    }
+                };
+                let owner = Owner { vm, origin: Origin::Named(device.clone()) };
+                if let Some(first) = self.owners.insert(unit, owner)
+                    && let Origin::Named(named) = first.origin
+                {
+                    errors.push(self.twice(unit, (first.vm, &named), (vm, device)));
+                }
+            }
+        }
+        errors
+    }
+
+    fn twice(
+        &self,
+        unit: NodeId,
+        (first, named): (usize, &Spanned<String>),
+        (vm, device): (usize, &Spanned<String>),
+    ) -> Message {
+        let (path, name) = (quote(&self.tree().path(unit)), self.vm_name(vm));
+        let owner = self.vm_name(first);
+        let text = format!("{path} is given to {} and to {}", quote(owner), quote(name));
+        Message::new(Code::E17, text)
+            .at(self.manifest.mark(device.span(), format!("{name} takes it again")))
+            .at(self.manifest.mark(named.span(), format!("{owner} has it")))
+    }
+
+    /// Finds the unit that a manifest names, where it can be given away at all.
+    fn named(&self, name: &str) -> Result<NodeId, Refusal> {
+        let node = find(self.tree(), name)?;
+        let no = |why: &str| Err(Refusal::new(Code::E18, format!("{} {why}", quote(name))));
+        if self.console == Some(node) {
+            return no("is the console's UART, which the hypervisor keeps");
+        }
+        if self.is_port(node) {
+            return no("is the port for requests, which the hypervisor keeps");
+        }
+        match self.closure.facts(node).unit {
+            None => return no("has no registers that a core can reach"),
+            Some(unit) if unit != node => {
+                let unit = self.tree().path(unit);
+                let mut refusal =
+                    Refusal::new(Code::E18, format!("{} is a part of {unit}", quote(name)));
+                refusal.write = Some(format!("\"{unit}\""));
+                return Err(refusal);
+            }
+            Some(_) => {}
+        }
+        if !self.closure.facts(node).is_enabled {
+            return no("is switched off in the board's tree (status)");
+        }
+        if let Some(fault) = self.fault(node) {
+            return no(&format!("cannot be understood: {fault}"));
+        }
+        if self.dma(node).is_master() {
+            let compatible = quote(self.tree().text(node, "compatible").unwrap_or("nothing"));
+            return Err(Refusal::new(
+                Code::E18,
+                format!(
+                    "{} ({compatible}) may do DMA, which this version cannot confine",
+                    quote(name)
+                ),
+            ));
+        }
+        Ok(node)
+    }
+
+    /// Returns whether requests come in by this UART.
+    fn is_port(&self, node: NodeId) -> bool {
+        let mut ports = self.manifest.control_uarts();
+        ports.any(|port| {
+            let name = port.get_ref();
+            self.tree().resolve(name.strip_prefix('&').unwrap_or(name)) == Some(node)
+        })
+    }
+
+    fn dma(&self, unit: NodeId) -> Dma {
+        self.closure.dma(unit, &self.board.hints.no_dma, &self.board.hints.bus_masters)
+    }
+
+    /// Returns the first thing that is wrong with what is switched on in a unit.
+    fn fault(&self, unit: NodeId) -> Option<String> {
+        let facts = self.parts(unit).into_iter().map(|id| self.closure.facts(id));
+        facts.flat_map(|facts| &facts.faults).next().map(ToString::to_string)
+    }
+
+    /// Returns the nodes of a unit that are switched on.
+    fn parts(&self, unit: NodeId) -> Vec<NodeId> {
+        let mut parts = self.closure.subtree(unit);
+        parts.retain(|id| self.closure.facts(*id).is_enabled);
+        parts
+    }
+
+    /// Returns the VM that has a unit.
+    fn owner(&self, unit: NodeId) -> Option<usize> {
+        self.owners.get(&unit).map(|owner| owner.vm)
+    }
+
+    /// Returns whether a VM has a node.
+    fn has(&self, vm: usize, node: NodeId) -> bool {
+        self.closure.facts(node).unit.is_some_and(|unit| self.owner(unit) == Some(vm))
+    }
+
+    /// Returns what a unit is called in messages: as the manifest does, where it does.
+    fn called(&self, unit: NodeId) -> String {
+        match self.owners.get(&unit).map(|owner| &owner.origin) {
+            Some(Origin::Named(name)) => name.get_ref().clone(),
+            _ => self.tree().path(unit),
+        }
     }
 }
 
@@ -79,7 +251,7 @@ impl Window {
 ///
 /// # Errors
 /// There is none; names what was meant.
-pub fn find(tree: &Tree, name: &str) -> Result<NodeId, Refusal> {
+fn find(tree: &Tree, name: &str) -> Result<NodeId, Refusal> {
     let label = name.strip_prefix('&');
     let found = match label {
         Some(label) if !label.starts_with('/') => tree.resolve(label),
@@ -102,170 +274,4 @@ pub fn find(tree: &Tree, name: &str) -> Result<NodeId, Refusal> {
     };
     let text = format!("the board has no device {}", quote(name));
     Err(Refusal { code: Code::E16, text, write })
-}
-
-/// Works out how a guest gets the device, or why it cannot.
-///
-/// # Errors
-/// Says what stands in the way.
-pub fn assign(
-    board: &Board,
-    name: &str,
-    node: NodeId,
-    window: &mut Window,
-) -> Result<(DevicePlan, GuestDevice), Refusal> {
-    let tree = &board.tree;
-    stands_for_itself(board, name, node)?;
-    let clocks = clocks(tree, name, node)?;
-    let (regions, registers) = regions(tree, name, node, window)?;
-    let interrupts = interrupts(board, name, node, window)?;
-    let spis = interrupts.iter().map(|(spi, _)| *spi).collect();
-    let path = tree.path(node);
-    let Ok(path) = Path::try_from(path.as_str()) else {
-        return refuse(Code::E18, format!("the path {} is too long for a plan", quote(&path)));
-    };
-    let (Some(regions), Some(spis)) = (List::new(regions), List::new(spis)) else {
-        let text = format!("{} has more than {REGIONS_MAX} regions or interrupts", quote(name));
-        return refuse(Code::E18, text);
-    };
-    let value = |name| tree.property(node, name).unwrap_or_default();
-    let fingerprint = machine::fingerprint(&tree.path(node), value("compatible"), value("reg"));
-    let plan = DevicePlan { path, fingerprint, regions, interrupts: spis };
-    let copied = tree.properties(node).filter(|(name, _)| COPIED.contains(name));
-    let guest = GuestDevice {
-        name: tree.name(node).split('@').next().unwrap_or("device").into(),
-        registers,
-        interrupts: interrupts.iter().map(|(spi, flags)| (spi.vintid.get(), *flags)).collect(),
-        clocks,
-        properties: copied.map(|(name, value)| (name.into(), value.into())).collect(),
-    };
-    Ok((plan, guest))
-}
-
-fn stands_for_itself(board: &Board, name: &str, node: NodeId) -> Result<(), Refusal> {
-    let tree = &board.tree;
-    let no = |why: String| refuse(Code::E18, format!("{} {why}", quote(name)));
-    if board.machine.uart.as_ref().is_some_and(|uart| uart.node == node) {
-        return no("is the console's UART, which the hypervisor keeps".into());
-    }
-    if !tree.is_enabled(node) {
-        return no("is switched off in the board's tree (status)".into());
-    }
-    let compatible = tree.text(node, "compatible").unwrap_or("nothing");
-    if !WITHOUT_DMA.iter().any(|known| tree.is_compatible(node, known)) {
-        let compatible = quote(compatible);
-        return no(format!("({compatible}) may do DMA, which this version cannot confine"));
-    }
-    if let Some(child) = tree.children(node).first() {
-        return no(format!("has nodes below it ({}): not supported yet", quote(tree.name(*child))));
-    }
-    let understood = |name: &str| COPIED.contains(&name) || REPLACED.contains(&name);
-    if let Some((property, _)) = tree.properties(node).find(|(name, _)| !understood(name)) {
-        return no(format!("needs what its property {} says: not supported yet", quote(property)));
-    }
-    Ok(())
-}
-
-/// Returns the frequencies of the device's clocks, which all have to be fixed ones.
-fn clocks(tree: &Tree, name: &str, node: NodeId) -> Result<Vec<u32>, Refusal> {
-    let frequency = |phandle: u32| {
-        let clock = tree.by_phandle(phandle)?;
-        tree.is_compatible(clock, "fixed-clock").then(|| tree.u32(clock, "clock-frequency"))?
-    };
-    tree.cells(node, "clocks")
-        .into_iter()
-        .map(|phandle| match frequency(phandle) {
-            Some(hz) => Ok(hz),
-            None => refuse(Code::E18, format!("{} has a clock that is not fixed", quote(name))),
-        })
-        .collect()
-}
-
-type Regions = (Vec<(PaRange, Ipa)>, Vec<IpaRange>);
-
-fn regions(tree: &Tree, name: &str, node: NodeId, window: &mut Window) -> Result<Regions, Refusal> {
-    let no = |why: &str| refuse(Code::E18, format!("{} {why}", quote(name)));
-    let Some(registers) = tree.registers(node) else {
-        return no("has no registers that a core can reach");
-    };
-    let (mut regions, mut seen) = (Vec::new(), Vec::new());
-    for (start, size) in registers {
-        let range = PaRange::new(Pa::new(start), size).and_then(|range| {
-            let pages = range.page_cover()?;
-            let at = window.take(pages.size())?;
-            let offset = start.checked_sub(pages.start().get())?;
-            Some((pages, at, IpaRange::new(at.checked_add(offset)?, size)?))
-        });
-        let Some((pages, at, guest)) = range else {
-            return no("has registers that do not fit into a guest's window for devices");
-        };
-        if let Some(neighbour) = neighbour(tree, node, pages) {
-            let text = format!(
-                "{} and {} share page {:#x}",
-                quote(name),
-                quote(&tree.path(neighbour)),
-                pages.start().get()
-            );
-            return refuse(Code::E21, text);
-        }
-        regions.push((pages, at));
-        seen.push(guest);
-    }
-    Ok((regions, seen))
-}
-
-/// Finds another node that is switched on and has registers in these pages.
-fn neighbour(tree: &Tree, node: NodeId, pages: PaRange) -> Option<NodeId> {
-    let others = tree.all().filter(|other| *other != node && tree.is_enabled(*other));
-    others.into_iter().find(|other| {
-        let registers = tree.registers(*other).unwrap_or_default();
-        let mut ranges =
-            registers.iter().filter_map(|(start, size)| PaRange::new(Pa::new(*start), *size));
-        ranges.any(|range| range.overlaps(pages))
-    })
-}
-
-fn interrupts(
-    board: &Board,
-    name: &str,
-    node: NodeId,
-    window: &mut Window,
-) -> Result<Vec<(SpiPlan, u32)>, Refusal> {
-    let tree = &board.tree;
-    let no = |why: &str| refuse(Code::E18, format!("{} {why}", quote(name)));
-    let Some(specifiers) = tree.interrupts(node) else {
-        return no("has interrupts that contradict the board's tree");
-    };
-    let mut interrupts: Vec<(SpiPlan, u32)> = Vec::new();
-    for (controller, cells) in specifiers {
-        let [0, spi, flags, ..] = *cells else {
-            return no("has an interrupt that is not an SPI");
-        };
-        if controller != board.machine.gic.node {
-            return no("has an interrupt that is not an SPI of the GIC");
-        }
-        let Some(Interrupt { pintid, trigger }) = Interrupt::decode([0, spi, flags]) else {
-            return no("has an interrupt that is no SPI of the GIC, by edge or by level");
-        };
-        let sharer =
-            tree.all().filter(|other| *other != node && tree.is_enabled(*other)).find(|other| {
-                let theirs = tree.interrupts(*other).unwrap_or_default();
-                theirs
-                    .iter()
-                    .any(|(parent, cells)| *parent == controller && cells.starts_with(&[0, spi]))
-            });
-        if let Some(sharer) = sharer {
-            let (name, sharer) = (quote(name), quote(&tree.path(sharer)));
-            let text =
-                format!("{name} and {sharer} share SPI {spi}; one interrupt cannot serve two");
-            return refuse(Code::E21, text);
-        }
-        if interrupts.iter().any(|(known, _)| known.pintid == pintid) {
-            return no("names an interrupt twice");
-        }
-        let vintid = Vintid::new(window.next_interrupt);
-        interrupts.push((SpiPlan { pintid, vintid, trigger }, flags));
-        window.next_interrupt += 1;
-    }
-    Ok(interrupts)
 }

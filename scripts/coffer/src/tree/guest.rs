@@ -32,8 +32,8 @@ pub struct Guest<'a> {
     pub has_pmu: bool,
     /// What the guest's random numbers start from.
     pub seeds: &'a Seeds,
-    /// Devices of the board.
-    pub devices: &'a [GuestDevice],
+    /// Devices of the board, and what stands in for what they need.
+    pub devices: Vec<DeviceTreeNode>,
 }
 
 /// What a guest's random numbers start from. EL2 writes fresh values over them.
@@ -45,26 +45,16 @@ pub struct Seeds {
     pub rng: [u8; 64],
 }
 
-/// A device of the board as its guest sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct GuestDevice {
-    /// The name without the unit address.
-    pub name: String,
-    /// The registers.
-    pub registers: Vec<IpaRange>,
-    /// The interrupts: INTID and flags as the binding of the GIC has them.
-    pub interrupts: Vec<(u32, u32)>,
-    /// The frequencies in Hz of its clocks, all fixed.
-    pub clocks: Vec<u32>,
-    /// Properties that are the same as in the board's tree.
-    pub properties: Vec<(String, Vec<u8>)>,
-}
-
-const EMPTY: &[u8] = &[];
-const GIC_PHANDLE: u32 = 1;
-const APB_CLOCK_PHANDLE: u32 = 2;
-const ITS_PHANDLE: u32 = 3;
-const GPIO_PHANDLE: u32 = 4;
+pub(crate) const EMPTY: &[u8] = &[];
+/// From here up phandles are those of what the board does not have. Its own start at 1 (dtc) or
+/// at 0x8000 (QEMU).
+pub(crate) const PHANDLES: u32 = 0xcd00_0000;
+pub(crate) const GIC_PHANDLE: u32 = PHANDLES + 1;
+const APB_CLOCK_PHANDLE: u32 = PHANDLES + 2;
+const ITS_PHANDLE: u32 = PHANDLES + 3;
+const GPIO_PHANDLE: u32 = PHANDLES + 4;
+/// The first phandle of what stands in for parts of the board.
+pub(crate) const DEVICE_PHANDLES: u32 = PHANDLES + 0x1_0000;
 const APB_CLOCK_HZ: u32 = 24_000_000;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
@@ -89,7 +79,6 @@ pub fn write(guest: &Guest<'_>) -> Vec<u8> {
     ] {
         root.add_property(property);
     }
-    let extra_clocks = extra_clocks(guest.devices);
     let uart = format!("pl011@{:x}", guest.layout.vuart.get());
     root.add_child(chosen(guest, &uart));
     root.add_child(node("aliases", [property("serial0", format!("/{uart}").as_str())]));
@@ -104,14 +93,9 @@ pub fn write(guest: &Guest<'_>) -> Vec<u8> {
         root.add_child(node("pmu", [compatible, property("interrupts", cells(&interrupts))]));
     }
     root.add_child(clock("apb-pclk", APB_CLOCK_PHANDLE, APB_CLOCK_HZ));
-    for (hz, phandle) in &extra_clocks {
-        root.add_child(clock(&format!("clock-{hz}"), *phandle, *hz));
-    }
     root.add_child(vuart(&uart, guest.layout));
     platform::nodes(guest.layout).into_iter().for_each(|node| root.add_child(node));
-    for device in guest.devices {
-        root.add_child(assigned(device, &extra_clocks));
-    }
+    guest.devices.iter().for_each(|device| root.add_child(device.clone()));
     tree.to_dtb()
 }
 
@@ -227,7 +211,7 @@ fn its(range: IpaRange) -> DeviceTreeNode {
     )
 }
 
-fn clock(name: &str, phandle: u32, hz: u32) -> DeviceTreeNode {
+pub(crate) fn clock(name: &str, phandle: u32, hz: u32) -> DeviceTreeNode {
     node(
         name,
         [
@@ -255,38 +239,6 @@ fn vuart(name: &str, layout: &Layout) -> DeviceTreeNode {
     )
 }
 
-/// Gives every frequency other than the bus's a clock of its own.
-fn extra_clocks(devices: &[GuestDevice]) -> Vec<(u32, u32)> {
-    let all = devices.iter().flat_map(|device| device.clocks.iter().copied());
-    let mut frequencies: Vec<u32> = all.filter(|hz| *hz != APB_CLOCK_HZ).collect();
-    frequencies.sort_unstable();
-    frequencies.dedup();
-    frequencies.into_iter().zip(GPIO_PHANDLE + 1..).collect()
-}
-
-fn assigned(device: &GuestDevice, extra_clocks: &[(u32, u32)]) -> DeviceTreeNode {
-    let unit = device.registers.first().map_or(0, |first| first.start().get());
-    let mut made = node(&format!("{}@{unit:x}", device.name), []);
-    for (name, value) in &device.properties {
-        made.add_property(property(name, value.as_slice()));
-    }
-    made.add_property(registers(&device.registers));
-    if !device.interrupts.is_empty() {
-        let specifier = |(intid, flags): &(u32, u32)| [SPI, intid.wrapping_sub(SPI_BASE), *flags];
-        let interrupts: Vec<u32> = device.interrupts.iter().flat_map(specifier).collect();
-        made.add_property(property("interrupts", cells(&interrupts)));
-    }
-    if !device.clocks.is_empty() {
-        let phandle = |hz: &u32| {
-            let extra = extra_clocks.iter().find(|(frequency, _)| frequency == hz);
-            extra.map_or(APB_CLOCK_PHANDLE, |(_, phandle)| *phandle)
-        };
-        let clocks: Vec<u32> = device.clocks.iter().map(phandle).collect();
-        made.add_property(property("clocks", cells(&clocks)));
-    }
-    made
-}
-
 fn registers(ranges: &[IpaRange]) -> DeviceTreeProperty {
     let pairs: Vec<u32> =
         ranges.iter().flat_map(|range| pair(range.start(), range.size())).collect();
@@ -298,21 +250,24 @@ fn pair(start: Ipa, size: u64) -> [u32; 4] {
     [a, b, c, d]
 }
 
-fn halves(value: u64) -> [u32; 2] {
+pub(crate) fn halves(value: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
     [u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])]
 }
 
-fn cells(cells: &[u32]) -> Vec<u8> {
+pub(crate) fn cells(cells: &[u32]) -> Vec<u8> {
     cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
 }
 
-fn node<const N: usize>(name: &str, properties: [DeviceTreeProperty; N]) -> DeviceTreeNode {
+pub(crate) fn node<const N: usize>(
+    name: &str,
+    properties: [DeviceTreeProperty; N],
+) -> DeviceTreeNode {
     let mut node = DeviceTreeNode::new_unchecked(name);
     properties.into_iter().for_each(|property| node.add_property(property));
     node
 }
 
-fn property(name: &str, value: impl ToPropertyValue) -> DeviceTreeProperty {
+pub(crate) fn property(name: &str, value: impl ToPropertyValue) -> DeviceTreeProperty {
     DeviceTreeProperty::new_unchecked(name, value)
 }

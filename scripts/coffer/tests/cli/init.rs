@@ -47,7 +47,7 @@ fn a_board_of_its_own_is_planned_with_its_labels() {
         assert!(text.lines().any(|known| known == line), "{line}\n{text}");
     }
     // Neither the console, nor what is switched off.
-    let uarts = "UARTs of the board: &uart1 &uart2 &uart3 &uart4 &clocked &dmaing &uart5\n";
+    let uarts = "UARTs of the board: &uart1 &uart2 &uart3 &uart4 &clocked &dmaing &other &uart5\n";
     assert!(text.contains(uarts), "{text}");
 }
 

@@ -13,12 +13,7 @@ pub(crate) const TOP: Keys = Keys {
     header: "Top",
     text: "What stands before the first header.",
     keys: &[
-        Key::required(
-            "format",
-            Form::Format,
-            "format = 1",
-            "The format of this page.",
-        ),
+        Key::required("format", Form::Format, "format = 1", "The format of this page."),
         Key::required(
             "board",
             Form::Text,
@@ -32,14 +27,8 @@ pub(crate) const TOP: Keys = Keys {
             "none",
             "provider = \"a\"",
             "The VM that owns the clocks, resets, pins and power domains which devices of several VMs hang on.",
-        )
-        .later(),
-        Key::required(
-            "vm",
-            Form::Named(&VM, 1, VMS_MAX),
-            "[vm.a]",
-            "The VMs.",
         ),
+        Key::required("vm", Form::Named(&VM, 1, VMS_MAX), "[vm.a]", "The VMs."),
         Key::optional(
             "shared",
             Form::Named(&SHARED, 0, SHARED_MAX),

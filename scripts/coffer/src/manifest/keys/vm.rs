@@ -66,7 +66,7 @@ A VM. Its NAME has 1 to 31 ASCII letters, digits, `-` and `_`, and starts with a
             "none",
             "devices = [\"&rtc\"]",
             "The devices of the board that it drives itself: `&label` as in a .dts, `&alias`, or the full path of a \
-             node. What no VM has stays off.",
+             node. What no VM has stays off. `\"everything\"` is what can be given away and no other VM names.",
         ),
         Key::optional(
             "except",
@@ -75,8 +75,7 @@ A VM. Its NAME has 1 to 31 ASCII letters, digits, `-` and `_`, and starts with a
             "except = [\"&rtc\"]",
             "What it does not get with `devices = \"everything\"`. Devices that another VM names are not its own in \
              any case.",
-        )
-        .later(),
+        ),
         Key::optional(
             "unconfined_dma",
             Form::List(NAMED_MAX),
