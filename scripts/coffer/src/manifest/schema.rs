@@ -145,6 +145,9 @@ mod tests {
             text += &format!("{line}\n");
         }
         text += &(vm("a", own(&VM)) + &vm("b", ""));
+        if line.starts_with("except ") {
+            text = text.replacen("[vm.a]\n", "[vm.a]\ndevices = \"everything\"\n", 1);
+        }
         if is(&ON_CRASH) {
             text = text.replacen("[vm.a]\n", &format!("[vm.a]\non_crash = {{ {line} }}\n"), 1);
             text = text.replace("{ backoff", "{ restart = 1, backoff");
