@@ -395,6 +395,10 @@ impl Core<'_> {
     /// Leads the change of the VM that this core has begun.
     fn lead(&mut self, change: Change) {
         self.change(change);
+        if self.vcpu.get() != 0 {
+            // What this core has given up that one may have to lead anew.
+            self.vm.kick(VcpuId::new(0));
+        }
         self.report_looks();
     }
 
@@ -404,8 +408,8 @@ impl Core<'_> {
         vm.kick_each(vm.all_vcpus() & !(1 << self.vcpu.get()));
         while !vm.lifecycle.is_empty() {
             if vm.lifecycle.is_lost() {
-                // One of them does not leave any more.
-                return;
+                // One of them does not leave any more, as it seems.
+                return vm.lifecycle.give_up(change);
             }
             self.serve_others();
             arch::relax();

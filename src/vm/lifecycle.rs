@@ -20,11 +20,11 @@
 //! inside and stand aside; none goes on before all do, so that all go on at the same guest time.
 //!
 //! From any state but Gone a VM is Lost when one of its cores is stuck at EL2, and nothing can be
-//! asked of it; it is Crashed when that core comes back and led no change.
+//! asked of it. When that core comes back it is Crashed, or where it did not run what it was.
 #![forbid(unsafe_code)]
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering::SeqCst};
 
 /// How it stands with a VM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,8 +153,10 @@ pub struct Lifecycle {
     asked: AtomicU8,
     /// How many of its cores are stuck.
     lost: AtomicU32,
-    /// Whether it may end as crashed once none is: no core of it led a change.
-    may_return: AtomicBool,
+    /// The state that it was lost in.
+    was: AtomicU8,
+    /// The change whose leader has given it up, since the VM is lost; 0 for none.
+    given_up: AtomicU8,
 }
 
 impl Lifecycle {
@@ -167,7 +169,8 @@ impl Lifecycle {
             aside: AtomicU32::new(0),
             asked: AtomicU8::new(0),
             lost: AtomicU32::new(0),
-            may_return: AtomicBool::new(false),
+            was: AtomicU8::new(State::Off as u8),
+            given_up: AtomicU8::new(0),
         }
     }
 
@@ -225,19 +228,42 @@ impl Lifecycle {
             if matches!(state, State::Lost | State::Gone) {
                 return None;
             }
-            self.may_return.store(state == State::Running || state.is_frozen(), SeqCst);
+            self.was.store(state as u8, SeqCst);
             if self.change(state, State::Lost).is_ok() {
                 return Some(state);
             }
         }
     }
 
-    /// Notes that a core is no longer stuck. With the last of them the VM is one that has crashed,
-    /// unless a core was stuck that may still change it.
+    /// Notes that a core is no longer stuck. With the last of them a VM that ran or was frozen is
+    /// one that has crashed; else it is what it was, and a change goes on: by its leader, or led
+    /// anew where that has given up. Kick the core of vCPU 0 then.
     pub fn find(&self) {
         let before = self.lost.fetch_update(SeqCst, SeqCst, |lost| lost.checked_sub(1));
-        if before == Ok(1) && self.may_return.load(SeqCst) {
-            let _ = self.change(State::Lost, State::Crashed);
+        if before != Ok(1) {
+            return;
+        }
+        let was = State::from_word(self.was.load(SeqCst));
+        let ran = was == State::Running || was.is_frozen();
+        if self.change(State::Lost, if ran { State::Crashed } else { was }).is_ok() {
+            self.lead_anew();
+        }
+    }
+
+    /// Leaves a change of a VM that is lost: it is led anew should that end. Kick the core of
+    /// vCPU 0 then.
+    pub fn give_up(&self, change: Change) {
+        self.given_up.store(change as u8, SeqCst);
+        // Of this and what finds the VM at least one sees what the other has done.
+        if !self.is_lost() {
+            self.lead_anew();
+        }
+    }
+
+    fn lead_anew(&self) {
+        let given_up = self.given_up.swap(0, SeqCst);
+        if given_up != 0 {
+            self.asked.store(given_up, SeqCst);
         }
     }
 
@@ -333,12 +359,22 @@ impl Lifecycle {
         self.inside.load(SeqCst) == 0
     }
 
-    /// Ends the change that this core leads, unless the VM was given up meanwhile. A start may end
+    /// Ends the change that this core leads, or gives it up where the VM is lost. A start may end
     /// as a stop.
     pub fn finish(&self, change: Change) {
         let to = if change == Change::Start { State::Running } else { State::Off };
-        // Once: behind that it is somebody else's.
-        let _ = self.change(State::Starting, to).or_else(|_| self.change(State::Stopping, to));
+        loop {
+            match self.state() {
+                from @ (State::Starting | State::Stopping) => {
+                    if self.change(from, to).is_ok() {
+                        return;
+                    }
+                }
+                State::Lost => return self.give_up(change),
+                // It is somebody else's.
+                _ => return,
+            }
+        }
     }
 
     fn lead(&self, to: State) -> Leadership {

@@ -154,15 +154,16 @@ fn vm_whose_core_is_stuck_is_lost_from_any_state_and_takes_no_request() {
             assert_eq!(l.request(request), Err(State::Lost), "{request:?}");
         }
         // Who led a change ends nothing any more.
-        l.finish(Change::Start);
         l.finish(Change::Stop);
+        l.finish(Change::Start);
+        assert_eq!(l.take_asked(), None);
         assert_eq!(l.begin(Change::Start), Leadership::Others);
         assert!(l.is_lost());
     }
 }
 
 #[test]
-fn vm_whose_last_stuck_core_is_back_has_crashed_unless_it_may_still_be_changed() {
+fn vm_whose_last_stuck_core_is_back_has_crashed_where_it_ran() {
     for state in State::ALL {
         let l = Lifecycle::new();
         l.state.store(state as u8, SeqCst);
@@ -174,8 +175,63 @@ fn vm_whose_last_stuck_core_is_back_has_crashed_unless_it_may_still_be_changed()
         assert!(l.is_lost(), "one is left");
         l.find();
         let ran = state == State::Running || state.is_frozen();
-        let now = if ran { State::Crashed } else { State::Lost };
-        assert_eq!(l.state(), now, "{state}");
+        assert_eq!(l.state(), if ran { State::Crashed } else { state }, "{state}");
+        assert_eq!(l.take_asked(), None);
+    }
+}
+
+/// A change of a VM that is lost meanwhile ends once its core is back, whoever was stuck: the
+/// leader goes on, or it is led anew where that has given up, before or after.
+#[test]
+fn change_of_a_vm_that_was_lost_meanwhile_ends() {
+    for (change, state, ends) in [
+        (Change::Start, State::Starting, State::Running),
+        (Change::Stop, State::Stopping, State::Off),
+    ] {
+        let lost = || {
+            let l = Lifecycle::new();
+            l.state.store(state as u8, SeqCst);
+            assert_eq!(l.lose(), Some(state));
+            l
+        };
+        let l = lost();
+        l.find();
+        l.finish(change);
+        assert_eq!((l.state(), l.take_asked()), (ends, None));
+        let l = lost();
+        l.finish(change);
+        assert_eq!((l.is_lost(), l.take_asked()), (true, None));
+        l.find();
+        assert_eq!((l.state(), l.take_asked()), (state, Some(change)));
+        // Who waited for the stuck one gives up when that has just come back.
+        let l = lost();
+        l.find();
+        l.give_up(change);
+        assert_eq!((l.state(), l.take_asked()), (state, Some(change)));
+    }
+}
+
+/// Whatever the order in which the leader ends a start and the watcher loses and finds its core,
+/// the VM runs, and nothing is left to be led.
+#[test]
+fn start_ends_whenever_its_vm_is_lost() {
+    for _ in 0..2_000 {
+        let l = &Lifecycle::new();
+        l.state.store(State::Starting as u8, SeqCst);
+        thread::scope(|s| {
+            s.spawn(|| l.finish(Change::Start));
+            s.spawn(|| {
+                let _ = l.lose();
+                l.find();
+            });
+        });
+        if l.state() == State::Starting {
+            assert_eq!(l.take_asked(), Some(Change::Start));
+            l.finish(Change::Start);
+        }
+        // Lost while it ran it has crashed.
+        assert!(matches!(l.state(), State::Running | State::Crashed), "{}", l.state());
+        assert_eq!(l.take_asked(), None);
     }
 }
 
