@@ -149,6 +149,13 @@ impl Vm {
         Ok(())
     }
 
+    /// Has it turned off: now, or right behind a start that it is in the middle of.
+    pub fn kill_now_or_then(&self) {
+        if self.request(Request::Kill).is_err() && self.lifecycle.will_start() {
+            self.fate.doom();
+        }
+    }
+
     /// Asks the guest to turn itself off, as by its power button, and has it turned off when it has
     /// not done so `within_ticks`.
     ///

@@ -36,9 +36,7 @@ impl Hypervisor {
             OnLoss::Tell => self.tell(dependent),
             // It may be back soon, unless it is off or lost.
             OnLoss::Stop if matches!(state, State::Off | State::Lost) => {
-                if dependent.request(Request::Kill) == Err(State::Starting) {
-                    dependent.fate.doom();
-                }
+                dependent.kill_now_or_then();
             }
             OnLoss::Stop | OnLoss::Ignore => {}
         });

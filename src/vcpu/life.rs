@@ -13,7 +13,7 @@ use crate::trace::{self, LastExits};
 use crate::vm::Vm;
 use crate::vm::crash::{Crash, CrashCause, Frozen};
 use crate::vm::fate::Verdict;
-use crate::vm::lifecycle::{Change, Entry, Leadership, Request, State};
+use crate::vm::lifecycle::{Change, Entry, Leadership, State};
 use crate::vm::load::Damaged;
 
 /// How many interrupts a core serves at once between two pieces of long work.
@@ -339,9 +339,13 @@ impl Core<'_> {
                 _ => {}
             }
         }
-        while let Some(request) = vm.fate.take_due(arch::counter()) {
+        while !vm.lifecycle.is_lost()
+            && let Some(request) = vm.fate.take_due(arch::counter())
+        {
             // Where it does not fit any more, nothing is to be done.
-            let _ = vm.request(request);
+            if vm.request(request) == Err(State::Lost) {
+                vm.fate.put_back(request);
+            }
         }
         self.hypervisor.look_after_images(vm, &mut || self.serve_aside());
         // Nothing can be done with one that is lost.
@@ -438,7 +442,7 @@ impl Core<'_> {
                 vm.kick(VcpuId::new(0));
                 if vm.fate.take_doom() {
                     // Where it has come to its end meanwhile, that is as good.
-                    let _ = vm.request(Request::Kill);
+                    vm.kill_now_or_then();
                 }
             }
             Err(Damaged(ipa)) => {

@@ -179,6 +179,12 @@ impl Fate {
         }
     }
 
+    /// Makes what was taken due again.
+    pub fn put_back(&self, request: Request) {
+        let at = if request == Request::Kill { &self.kill_at } else { &self.restart_at };
+        at.store(0, Relaxed);
+    }
+
     /// Returns when something is due.
     #[must_use]
     pub fn deadline_ticks(&self) -> Option<u64> {
@@ -305,6 +311,8 @@ mod tests {
             assert_eq!(fate.take_due(now + ms - 1), None);
             assert_eq!(fate.take_due(now + ms), Some(Request::Reset));
             assert_eq!(fate.take_due(now + ms), None, "once");
+            fate.put_back(Request::Reset);
+            assert_eq!(fate.take_due(now + ms), Some(Request::Reset));
             fate.begins(now + ms);
         }
         assert_eq!(crash(&fate, policy, 4000), Verdict::Stop);

@@ -218,6 +218,16 @@ impl Lifecycle {
         self.state() == State::Lost
     }
 
+    /// Returns whether it is being started, or will be once it is no longer lost.
+    #[must_use]
+    pub fn will_start(&self) -> bool {
+        match self.state() {
+            State::Starting => true,
+            State::Lost => self.was.load(SeqCst) == State::Starting as u8,
+            _ => false,
+        }
+    }
+
     /// Gives the VM up, since one more of its cores is stuck; whatever it was about ends here.
     /// Returns the state that it was in, none where that is known already.
     #[must_use]

@@ -146,6 +146,7 @@ fn vm_whose_core_is_stuck_is_lost_from_any_state_and_takes_no_request() {
         l.state.store(state as u8, SeqCst);
         let is_new = !matches!(state, State::Lost | State::Gone);
         assert_eq!(l.lose(), is_new.then_some(state));
+        assert_eq!(l.will_start(), state == State::Starting);
         if state == State::Gone {
             continue;
         }

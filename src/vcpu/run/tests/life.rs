@@ -12,7 +12,7 @@ use crate::plan::OnEnd;
 use crate::psci::Start;
 use crate::spec::psci::AffinityState;
 use crate::vm::Vm;
-use crate::vm::lifecycle::{Change, State};
+use crate::vm::lifecycle::{Change, Request, State};
 use std::vec::Vec;
 use std::{thread, vec};
 
@@ -190,6 +190,41 @@ fn t01_t02_twin_without_cleaning_the_guest_finds_what_was_there() {
     serve(&mut core(hypervisor, 0, 0));
     assert_ne!(memory(), expected_memory());
     assert!(memory().starts_with(b"secret"));
+}
+
+/// What was due while a VM was lost is done when it is found.
+#[test]
+fn t91_what_is_due_waits_for_a_vm_that_is_lost() {
+    let mut bed = Bed::new();
+    let vm = bed.vm;
+    vm.fate.kill_at(0);
+    assert_eq!(vm.lifecycle.lose(), Some(State::Running));
+    bed.core.look_after_vm();
+    assert!(vm.lifecycle.is_lost());
+    vm.lifecycle.find();
+    assert_eq!(vm.lifecycle.state(), State::Crashed);
+    bed.core.look_after_vm();
+    assert_eq!(vm.lifecycle.state(), State::Stopping);
+}
+
+/// Who depends on a VM that goes off while it is itself lost in its start is turned off right
+/// behind that, and one that was off stays as it is.
+#[test]
+fn t91_a_start_that_is_lost_and_found_is_still_doomed() {
+    for (request, is_doomed) in [(Some(Request::Start), true), (None, false)] {
+        let vm = vm(hypervisor(&plan()), 1);
+        let _ = vm.lifecycle.take_asked();
+        vm.lifecycle.finish(Change::Start);
+        vm.lifecycle.request(Request::Kill).unwrap();
+        let _ = vm.lifecycle.take_asked();
+        vm.lifecycle.finish(Change::Stop);
+        if let Some(request) = request {
+            vm.lifecycle.request(request).unwrap();
+        }
+        assert!(vm.lifecycle.lose().is_some());
+        vm.kill_now_or_then();
+        assert_eq!(vm.fate.take_doom(), is_doomed);
+    }
 }
 
 #[test]
